@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0
+# What a person types. The kernel's own build reads Kbuild instead, so this file holds no rule of it.
+#
+#   KDIR=DIR     build for another kernel (7.2 or newer, CONFIG_RUST=y) than Debian's
+#   ARGS='...'   further arguments of test, bench and soak, as in: make test ARGS='--filter vsock_test'
+
+.DEFAULT_GOAL := module
+.PHONY: module demo test bench soak check shell clean distclean help
+MAKEFLAGS += --no-print-directory
+export KDIR
+
+module: ## build rvsock.ko for Debian's kernel, or for KDIR=
+	@scripts/module
+	@echo "built rust/rvsock.ko"
+
+demo: ## boot a guest, load the driver, show what it does (about a minute, once all is obtained)
+	@scripts/lab demo $(ARGS)
+
+test: ## everything that must hold; the last line is 'N passed, N failed'
+	@scripts/lab test $(ARGS)
+
+bench: ## the C driver and this one in turn: a table of medians and ratios, and JSON
+	@scripts/lab bench $(ARGS)
+
+soak: ## the suites that run in guests, again and again (ARGS='--rounds N')
+	@scripts/lab soak $(ARGS)
+
+shell: ## an interactive guest with the driver loaded
+	@scripts/lab shell $(ARGS)
+
+check: ## formatting, lints, checkpatch, shellcheck, rustdoc
+	@scripts/check
+
+clean: ## remove what was built in the checkout
+	@scripts/clean
+
+distclean: ## remove the cache folder too: toolchain, kernels, logs
+	@scripts/clean --all
+
+help: ## this text
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@sed -n 's/^#   /  /p' Makefile
