@@ -1,0 +1,92 @@
+# shellcheck shell=bash
+# What every script here shares: where things live, how messages look, locks, space, and steps that show progress.
+
+set -euo pipefail
+
+CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${RVSOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rvsock}
+LOGS=$CACHE/logs
+
+# The versions that this driver is built and tested with. The root's name carries a number that goes up
+# whenever the list of packages in scripts/toolchain changes, so that an old root is never taken for a new one.
+ROOT=$CACHE/root-trixie-1
+RUSTC_WANT=1.85.1
+BINDGEN_WANT=0.71.1
+GCC_WANT=14
+QEMU_WANT=11.1
+# The Debian kernel that the module is built for; the newest of the same series if the archive no longer has it.
+# shellcheck disable=SC2034 # read by the scripts that source this file
+KERNEL_SERIES=7.2 KERNEL_WANT=7.2.12-1~bpo13+1
+# shellcheck disable=SC2034
+KERNEL=$CACHE/kernel
+
+mkdir -p "$CACHE" "$LOGS" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
+
+say() { printf 'rvsock: %s\n' "$*" >&2; }
+die() { printf 'rvsock: error: %s\n' "$*" >&2; exit 1; }
+
+# need_tool NAME HINT: stop with a hint when a program is missing.
+need_tool() { command -v "$1" >/dev/null || die "the program '$1' is missing: $2"; }
+
+# need_space DIR MIB: stop before a download that could not fit.
+need_space() {
+	local have
+	have=$(df -Pm "$1" | awk 'NR==2 { print $4 }')
+	((have >= $2)) || die "$1 has $have MiB of free space, and this step needs $2 MiB: make room, or set XDG_CACHE_HOME to a folder on a larger disk"
+}
+
+# lock NAME: hold a lock of the cache until this process ends, so that two runs never build the same thing at once.
+lock() {
+	local fd
+	exec {fd}>"$CACHE/.lock-$1"
+	flock -n "$fd" && return
+	say "waiting for another run that holds the lock '$1'"
+	flock "$fd"
+}
+
+# step TEXT COMMAND...: run a long command with its output in a log, and show that it lives and how long it took.
+step() {
+	local text=$1 log pid status=0 start=$SECONDS shown=0
+	shift
+	log=$(mktemp "$LOGS/step-XXXXXX.log")
+	"$@" >"$log" 2>&1 </dev/null &
+	pid=$!
+	# shellcheck disable=SC2064 # the value of now is meant
+	trap "kill $pid 2>/dev/null" INT TERM
+	[[ -t 2 ]] || say "$text ..."
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.2
+		if [[ -t 2 ]]; then
+			printf '\r\033[Krvsock: %s ... %d s' "$text" $((SECONDS - start)) >&2
+		elif ((SECONDS - start >= shown + 20)); then
+			shown=$((SECONDS - start))
+			say "  still at it: $text ($shown s)"
+		fi
+	done
+	wait "$pid" || status=$?
+	trap - INT TERM
+	[[ -t 2 ]] && printf '\r\033[K' >&2
+	if ((status)); then
+		tail -n 25 "$log" >&2
+		die "failed: $text (exit code $status); the whole log is $log"
+	fi
+	[[ -t 2 ]] && say "$text: $((SECONDS - start)) s" || say "  done in $((SECONDS - start)) s"
+	rm -f "$log"
+}
+
+# at_least HAVE WANT: true when version HAVE is WANT or newer.
+at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$2" ]]; }
+
+# native: true when the machine itself has everything in the right versions, so that no private root is needed.
+native() {
+	[[ -z ${RVSOCK_FORCE_ROOT:-} && $(cat /etc/debian_version 2>/dev/null) == 13* ]] || return 1
+	local tool
+	for tool in cargo rustfmt cargo-clippy clang ld.lld llvm-nm flex bison bc pahole rsync cpio busybox xz apt-get; do
+		command -v "$tool" >/dev/null || return 1
+	done
+	[[ $(rustc --version 2>/dev/null) == "rustc $RUSTC_WANT "* ]] || return 1
+	[[ $(bindgen --version 2>/dev/null) == "bindgen $BINDGEN_WANT" ]] || return 1
+	[[ $(gcc -dumpversion 2>/dev/null) == "$GCC_WANT"* ]] || return 1
+	at_least "$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/.*version \([0-9.]*\).*/\1/p')" "$QEMU_WANT" || return 1
+	[[ -d /usr/lib/rustlib/src || -d /usr/src/rustc-$RUSTC_WANT ]]
+}
