@@ -1,0 +1,90 @@
+//! Loads whose numbers are the result: throughput, round trips, connects.
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::stream;
+
+/// Accepts connections, reads everything and throws it away; a line per connection that ended.
+pub fn sink(port: u32) -> Result<()> {
+    let listener = stream::listen(port)?;
+    loop {
+        let (mut stream, _) = listener.accept().context("accept")?;
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 256 << 10];
+            let (mut total, start) = (0u64, Instant::now());
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                total += n as u64;
+            }
+            println!("SUNK {total} {:.6}", start.elapsed().as_secs_f64());
+        });
+    }
+}
+
+/// Writes for `duration` on each of `flows` connections at once, and waits until all of it was read.
+pub fn source(cid: u32, port: u32, write_size: usize, flows: usize, duration: Duration) -> Result<()> {
+    let streams = (0..flows).map(|_| stream::connect(cid, port)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let threads: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            std::thread::spawn(move || -> Result<u64> {
+                let buffer = vec![0x5a; write_size];
+                let mut total = 0;
+                while start.elapsed() < duration {
+                    stream.write_all(&buffer)?;
+                    total += write_size as u64;
+                }
+                stream.shutdown(Shutdown::Write)?;
+                // The sink closes when it has read the last byte.
+                let mut rest = Vec::new();
+                stream.read_to_end(&mut rest)?;
+                Ok(total)
+            })
+        })
+        .collect();
+    let mut totals = Vec::new();
+    for thread in threads {
+        totals.push(thread.join().map_err(|_| anyhow::anyhow!("a flow's thread panicked"))??);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let sum: u64 = totals.iter().sum();
+    let flows = totals.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    println!("OK bytes={sum} seconds={seconds:.6} flows={flows}");
+    Ok(())
+}
+
+/// Round trips of `size` bytes against an echo server for `duration`.
+pub fn ping(cid: u32, port: u32, size: usize, duration: Duration) -> Result<()> {
+    let mut stream = stream::connect(cid, port)?;
+    let (message, mut back) = (vec![0x5a; size], vec![0; size]);
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        let begin = Instant::now();
+        stream.write_all(&message)?;
+        stream.read_exact(&mut back)?;
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("OK count={} p50={:.1} p99={:.1}", times.len(), at(0.5), at(0.99));
+    Ok(())
+}
+
+/// Connects and closes, one after the other, for `duration`.
+pub fn connects(cid: u32, port: u32, duration: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut count = 0u64;
+    while start.elapsed() < duration {
+        drop(stream::connect(cid, port).with_context(|| format!("connect number {count}"))?);
+        count += 1;
+    }
+    println!("OK count={count} seconds={:.6}", start.elapsed().as_secs_f64());
+    Ok(())
+}

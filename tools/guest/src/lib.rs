@@ -1,0 +1,9 @@
+//! What the tests run on both sides of a virtio socket, and the protocol by which the lab drives it.
+
+pub mod agent;
+pub mod bench;
+pub mod frame;
+pub mod pattern;
+pub mod probe;
+pub mod stream;
+pub mod stuck;
