@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Credit: how much each side of a connection may send.
+//!
+//! Source: virtio 1.3, "Socket Device", "Buffer Space Management". All counts are bytes of payload;
+//! the counters are free-running `u32`s, as on the wire, so that only differences have a meaning.
+//!
+//! Nothing here trusts the peer: any values in any order leave the invariants as they are.
+
+use crate::wire::Header;
+
+/// Updates are sent when the peer has less than this left to send: two packets of the greatest size.
+///
+/// With a buffer under 128 KiB it is half of the buffer.
+const UPDATE_BELOW: u32 = 64 * 1024;
+
+/// What the peer lets us send (K1, K2, K5).
+///
+/// # Invariants
+///
+/// `tx_cnt - peer_fwd_cnt` (wrapping) is the number of bytes that the peer has not yet reported as
+/// read: at most what was taken and not given back, and never "negative".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxCredit {
+    /// Bytes taken for sending.
+    tx_cnt: u32,
+    /// Bytes that the peer's reader has taken, as the peer reported.
+    peer_fwd_cnt: u32,
+    /// The size of the peer's buffer, as the peer reported.
+    peer_buf_alloc: u32,
+    /// The size of our own buffer.
+    own_limit: u32,
+    /// The peer was asked for credit since it last reported progress.
+    asked: bool,
+}
+
+impl TxCredit {
+    /// Nothing sent, and nothing known of the peer: until it reports its buffer, nothing may be sent.
+    pub const fn new(own_limit: u32) -> Self {
+        Self::starting_at(own_limit, 0)
+    }
+
+    /// Like [`TxCredit::new`], with counters that stand at `count` already: for tests of the wrap.
+    pub const fn starting_at(own_limit: u32, count: u32) -> Self {
+        // INVARIANT: the difference is zero, and nothing was taken.
+        Self {
+            tx_cnt: count,
+            peer_fwd_cnt: count,
+            peer_buf_alloc: 0,
+            own_limit,
+            asked: false,
+        }
+    }
+
+    /// Forgets the peer, for a new connection of the same socket (C8). Our own limit stays.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.own_limit);
+    }
+
+    /// Bytes sent, or about to be, that the peer has not reported as read.
+    pub const fn in_flight(&self) -> u32 {
+        self.tx_cnt.wrapping_sub(self.peer_fwd_cnt)
+    }
+
+    /// The greatest number of bytes that may ever be in flight, as things stand: the peer's buffer,
+    /// but not more than our own (K1, K5). A message that is longer can never be sent (S4).
+    pub const fn window(&self) -> u32 {
+        if self.peer_buf_alloc < self.own_limit {
+            self.peer_buf_alloc
+        } else {
+            self.own_limit
+        }
+    }
+
+    /// How many bytes may be sent now (K1). Zero when the peer's buffer shrank below what is in
+    /// flight.
+    pub const fn free(&self) -> u32 {
+        self.window().saturating_sub(self.in_flight())
+    }
+
+    /// Takes note of the credit fields of a packet from the peer; true if more may be sent than
+    /// before, so that a writer may be woken.
+    ///
+    /// A count that goes back (packets of different senders in the peer may overtake each other), or
+    /// one that is ahead of what was sent (a lie), is ignored; the buffer's size always counts.
+    pub fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) -> bool {
+        let before = self.free();
+        self.peer_buf_alloc = buf_alloc;
+        let progress = fwd_cnt.wrapping_sub(self.peer_fwd_cnt);
+        if progress <= self.in_flight() {
+            // INVARIANT: what is in flight shrinks by `progress`, which it is not less than.
+            self.peer_fwd_cnt = fwd_cnt;
+            if progress > 0 {
+                self.asked = false;
+            }
+        }
+        self.free() > before
+    }
+
+    /// Takes credit for up to `want` bytes; the result, not more than [`TxCredit::free`], may be sent
+    /// and counts as in flight (K2).
+    #[must_use]
+    pub fn take(&mut self, want: u32) -> u32 {
+        let granted = want.min(self.free());
+        // INVARIANT: `granted` more bytes are in flight, at most `window` in all, so nothing wraps.
+        self.tx_cnt = self.tx_cnt.wrapping_add(granted);
+        granted
+    }
+
+    /// Gives back credit for `unsent` bytes that were taken and will not be sent.
+    pub fn give_back(&mut self, unsent: u32) {
+        // INVARIANT: a peer that has reported bytes before they were sent leaves less in flight than
+        // was taken; no more than that is given back.
+        let unsent = unsent.min(self.in_flight());
+        self.tx_cnt = self.tx_cnt.wrapping_sub(unsent);
+    }
+
+    /// Sets the size of our own buffer, in bytes, which bounds what we send too (K1).
+    pub fn set_own_limit(&mut self, own_limit: u32) {
+        self.own_limit = own_limit;
+    }
+
+    /// To be asked before a writer sleeps for want of credit; true: send a CREDIT_REQUEST.
+    ///
+    /// A peer sends updates by the size of its own buffer, and does not know that ours, being
+    /// smaller, stops us earlier. It is asked once, and again only after it has reported progress.
+    #[must_use]
+    pub fn ask_before_sleep(&mut self) -> bool {
+        let ask = self.free() == 0
+            && self.in_flight() > 0
+            && self.own_limit < self.peer_buf_alloc
+            && !self.asked;
+        self.asked |= ask;
+        ask
+    }
+}
+
+/// The peer sent more than it was ever told it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun {
+    /// How many bytes it could have sent.
+    pub allowed: u32,
+    /// How many it sent.
+    pub sent: u32,
+}
+
+/// What we let the peer send (K3, K4).
+///
+/// # Invariants
+///
+/// - `received - fwd_cnt` (wrapping) is the number of bytes received and not consumed.
+/// - `received - advertised_fwd_cnt` (wrapping) is the number of bytes received and not reported as
+///   consumed; it is not less than the above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RxCredit {
+    /// The size of our buffer.
+    buf_alloc: u32,
+    /// Bytes that the reader has taken.
+    fwd_cnt: u32,
+    /// Bytes received.
+    received: u32,
+    /// What the peer was last told of `buf_alloc`.
+    advertised_buf_alloc: u32,
+    /// What the peer was last told of `fwd_cnt`.
+    advertised_fwd_cnt: u32,
+    /// What the peer may send by the most generous of all that it was told.
+    allowed: u32,
+    /// The peer's own buffer, which bounds what it sends if it follows K1; zero if it is unknown.
+    peer_limit: u32,
+}
+
+impl RxCredit {
+    /// Nothing received, and nothing told: until then the peer may send nothing.
+    pub const fn new(buf_alloc: u32) -> Self {
+        Self::starting_at(buf_alloc, 0)
+    }
+
+    /// Like [`RxCredit::new`], with counters that stand at `count` already: for tests of the wrap.
+    pub const fn starting_at(buf_alloc: u32, count: u32) -> Self {
+        // INVARIANT: nothing is received, so both differences are zero.
+        Self {
+            buf_alloc,
+            fwd_cnt: count,
+            received: count,
+            advertised_buf_alloc: 0,
+            advertised_fwd_cnt: count,
+            allowed: 0,
+            peer_limit: 0,
+        }
+    }
+
+    /// Forgets the peer, for a new connection of the same socket (C8). The buffer's size stays.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.buf_alloc);
+    }
+
+    /// The size of our buffer in bytes.
+    pub const fn buf_alloc(&self) -> u32 {
+        self.buf_alloc
+    }
+
+    /// Bytes that were received and not consumed.
+    pub const fn unread(&self) -> u32 {
+        self.received.wrapping_sub(self.fwd_cnt)
+    }
+
+    /// Counts a packet's payload as received and unread.
+    ///
+    /// # Errors
+    ///
+    /// [`Overrun`], with nothing counted, if the peer exceeds what it could know of: after the buffer
+    /// shrank, a peer that uses what it was promised before is not at fault.
+    pub fn receive(&mut self, len: u32) -> Result<(), Overrun> {
+        let Some(allowed) = self.allowed.checked_sub(len) else {
+            return Err(Overrun {
+                allowed: self.allowed,
+                sent: len,
+            });
+        };
+        self.allowed = allowed;
+        // INVARIANT: both differences grow by `len`. They do not wrap: `allowed` and what is not
+        // reported as consumed add up to the size of a buffer at most (see `advertise`).
+        self.received = self.received.wrapping_add(len);
+        Ok(())
+    }
+
+    /// Counts `len` unread bytes as taken by the reader, or as dropped on its behalf.
+    pub fn consume(&mut self, len: u32) {
+        // INVARIANT: no more than is unread.
+        let len = len.min(self.unread());
+        self.fwd_cnt = self.fwd_cnt.wrapping_add(len);
+    }
+
+    /// `(buf_alloc, fwd_cnt)` for a header that is being filled.
+    ///
+    /// The peer counts as told: call it only for a packet that goes out (unless the connection ends),
+    /// and let packets go out in the order in which this was called for them.
+    #[must_use]
+    pub fn advertise(&mut self) -> (u32, u32) {
+        // INVARIANT: `fwd_cnt` is not ahead of `received`, nor behind what was told before.
+        self.advertised_buf_alloc = self.buf_alloc;
+        self.advertised_fwd_cnt = self.fwd_cnt;
+        // `allowed + unread` is at most the greatest buffer that was promised.
+        self.allowed = self
+            .allowed
+            .max(self.buf_alloc.saturating_sub(self.unread()));
+        (self.buf_alloc, self.fwd_cnt)
+    }
+
+    /// Takes note of the size of the peer's own buffer, in bytes, from any of its packets.
+    ///
+    /// A peer that follows K1 has no more in flight than that, so it stalls earlier than by our
+    /// buffer alone, and updates must go out earlier (K4).
+    pub fn set_peer_limit(&mut self, peer_buf_alloc: u32) {
+        self.peer_limit = peer_buf_alloc;
+    }
+
+    /// How much the peer can still send by what it was last told.
+    pub fn peer_free(&self) -> u32 {
+        let unreported = self.received.wrapping_sub(self.advertised_fwd_cnt);
+        self.peer_window(self.advertised_buf_alloc)
+            .saturating_sub(unreported)
+    }
+
+    /// Whether a CREDIT_UPDATE is to be sent (K4); to be asked after reading, before a reader sleeps
+    /// that waits for `target` bytes in all (SO_RCVLOWAT, or 1; 0 if nobody waits), and after
+    /// [`RxCredit::set_buf_alloc`].
+    ///
+    /// It is when the peer is about to stall and the update is worth a packet; or, however little
+    /// there is to report, when the waiting reader cannot get what it waits for without it. A reader
+    /// that takes everything out of an idle connection byte by byte thus sends one update per
+    /// threshold, not one per read.
+    pub fn update_due(&self, target: u32) -> bool {
+        let peer_free = self.peer_free();
+        let window = self.peer_window(self.buf_alloc);
+        let gain = window
+            .saturating_sub(self.unread())
+            .saturating_sub(peer_free);
+        // At least 1, so that the smallest buffer gets its update too.
+        let threshold = UPDATE_BELOW.min(window / 2).max(1);
+        if gain == 0 || peer_free >= threshold {
+            return false;
+        }
+        gain >= threshold || peer_free < target.saturating_sub(self.unread())
+    }
+
+    /// Sets the size of our buffer, in bytes; true if it changed, so that the peer should be told.
+    ///
+    /// What the peer was promised before stays promised.
+    pub fn set_buf_alloc(&mut self, buf_alloc: u32) -> bool {
+        let changed = self.buf_alloc != buf_alloc;
+        self.buf_alloc = buf_alloc;
+        changed
+    }
+
+    /// What the peer will have in flight at most, with a buffer of ours of `buf_alloc`.
+    fn peer_window(&self, buf_alloc: u32) -> u32 {
+        match self.peer_limit {
+            0 => buf_alloc,
+            limit => buf_alloc.min(limit),
+        }
+    }
+}
+
+/// Both directions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// What the peer lets us send.
+    pub tx: TxCredit,
+    /// What we let the peer send.
+    pub rx: RxCredit,
+}
+
+impl Credit {
+    /// A connection of which nothing is known yet, with a buffer of `buf_alloc` bytes of our own.
+    pub const fn new(buf_alloc: u32) -> Self {
+        Self {
+            tx: TxCredit::new(buf_alloc),
+            rx: RxCredit::new(buf_alloc),
+        }
+    }
+
+    /// Forgets the peer, for a new connection of the same socket (C8).
+    pub fn reset(&mut self) {
+        self.tx.reset();
+        self.rx.reset();
+    }
+
+    /// Takes note of the credit fields of any packet from the peer; true if more may be sent now.
+    pub fn update(&mut self, header: &Header) -> bool {
+        self.rx.set_peer_limit(header.buf_alloc);
+        self.tx.update(header.buf_alloc, header.fwd_cnt)
+    }
+
+    /// Fills the credit fields of a packet that goes out: see [`RxCredit::advertise`].
+    pub fn fill(&mut self, header: &mut Header) {
+        (header.buf_alloc, header.fwd_cnt) = self.rx.advertise();
+    }
+
+    /// Sets the size of our own buffer, in bytes (SO_VM_SOCKETS_BUFFER_SIZE), which bounds both
+    /// directions (K1); true if it changed, so that the peer should be told.
+    pub fn set_buf_alloc(&mut self, buf_alloc: u32) -> bool {
+        self.tx.set_own_limit(buf_alloc);
+        self.rx.set_buf_alloc(buf_alloc)
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rules: who may send how much, what a packet does to a connection, and what is stored where.
+//!
+//! Source: virtio 1.3, section "Socket Device", "Device Operation". The rules bear the numbers that
+//! Documentation/ gives them: C for connections, K for credit, H for the host as an adversary.
+//!
+//! This room is pure, like [`crate::wire`]: only `core`, no `unsafe`, no panic on any input. It does
+//! nothing itself: it is asked under the caller's lock, and answers what is to be done.
+
+mod connection;
+mod credit;
+mod listener;
+mod storage;
+
+pub use self::connection::{
+    reset_reply,
+    Actions,
+    Connection,
+    Send,
+    SockError,
+    State, //
+};
+pub use self::credit::{
+    Credit,
+    Overrun,
+    RxCredit,
+    TxCredit, //
+};
+pub use self::listener::{
+    on_packet as listener_packet,
+    Admission,
+    Backlog, //
+};
+pub use self::storage::{
+    decide as store,
+    held_at_most,
+    Arrival,
+    Empties,
+    Store, //
+};

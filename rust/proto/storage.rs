@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Storage: how a received payload is kept until it is read, so that memory stays near payload (K3).
+//!
+//! Credit bounds the payload that a peer can make us hold; this bounds the memory behind it. Receive
+//! buffers are large, so a large payload takes the pages of its buffer along, without a copy. A
+//! small one would pin a big buffer: it is copied, behind the last one if it has room, else into a
+//! new buffer that has room for what follows.
+//!
+//! # The bound
+//!
+//! A stored buffer is *closed* when another follows it. Room that is lost by closing is less than
+//! the payload that did not fit ([`Store::Compact`]), or is paid for by pages that are used well
+//! enough ([`Store::TakePages`]): in both cases by the payload that follows. So the bytes of all
+//! buffers are at most twice the payload in them, plus the room in the last. Compact buffers grow
+//! with what is unread, so small ones are few. [`held_at_most`] says it in numbers; the tests count.
+
+/// What is allocated along with the bytes of a linear sk_buff: headroom and `skb_shared_info`.
+///
+/// The kernel's allocator has buckets of powers of two. A capacity that is a power of two less this
+/// fills its bucket, where a round one would take a bucket of twice the size.
+const LINEAR_OVERHEAD: usize = 384;
+
+/// An sk_buff, its shared info, and the allocator's rounding of both: generously.
+const SKB_OVERHEAD: usize = 1024;
+
+/// The smallest bucket of a compact buffer that is stored behind another.
+const ALLOC_MIN: usize = 1024;
+
+/// The greatest bucket of a compact buffer, but for a payload that needs more.
+const ALLOC_MAX: usize = 16 * 1024;
+
+/// A payload that has arrived, and what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Bytes of payload.
+    pub payload: usize,
+    /// Bytes of memory of the receive buffer that it came in.
+    pub buffer: usize,
+    /// Bytes that can be appended to the last stored buffer: zero if there is none, if its bytes
+    /// are pages, or if the payload begins another message than the last one belongs to.
+    pub tail_room: usize,
+    /// Bytes stored and unread.
+    pub unread: usize,
+}
+
+/// Where a payload goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Copied behind the last stored buffer's bytes, where there is room.
+    Append,
+    /// Copied into a new linear buffer with room for `capacity` bytes, not less than the payload.
+    Compact {
+        /// Bytes of payload that the buffer must have room for, headroom not included.
+        capacity: usize,
+    },
+    /// Stored as the receive buffer's own pages.
+    TakePages,
+}
+
+/// Where to store a payload (K3).
+pub fn decide(arrival: &Arrival) -> Store {
+    if arrival.payload <= arrival.tail_room {
+        return Store::Append;
+    }
+    // Half of what is spent, the room lost behind the last buffer included, must be payload.
+    if arrival.payload.saturating_mul(2) >= arrival.buffer.saturating_add(arrival.tail_room) {
+        return Store::TakePages;
+    }
+    Store::Compact {
+        capacity: capacity(arrival.payload, arrival.unread),
+    }
+}
+
+/// Room for `payload`; with payload waiting already, for as much again as is waiting, in bounds.
+fn capacity(payload: usize, unread: usize) -> usize {
+    let ahead = match unread {
+        // Nobody is behind: the reader keeps up, and the next one will find it gone.
+        0 => 0,
+        _ => unread.clamp(ALLOC_MIN, ALLOC_MAX),
+    };
+    payload
+        .saturating_add(LINEAR_OVERHEAD)
+        .max(ahead)
+        .checked_next_power_of_two()
+        .map_or(payload, |bucket| bucket.saturating_sub(LINEAR_OVERHEAD))
+        .max(payload)
+}
+
+/// The greatest memory, in bytes, that stored payload can hold, when `unread` bytes of it are unread,
+/// and it came in receive buffers of `buffer` bytes.
+///
+/// Twice the payload; the overhead of sk_buffs that are half full at the least; the first buffer,
+/// which may be read almost to its end; the last, which may be almost empty; and the few small ones.
+pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
+    let greatest = if buffer > ALLOC_MAX {
+        buffer
+    } else {
+        ALLOC_MAX
+    };
+    // Per two buffers that are neither the first nor the last, there is this much payload.
+    let step = if buffer < ALLOC_MAX {
+        buffer
+    } else {
+        ALLOC_MAX
+    };
+    let step = if step == 0 { 1 } else { step };
+    let buffers = (unread / step).saturating_mul(2).saturating_add(24);
+    unread
+        .saturating_mul(2)
+        .saturating_add(buffers.saturating_mul(SKB_OVERHEAD))
+        .saturating_add(greatest.saturating_mul(4))
+}
+
+/// Counts stored messages without payload: they cost no credit, so their number is bounded (K3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Empties {
+    stored: u32,
+}
+
+impl Empties {
+    /// How many may be stored.
+    pub const MAX: u32 = 1024;
+
+    /// None stored.
+    pub const fn new() -> Self {
+        Self { stored: 0 }
+    }
+
+    /// Counts one more; false if there are too many, and the connection is to be reset.
+    #[must_use]
+    pub fn store(&mut self) -> bool {
+        let room = self.stored < Self::MAX;
+        if room {
+            // OVERFLOW: below `MAX`.
+            self.stored = self.stored.saturating_add(1);
+        }
+        room
+    }
+
+    /// Counts one less: it was read.
+    pub fn read(&mut self) {
+        self.stored = self.stored.saturating_sub(1);
+    }
+}
