@@ -500,3 +500,470 @@ pub fn reset_reply(header: &Header) -> Option<Header> {
     let addressed = header.src().is_ok() && header.dst().is_ok();
     (addressed && header.op != u16::from(Op::Rst)).then(|| header.reply(Op::Rst))
 }
+
+#[cfg(any(test, CONFIG_KUNIT = "y"))]
+#[cfg_attr(not(test), kernel::macros::kunit_tests(rvsock_connection))]
+mod tests {
+    use super::*;
+    use crate::wire::{
+        Address,
+        SocketType, //
+    };
+
+    const OPS: [Op; 7] = [
+        Op::Request,
+        Op::Response,
+        Op::Rst,
+        Op::Shutdown,
+        Op::Rw,
+        Op::CreditUpdate,
+        Op::CreditRequest,
+    ];
+
+    const RCV: ShutdownFlags = ShutdownFlags::RCV;
+    const SEND: ShutdownFlags = ShutdownFlags::SEND;
+    const BOTH: ShutdownFlags = ShutdownFlags::BOTH;
+
+    fn connecting() -> Connection {
+        let mut connection = Connection::new();
+        let _ = connection.connect();
+        connection
+    }
+
+    fn closing() -> Connection {
+        let mut connection = Connection::accepted();
+        let _ = connection.close();
+        connection
+    }
+
+    /// Data is unread, and the peer has shut both directions down.
+    fn draining() -> Connection {
+        let mut connection = Connection::accepted();
+        let _ = connection.packet(Op::Shutdown, 3, true);
+        connection
+    }
+
+    fn closed() -> Connection {
+        let mut connection = Connection::accepted();
+        let _ = connection.packet(Op::Rst, 0, false);
+        connection
+    }
+
+    fn over(actions: Actions) -> Actions {
+        Actions {
+            unlink: true,
+            done: true,
+            ..actions
+        }
+    }
+
+    fn reset(error: Option<SockError>, send: Option<Send>) -> Actions {
+        over(Actions {
+            error,
+            send,
+            ..Actions::NONE
+        })
+    }
+
+    #[test]
+    fn connect_sends_a_request_and_a_response_establishes() {
+        let mut connection = Connection::new();
+        assert_eq!(connection.state(), State::Idle);
+        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection.state(), State::Connecting);
+        assert!(!connection.may_send());
+        let actions = connection.packet(Op::Response, 0, false);
+        let expected = Actions {
+            established: true,
+            ..Actions::NONE
+        };
+        assert_eq!(actions, expected);
+        assert_eq!(connection.state(), State::Established);
+        assert!(connection.may_send());
+        assert!(connection.may_receive());
+        assert!(connection.connect().is_empty());
+    }
+
+    #[test]
+    fn connect_is_refused_by_rst() {
+        let mut connection = connecting();
+        let actions = connection.packet(Op::Rst, 0, false);
+        assert_eq!(actions, reset(Some(SockError::ConnReset), None));
+        assert_eq!(connection.state(), State::Closed);
+    }
+
+    #[test]
+    fn connect_answered_by_nonsense_is_a_protocol_error() {
+        for op in OPS {
+            if matches!(op, Op::Response | Op::Rst) {
+                continue;
+            }
+            let mut connection = connecting();
+            let mut expected = reset(Some(SockError::Proto), None);
+            expected.reply_rst = true;
+            assert_eq!(connection.packet(op, 3, false), expected);
+            assert_eq!(connection.state(), State::Closed);
+        }
+    }
+
+    #[test]
+    fn c2_without_a_connection_everything_but_rst_is_answered_by_rst() {
+        for connection in [Connection::new(), closed()] {
+            for op in OPS {
+                for unread in [false, true] {
+                    let mut connection = connection;
+                    let actions = connection.packet(op, u32::MAX, unread);
+                    let answered = !matches!(op, Op::Rst);
+                    assert_eq!(actions.reply_rst, answered);
+                    assert_eq!(actions.is_empty(), !answered);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn c2_rst_never_leads_to_rst() {
+        for connection in [
+            Connection::new(),
+            connecting(),
+            Connection::accepted(),
+            draining(),
+            closing(),
+            closed(),
+        ] {
+            for unread in [false, true] {
+                let mut connection = connection;
+                let actions = connection.packet(Op::Rst, u32::MAX, unread);
+                assert!(!actions.reply_rst);
+                assert_eq!(actions.send, None);
+            }
+        }
+    }
+
+    #[test]
+    fn c8_a_retried_connect_starts_clean() {
+        let mut connection = connecting();
+        let _ = connection.shutdown(BOTH);
+        assert_eq!(connection.cancel(), reset(None, None));
+        // The answer to the first attempt comes too late.
+        assert_eq!(
+            connection.packet(Op::Response, 0, false),
+            Actions::reply_rst()
+        );
+        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection, connecting());
+        assert!(connection.packet(Op::Response, 0, false).established);
+        assert!(connection.may_send());
+        // Done again, although the first attempt was done.
+        assert!(connection.packet(Op::Rst, 0, false).done);
+    }
+
+    #[test]
+    fn connect_again_while_connecting_sends_again() {
+        let mut connection = connecting();
+        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection.state(), State::Connecting);
+    }
+
+    #[test]
+    fn cancel_of_what_was_established_meanwhile_resets() {
+        let mut connection = connecting();
+        assert!(connection.packet(Op::Response, 0, false).established);
+        assert_eq!(connection.cancel(), reset(None, Some(Send::Rst)));
+        assert!(connection.cancel().is_empty());
+        assert!(Connection::new().cancel().is_empty());
+    }
+
+    #[test]
+    fn payload_is_delivered() {
+        let mut connection = Connection::accepted();
+        let actions = connection.packet(Op::Rw, 0, false);
+        assert!(actions.deliver);
+        assert!(!actions.discard);
+    }
+
+    #[test]
+    fn payload_after_our_rcv_shutdown_is_discarded_and_credited() {
+        let mut connection = Connection::accepted();
+        assert_eq!(connection.shutdown(RCV), Actions::send(Send::Shutdown(RCV)));
+        let actions = connection.packet(Op::Rw, 0, false);
+        assert!(actions.discard);
+        assert!(!actions.deliver);
+        assert!(!actions.count_bad_op);
+        assert!(!connection.may_receive());
+        assert!(connection.may_send());
+    }
+
+    #[test]
+    fn payload_after_the_peers_send_shutdown_is_dropped() {
+        let mut connection = Connection::accepted();
+        let _ = connection.packet(Op::Shutdown, SEND.as_raw(), false);
+        assert!(!connection.may_receive());
+        assert_eq!(connection.packet(Op::Rw, 0, false), Actions::bad_op());
+    }
+
+    #[test]
+    fn credit_packets() {
+        let mut connection = Connection::accepted();
+        assert!(connection.packet(Op::CreditUpdate, 0, false).write_space);
+        assert_eq!(
+            connection.packet(Op::CreditRequest, 0, false),
+            Actions::send(Send::CreditUpdate)
+        );
+    }
+
+    #[test]
+    fn h4_request_and_response_in_a_connection_are_counted() {
+        for connection in [Connection::accepted(), closing()] {
+            for op in [Op::Request, Op::Response] {
+                let mut after = connection;
+                assert_eq!(after.packet(op, 0, false), Actions::bad_op());
+                assert_eq!(after, connection);
+            }
+        }
+    }
+
+    #[test]
+    fn h4_shutdown_without_a_known_flag_is_counted() {
+        for flags in [0, 4, !3] {
+            let mut connection = Connection::accepted();
+            assert_eq!(
+                connection.packet(Op::Shutdown, flags, false),
+                Actions::bad_op()
+            );
+            assert!(connection.peer_shutdown().is_empty());
+        }
+    }
+
+    #[test]
+    fn c4_peers_shutdown_is_permanent_and_adds_up() {
+        let mut connection = Connection::accepted();
+        assert!(
+            connection
+                .packet(Op::Shutdown, 1, false)
+                .peer_shutdown_changed
+        );
+        assert_eq!(connection.peer_shutdown(), RCV);
+        assert!(!connection.may_send());
+        assert!(connection.may_receive());
+        assert!(connection.packet(Op::Shutdown, 1, false).is_empty());
+        let mut expected = reset(None, Some(Send::Rst));
+        expected.peer_shutdown_changed = true;
+        assert_eq!(connection.packet(Op::Shutdown, 2, false), expected);
+        assert_eq!(connection.state(), State::Closed);
+        assert!(connection.peer_shutdown().is_both());
+    }
+
+    #[test]
+    fn c4_peer_closes_while_data_is_unread() {
+        let mut connection = Connection::accepted();
+        let expected = Actions {
+            peer_shutdown_changed: true,
+            unlink: true,
+            ..Actions::NONE
+        };
+        assert_eq!(connection.packet(Op::Shutdown, 3, true), expected);
+        assert_eq!(connection.state(), State::Draining);
+        assert!(!connection.may_receive());
+        assert!(!connection.may_send());
+        // The reader finishes, or closes before it does: the peer gets its RST either way.
+        let mut closes = connection;
+        assert_eq!(connection.drained(), reset(None, Some(Send::Rst)));
+        assert_eq!(connection.state(), State::Closed);
+        assert!(connection.drained().is_empty());
+        assert_eq!(closes.close(), reset(None, Some(Send::Rst)));
+        assert_eq!(closes.state(), State::Closed);
+    }
+
+    #[test]
+    fn c4_peer_gives_up_waiting_for_the_reader() {
+        let mut connection = draining();
+        assert_eq!(connection.packet(Op::Rst, 0, true), reset(None, None));
+        assert_eq!(connection.state(), State::Draining);
+        assert!(connection.packet(Op::Rst, 0, true).is_empty());
+        assert!(connection.drained().is_empty());
+        assert_eq!(connection.state(), State::Closed);
+    }
+
+    #[test]
+    fn rst_ends_at_once() {
+        let mut connection = Connection::accepted();
+        let mut expected = reset(None, None);
+        expected.peer_shutdown_changed = true;
+        assert_eq!(connection.packet(Op::Rst, 0, false), expected);
+        assert_eq!(connection.state(), State::Closed);
+        assert!(connection.peer_shutdown().is_both());
+    }
+
+    #[test]
+    fn rst_leaves_what_is_unread() {
+        let mut connection = Connection::accepted();
+        let actions = connection.packet(Op::Rst, 0, true);
+        assert!(actions.done);
+        assert!(actions.unlink);
+        assert_eq!(connection.state(), State::Draining);
+        // Nobody waits for an RST, and it is not done twice.
+        let mut closes = connection;
+        assert!(closes.close().is_empty());
+        assert!(connection.drained().is_empty());
+        assert_eq!(connection.state(), State::Closed);
+    }
+
+    #[test]
+    fn shutdown_is_sent_once_per_direction() {
+        let mut connection = Connection::accepted();
+        assert!(connection.shutdown(ShutdownFlags::NONE).is_empty());
+        assert_eq!(
+            connection.shutdown(SEND),
+            Actions::send(Send::Shutdown(SEND))
+        );
+        assert!(connection.shutdown(SEND).is_empty());
+        assert!(!connection.may_send());
+        assert_eq!(
+            connection.shutdown(RCV),
+            Actions::send(Send::Shutdown(BOTH))
+        );
+        assert!(connection.local_shutdown().is_both());
+        assert_eq!(connection.state(), State::Established);
+    }
+
+    #[test]
+    fn shutdown_while_connecting_is_sent_once_established() {
+        let mut connection = connecting();
+        assert!(connection.shutdown(SEND).is_empty());
+        let actions = connection.packet(Op::Response, 0, false);
+        assert!(actions.established);
+        assert_eq!(actions.send, Some(Send::Shutdown(SEND)));
+    }
+
+    #[test]
+    fn c4_close_shuts_down_and_waits_for_rst() {
+        let mut connection = Connection::accepted();
+        let expected = Actions {
+            send: Some(Send::Shutdown(BOTH)),
+            start_close_timer: true,
+            ..Actions::NONE
+        };
+        assert_eq!(connection.close(), expected);
+        assert_eq!(connection.state(), State::Closing);
+        assert!(connection.close().is_empty());
+        assert!(connection.shutdown(BOTH).is_empty());
+        assert!(connection.packet(Op::Rw, 0, false).is_empty());
+        assert!(connection.packet(Op::CreditUpdate, 0, false).is_empty());
+        assert!(connection.packet(Op::CreditRequest, 0, false).is_empty());
+        assert_eq!(connection.packet(Op::Rst, 0, false), reset(None, None));
+        assert!(connection.close_timeout().is_empty());
+    }
+
+    #[test]
+    fn c4_close_after_shutdown_of_both_does_not_repeat_it() {
+        let mut connection = Connection::accepted();
+        let _ = connection.shutdown(BOTH);
+        let actions = connection.close();
+        assert_eq!(actions.send, None);
+        assert!(actions.start_close_timer);
+    }
+
+    #[test]
+    fn c4_close_times_out_with_an_rst() {
+        let mut connection = closing();
+        assert_eq!(connection.close_timeout(), reset(None, Some(Send::Rst)));
+        assert!(connection.close_timeout().is_empty());
+        assert!(Connection::accepted().close_timeout().is_empty());
+    }
+
+    #[test]
+    fn c4_both_sides_close_at_once() {
+        let mut connection = closing();
+        assert!(connection.packet(Op::Shutdown, 2, false).is_empty());
+        assert_eq!(
+            connection.packet(Op::Shutdown, 1, false),
+            reset(None, Some(Send::Rst))
+        );
+    }
+
+    #[test]
+    fn close_in_the_other_states() {
+        assert_eq!(Connection::new().close(), reset(None, None));
+        assert_eq!(connecting().close(), reset(None, Some(Send::Rst)));
+        assert!(closed().close().is_empty());
+    }
+
+    #[test]
+    fn c5_transport_reset_ends_connecting_and_established() {
+        for connection in [connecting(), Connection::accepted()] {
+            let mut connection = connection;
+            let expected = reset(Some(SockError::ConnReset), None);
+            assert_eq!(connection.transport_reset(), expected);
+            assert_eq!(connection.state(), State::Closed);
+            assert!(connection.transport_reset().is_empty());
+        }
+        assert_eq!(closing().transport_reset(), reset(None, None));
+        assert!(Connection::new().transport_reset().is_empty());
+    }
+
+    #[test]
+    fn c5_transport_reset_leaves_what_is_unread() {
+        let mut connection = draining();
+        assert_eq!(connection.transport_reset(), reset(None, None));
+        assert_eq!(connection.state(), State::Draining);
+        assert!(connection.transport_reset().is_empty());
+        assert!(connection.close().is_empty());
+    }
+
+    #[test]
+    fn c7_orderly_departure_tells_every_peer() {
+        let rst = Some(Send::Rst);
+        let error = Some(SockError::ConnReset);
+        assert_eq!(connecting().device_leaving(), reset(error, rst));
+        assert_eq!(Connection::accepted().device_leaving(), reset(error, rst));
+        assert_eq!(closing().device_leaving(), reset(None, rst));
+        assert_eq!(draining().device_leaving(), reset(None, rst));
+        assert!(Connection::new().device_leaving().is_empty());
+        assert!(closed().device_leaving().is_empty());
+    }
+
+    #[test]
+    fn c7_surprise_removal_sends_nothing() {
+        for connection in [connecting(), Connection::accepted(), closing(), draining()] {
+            let mut connection = connection;
+            let actions = connection.device_gone();
+            assert!(actions.done);
+            assert_eq!(actions.send, None);
+        }
+    }
+
+    #[test]
+    fn k3_abort_resets_and_reports() {
+        let rst = Some(Send::Rst);
+        for error in [SockError::NoBufs, SockError::NoMem] {
+            let mut connection = Connection::accepted();
+            assert_eq!(connection.abort(error), reset(Some(error), rst));
+            assert!(connection.abort(error).is_empty());
+            assert_eq!(closing().abort(error), reset(None, rst));
+            assert!(draining().abort(error).is_empty());
+        }
+    }
+
+    #[test]
+    fn c2_reset_reply_for_everything_but_rst() {
+        let here = Address { cid: 3, port: 9 };
+        let there = Address { cid: 2, port: 8 };
+        for op in 0..9 {
+            let mut header = Header::new(there, here, SocketType::Stream, Op::Rw);
+            header.op = op;
+            header.ty = 99;
+            let reply = reset_reply(&header);
+            assert_eq!(reply.is_none(), op == 3);
+            assert!(reply.map_or(true, |reply| {
+                reply.src() == Ok(here)
+                    && reply.dst() == Ok(there)
+                    && reply.ty == 99
+                    && reply.operation() == Ok(Op::Rst)
+            }));
+            // What has no address cannot be answered.
+            header.src_cid |= 1 << 32;
+            assert!(reset_reply(&header).is_none());
+        }
+    }
+}

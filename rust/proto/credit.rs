@@ -344,3 +344,320 @@ impl Credit {
         self.rx.set_buf_alloc(buf_alloc)
     }
 }
+
+#[cfg(any(test, CONFIG_KUNIT = "y"))]
+#[cfg_attr(not(test), kernel::macros::kunit_tests(rvsock_credit))]
+mod tests {
+    use super::*;
+
+    const KIB: u32 = 1024;
+
+    /// A sender that knows of a buffer of `peer` bytes, its counters about to wrap.
+    fn sender(own: u32, peer: u32) -> TxCredit {
+        let start = u32::MAX - 10;
+        let mut tx = TxCredit::starting_at(own, start);
+        tx.update(peer, start);
+        tx
+    }
+
+    /// A receiver that has told its buffer of `size` bytes, its counters about to wrap.
+    fn receiver(size: u32) -> RxCredit {
+        let mut rx = RxCredit::starting_at(size, u32::MAX - 10);
+        let _ = rx.advertise();
+        rx
+    }
+
+    #[test]
+    fn k2_nothing_is_sent_before_the_peer_has_told_its_buffer() {
+        let mut tx = TxCredit::new(256 * KIB);
+        assert_eq!(tx.free(), 0);
+        assert_eq!(tx.take(1), 0);
+        assert!(tx.update(100, 0));
+        assert_eq!(tx.free(), 100);
+    }
+
+    #[test]
+    fn k1_free_is_the_window_less_what_is_in_flight() {
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.window(), 100);
+        assert_eq!(tx.take(99), 99);
+        assert_eq!(tx.free(), 1);
+        assert_eq!(tx.take(2), 1);
+        assert_eq!(tx.take(1), 0);
+        assert_eq!(tx.in_flight(), 100);
+    }
+
+    #[test]
+    fn k1_counters_wrap() {
+        let mut tx = sender(1000, 100);
+        let start = u32::MAX - 10;
+        assert_eq!(tx.take(100), 100);
+        assert!(tx.update(100, start.wrapping_add(60)));
+        assert_eq!(tx.in_flight(), 40);
+        assert_eq!(tx.free(), 60);
+    }
+
+    #[test]
+    fn k1_peer_shrinks_buffer_no_underflow() {
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.take(60), 60);
+        // Just what is in flight, one less, and nothing at all.
+        assert!(!tx.update(60, u32::MAX - 10));
+        assert_eq!(tx.free(), 0);
+        assert!(!tx.update(59, u32::MAX - 10));
+        assert_eq!(tx.free(), 0);
+        assert!(!tx.update(0, u32::MAX - 10));
+        assert_eq!(tx.free(), 0);
+        assert_eq!(tx.take(u32::MAX), 0);
+        assert!(tx.update(61, u32::MAX - 10));
+        assert_eq!(tx.free(), 1);
+    }
+
+    #[test]
+    fn k5_the_own_buffer_bounds_what_is_sent() {
+        let mut tx = sender(1000, u32::MAX);
+        assert_eq!(tx.window(), 1000);
+        assert_eq!(tx.take(u32::MAX), 1000);
+        tx.set_own_limit(999);
+        assert_eq!(tx.free(), 0);
+        tx.set_own_limit(1001);
+        assert_eq!(tx.free(), 1);
+    }
+
+    #[test]
+    fn s4_window_tells_what_can_never_be_sent() {
+        assert_eq!(sender(1000, 999).window(), 999);
+        assert_eq!(sender(1000, 1000).window(), 1000);
+        assert_eq!(sender(1000, 1001).window(), 1000);
+    }
+
+    #[test]
+    fn k1_fwd_cnt_ahead_of_what_was_sent_is_ignored() {
+        let start = u32::MAX - 10;
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.take(50), 50);
+        assert!(!tx.update(100, start.wrapping_add(51)));
+        assert_eq!(tx.free(), 50);
+        assert!(tx.update(100, start.wrapping_add(50)));
+        assert_eq!(tx.free(), 100);
+        assert!(!tx.update(100, start.wrapping_sub(1)));
+        assert_eq!(tx.free(), 100);
+    }
+
+    #[test]
+    fn k1_fwd_cnt_that_goes_back_is_ignored() {
+        let start = u32::MAX - 10;
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.take(50), 50);
+        assert!(tx.update(100, start.wrapping_add(30)));
+        // Overtaken by the one above; its buffer's size counts all the same.
+        assert!(tx.update(101, start.wrapping_add(20)));
+        assert_eq!(tx.in_flight(), 20);
+        assert_eq!(tx.free(), 81);
+    }
+
+    #[test]
+    fn k2_what_is_not_sent_is_given_back() {
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.take(100), 100);
+        tx.give_back(30);
+        assert_eq!(tx.free(), 30);
+        tx.give_back(0);
+        assert_eq!(tx.free(), 30);
+    }
+
+    #[test]
+    fn k1_give_back_after_a_lie_does_not_underflow() {
+        let mut tx = sender(1000, 100);
+        assert_eq!(tx.take(100), 100);
+        // Reported as read before it was sent.
+        assert!(tx.update(100, (u32::MAX - 10).wrapping_add(80)));
+        tx.give_back(100);
+        assert_eq!(tx.in_flight(), 0);
+        assert_eq!(tx.free(), 100);
+    }
+
+    #[test]
+    fn c8_reset_forgets_the_peer_and_keeps_the_own_limit() {
+        let mut credit = Credit::new(1000);
+        let mut header = Header::default();
+        header.buf_alloc = 77;
+        assert!(credit.update(&header));
+        credit.fill(&mut header);
+        assert!(credit.rx.receive(10).is_ok());
+        assert_eq!(credit.tx.take(10), 10);
+        credit.reset();
+        assert_eq!(credit, Credit::new(1000));
+    }
+
+    #[test]
+    fn k4_stalled_by_the_own_buffer_asks_once() {
+        let mut tx = sender(100, 1000);
+        assert!(!tx.ask_before_sleep());
+        assert_eq!(tx.take(99), 99);
+        assert!(!tx.ask_before_sleep());
+        assert_eq!(tx.take(1), 1);
+        assert!(tx.ask_before_sleep());
+        assert!(!tx.ask_before_sleep());
+        // An answer without progress is no reason to ask again, or the two would play ping-pong.
+        assert!(!tx.update(1000, u32::MAX - 10));
+        assert!(!tx.ask_before_sleep());
+        assert!(tx.update(1000, u32::MAX - 9));
+        assert_eq!(tx.take(1), 1);
+        assert!(tx.ask_before_sleep());
+    }
+
+    #[test]
+    fn k4_stalled_by_the_peers_buffer_waits_for_its_update() {
+        let mut tx = sender(100, 100);
+        assert_eq!(tx.take(100), 100);
+        assert!(!tx.ask_before_sleep());
+    }
+
+    #[test]
+    fn k3_the_peer_may_send_what_it_was_told_and_no_more() {
+        let mut rx = RxCredit::new(100);
+        assert_eq!(rx.receive(0), Ok(()));
+        assert!(rx.receive(1).is_err());
+        assert_eq!(rx.advertise(), (100, 0));
+        assert_eq!(rx.receive(99), Ok(()));
+        let overrun = Overrun {
+            allowed: 1,
+            sent: 2,
+        };
+        assert_eq!(rx.receive(2), Err(overrun));
+        assert_eq!(rx.unread(), 99);
+        assert_eq!(rx.receive(1), Ok(()));
+        assert!(rx.receive(1).is_err());
+    }
+
+    #[test]
+    fn k3_what_was_read_counts_once_it_was_told() {
+        let mut rx = receiver(100);
+        assert_eq!(rx.receive(100), Ok(()));
+        rx.consume(40);
+        assert!(rx.receive(1).is_err());
+        assert_eq!(rx.advertise(), (100, (u32::MAX - 10).wrapping_add(40)));
+        assert_eq!(rx.peer_free(), 40);
+        assert_eq!(rx.receive(40), Ok(()));
+        assert!(rx.receive(1).is_err());
+        assert_eq!(rx.unread(), 100);
+    }
+
+    #[test]
+    fn k3_shrinking_keeps_what_was_promised() {
+        let mut rx = receiver(100);
+        assert!(rx.set_buf_alloc(10));
+        assert!(!rx.set_buf_alloc(10));
+        // Told already, but the peer's packets may have crossed it.
+        let _ = rx.advertise();
+        assert_eq!(rx.peer_free(), 10);
+        assert_eq!(rx.receive(100), Ok(()));
+        assert!(rx.receive(1).is_err());
+        assert_eq!(rx.peer_free(), 0);
+        rx.consume(91);
+        let _ = rx.advertise();
+        assert_eq!(rx.peer_free(), 1);
+        assert!(rx.receive(2).is_err());
+        assert_eq!(rx.receive(1), Ok(()));
+    }
+
+    #[test]
+    fn k3_no_more_is_consumed_than_was_received() {
+        let mut rx = receiver(100);
+        assert_eq!(rx.receive(10), Ok(()));
+        rx.consume(11);
+        assert_eq!(rx.unread(), 0);
+        rx.consume(u32::MAX);
+        assert_eq!(rx.unread(), 0);
+    }
+
+    #[test]
+    fn k4_update_when_the_peer_is_about_to_stall() {
+        let mut rx = receiver(256 * KIB);
+        assert_eq!(rx.receive(192 * KIB), Ok(()));
+        rx.consume(192 * KIB);
+        // The peer has 64 KiB left: not yet.
+        assert!(!rx.update_due(0));
+        assert_eq!(rx.receive(1), Ok(()));
+        assert!(rx.update_due(0));
+        let _ = rx.advertise();
+        assert!(!rx.update_due(0));
+    }
+
+    #[test]
+    fn k4_no_update_per_small_read() {
+        let mut rx = receiver(256 * KIB);
+        assert_eq!(rx.receive(256 * KIB), Ok(()));
+        // The peer stalls, but the reader has plenty.
+        rx.consume(64 * KIB - 1);
+        assert!(!rx.update_due(1));
+        rx.consume(1);
+        assert!(rx.update_due(1));
+    }
+
+    #[test]
+    fn k4_update_when_the_reader_waits_for_what_cannot_come() {
+        let mut rx = receiver(256 * KIB);
+        assert_eq!(rx.receive(256 * KIB), Ok(()));
+        rx.consume(10);
+        assert!(!rx.update_due(256 * KIB - 10));
+        assert!(rx.update_due(256 * KIB - 9));
+        // Nothing to tell is no update, whatever the reader waits for.
+        let _ = rx.advertise();
+        assert!(!rx.update_due(u32::MAX));
+    }
+
+    #[test]
+    fn k4_smallest_buffers_get_their_update() {
+        let mut size = 1;
+        while size < 6 {
+            let mut rx = receiver(size);
+            assert_eq!(rx.receive(size), Ok(()));
+            assert!(!rx.update_due(0));
+            rx.consume(size);
+            assert!(rx.update_due(0));
+            size += 1;
+        }
+    }
+
+    #[test]
+    fn k4_peer_with_a_smaller_buffer_stalls_earlier() {
+        let mut rx = receiver(256 * KIB);
+        rx.set_peer_limit(1000);
+        assert_eq!(rx.peer_free(), 1000);
+        assert_eq!(rx.receive(500), Ok(()));
+        rx.consume(500);
+        assert!(!rx.update_due(0));
+        assert_eq!(rx.receive(1), Ok(()));
+        rx.consume(1);
+        assert!(rx.update_due(0));
+        // Told nothing of its own buffer, the peer counts as bound by ours alone.
+        rx.set_peer_limit(0);
+        assert!(!rx.update_due(0));
+    }
+
+    #[test]
+    fn k4_a_greater_buffer_is_told_when_the_peer_stalls() {
+        let mut rx = receiver(100);
+        assert_eq!(rx.receive(100), Ok(()));
+        assert!(rx.set_buf_alloc(200));
+        assert!(rx.update_due(0));
+        let _ = rx.advertise();
+        assert_eq!(rx.peer_free(), 100);
+    }
+
+    #[test]
+    fn k1_both_directions_are_bound_by_one_buffer() {
+        let mut credit = Credit::new(100);
+        let mut header = Header::default();
+        header.buf_alloc = 1000;
+        assert!(credit.update(&header));
+        assert_eq!(credit.tx.free(), 100);
+        assert!(credit.set_buf_alloc(50));
+        assert_eq!(credit.tx.free(), 50);
+        credit.fill(&mut header);
+        assert_eq!(header.buf_alloc, 50);
+        assert_eq!(credit.rx.buf_alloc(), 50);
+    }
+}

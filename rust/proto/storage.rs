@@ -93,23 +93,19 @@ fn capacity(payload: usize, unread: usize) -> usize {
 /// Twice the payload; the overhead of sk_buffs that are half full at the least; the first buffer,
 /// which may be read almost to its end; the last, which may be almost empty; and the few small ones.
 pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
-    let greatest = if buffer > ALLOC_MAX {
-        buffer
+    let (greatest, step) = if buffer > ALLOC_MAX {
+        (buffer, ALLOC_MAX)
+    } else if buffer > 0 {
+        (ALLOC_MAX, buffer)
     } else {
-        ALLOC_MAX
+        (ALLOC_MAX, 1)
     };
-    // Per two buffers that are neither the first nor the last, there is this much payload.
-    let step = if buffer < ALLOC_MAX {
-        buffer
-    } else {
-        ALLOC_MAX
-    };
-    let step = if step == 0 { 1 } else { step };
+    // In two buffers that follow each other, both big ones, there is more payload than a step.
     let buffers = (unread / step).saturating_mul(2).saturating_add(24);
     unread
         .saturating_mul(2)
         .saturating_add(buffers.saturating_mul(SKB_OVERHEAD))
-        .saturating_add(greatest.saturating_mul(4))
+        .saturating_add(greatest.saturating_mul(3))
 }
 
 /// Counts stored messages without payload: they cost no credit, so their number is bounded (K3).
@@ -141,5 +137,114 @@ impl Empties {
     /// Counts one less: it was read.
     pub fn read(&mut self) {
         self.stored = self.stored.saturating_sub(1);
+    }
+}
+
+#[cfg(any(test, CONFIG_KUNIT = "y"))]
+#[cfg_attr(not(test), kernel::macros::kunit_tests(rvsock_storage))]
+mod tests {
+    use super::*;
+
+    const BUFFER: usize = 32 * 1024;
+
+    const fn arrival(payload: usize, tail_room: usize, unread: usize) -> Arrival {
+        Arrival {
+            payload,
+            buffer: BUFFER,
+            tail_room,
+            unread,
+        }
+    }
+
+    /// The capacity of a compact buffer, zero for the other outcomes.
+    fn compact(arrival: &Arrival) -> usize {
+        match decide(arrival) {
+            Store::Compact { capacity } => capacity,
+            Store::Append | Store::TakePages => 0,
+        }
+    }
+
+    #[test]
+    fn k3_appended_while_there_is_room() {
+        assert_eq!(decide(&arrival(100, 100, 500)), Store::Append);
+        assert!(decide(&arrival(101, 100, 500)) != Store::Append);
+        assert_eq!(decide(&arrival(1, 1, 1)), Store::Append);
+        // A payload that would take its pages is copied when the room is there already.
+        assert_eq!(decide(&arrival(BUFFER, BUFFER, 1)), Store::Append);
+        assert_eq!(decide(&arrival(0, 0, 0)), Store::Append);
+    }
+
+    #[test]
+    fn k3_pages_are_taken_from_half_a_buffer_on() {
+        assert_eq!(decide(&arrival(BUFFER / 2, 0, 0)), Store::TakePages);
+        assert!(compact(&arrival(BUFFER / 2 - 1, 0, 0)) >= BUFFER / 2 - 1);
+        assert_eq!(decide(&arrival(BUFFER, 0, 0)), Store::TakePages);
+    }
+
+    #[test]
+    fn k3_lost_room_is_paid_for_by_the_pages_that_follow() {
+        let room = 1000;
+        assert_eq!(
+            decide(&arrival((BUFFER + room) / 2, room, 9)),
+            Store::TakePages
+        );
+        assert!(compact(&arrival((BUFFER + room) / 2 - 1, room, 9)) > 0);
+    }
+
+    #[test]
+    fn k3_first_buffer_just_fits_its_bucket() {
+        assert_eq!(compact(&arrival(1, 0, 0)), 512 - LINEAR_OVERHEAD);
+        assert_eq!(compact(&arrival(128, 0, 0)), 128);
+        assert_eq!(compact(&arrival(129, 0, 0)), 1024 - LINEAR_OVERHEAD);
+        assert_eq!(
+            compact(&arrival(ALLOC_MAX - LINEAR_OVERHEAD, 0, 0)),
+            ALLOC_MAX - LINEAR_OVERHEAD
+        );
+    }
+
+    #[test]
+    fn k3_later_buffers_grow_with_what_is_unread() {
+        assert_eq!(compact(&arrival(1, 0, 1)), 1024 - LINEAR_OVERHEAD);
+        assert_eq!(compact(&arrival(1, 0, 1024)), 1024 - LINEAR_OVERHEAD);
+        assert_eq!(compact(&arrival(1, 0, 1025)), 2048 - LINEAR_OVERHEAD);
+        assert_eq!(
+            compact(&arrival(1, 0, ALLOC_MAX)),
+            ALLOC_MAX - LINEAR_OVERHEAD
+        );
+        assert_eq!(
+            compact(&arrival(1, 0, usize::MAX)),
+            ALLOC_MAX - LINEAR_OVERHEAD
+        );
+        // Never less than the payload.
+        assert_eq!(compact(&arrival(3000, 0, 1)), 4096 - LINEAR_OVERHEAD);
+    }
+
+    #[test]
+    fn h3_absurd_numbers_give_an_answer() {
+        let absurd = Arrival {
+            payload: usize::MAX,
+            buffer: usize::MAX,
+            tail_room: 0,
+            unread: usize::MAX,
+        };
+        assert_eq!(decide(&absurd), Store::TakePages);
+        assert_eq!(capacity(usize::MAX, usize::MAX), usize::MAX);
+        assert_eq!(capacity(usize::MAX / 2 + 1, 0), usize::MAX / 2 + 1);
+        assert_eq!(held_at_most(usize::MAX, 0), usize::MAX);
+        assert_eq!(held_at_most(usize::MAX, usize::MAX), usize::MAX);
+    }
+
+    #[test]
+    fn k3_empty_messages_are_bounded_by_number() {
+        let mut empties = Empties::new();
+        // Reading what was never stored changes nothing.
+        empties.read();
+        for _ in 0..Empties::MAX {
+            assert!(empties.store());
+        }
+        assert!(!empties.store());
+        empties.read();
+        assert!(empties.store());
+        assert!(!empties.store());
     }
 }
