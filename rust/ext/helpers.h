@@ -4,9 +4,28 @@
 #ifndef RVSOCK_HELPERS_H
 #define RVSOCK_HELPERS_H
 
+#include <linux/device.h>
+#include <linux/mm.h>
+#include <linux/spinlock.h>
 #include <linux/virtio.h>
-#include <linux/skbuff.h>
-#include <net/sock.h>
-#include <net/af_vsock.h>
+
+/* sync/spinlock_bh.rs */
+void rvsock_helper_spin_lock_bh(spinlock_t *lock);
+void rvsock_helper_spin_unlock_bh(spinlock_t *lock);
+int rvsock_helper_spin_trylock_bh(spinlock_t *lock);
+
+/* mm/page_block.rs, virtio/virtqueue.rs */
+void *rvsock_helper_page_address(struct page *page);
+struct page *rvsock_helper_virt_to_page(const void *address);
+unsigned int rvsock_helper_compound_order(struct page *page);
+int rvsock_helper_page_ref_count(struct page *page);
+void rvsock_helper_get_page(struct page *page);
+void rvsock_helper_put_page(struct page *page);
+
+/* virtio */
+void rvsock_helper_device_lock(struct device *dev);
+void rvsock_helper_device_unlock(struct device *dev);
+void rvsock_helper_virtio_device_ready(struct virtio_device *vdev);
+void rvsock_helper_virtio_synchronize_cbs(struct virtio_device *vdev);
 
 #endif /* RVSOCK_HELPERS_H */
