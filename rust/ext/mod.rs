@@ -2,4 +2,10 @@
 
 //! What the `kernel` crate lacks, under the path that it would have there.
 
+mod alloc;
 pub(crate) mod bindings;
+pub(crate) mod mm;
+pub(crate) mod module_param;
+pub(crate) mod sync;
+pub(crate) mod virtio;
+pub(crate) mod work;
