@@ -1,24 +1,131 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Guest driver for the virtio socket device.
+//!
+//! The device is a post office between machines: a guest puts packets into its transmit queue, and
+//! finds what came for it in the buffers of its receive queue; the host delivers. A packet is a
+//! header of 44 bytes, little endian, and up to as much payload as the header says:
+//!
+//! ```text
+//!  0        8        16       20       24    28   30   32      36          40        44
+//!  +--------+--------+--------+--------+-----+----+----+-------+-----------+---------+-----
+//!  | src_cid| dst_cid|src_port|dst_port| len |type| op | flags | buf_alloc | fwd_cnt | payload
+//!  +--------+--------+--------+--------+-----+----+----+-------+-----------+---------+-----
+//! ```
+//!
+//! A machine's number is its CID; the host's is 2. A connection is made by REQUEST and RESPONSE, or
+//! refused by RST. RW carries payload. SHUTDOWN says which directions are over; when both are, RST
+//! ends it. Each side tells in every packet how large its buffer is (`buf_alloc`) and how many bytes
+//! its reader has taken so far (`fwd_cnt`): that is the other side's credit, and nobody sends beyond
+//! it. CREDIT_UPDATE tells it without payload, and CREDIT_REQUEST asks for it.
+//!
+//! The rooms, in the order in which a packet meets them:
+//!
+//! - [`ext`]: what the `kernel` crate lacks. All `unsafe` code is there.
+//! - [`driver`]: the device, its queues, its connections, and what AF_VSOCK calls.
+//! - [`wire`]: bytes to values, and back. Pure.
+//! - [`proto`]: the rules; what a packet does to a connection, and who may send how much. Pure.
+//!
+//! Source: virtio 1.3, "Socket Device".
 
-use kernel::prelude::*;
+use crate::ext::{
+    module_param::module_param_u32,
+    net::vsock::{
+        self,
+        declare_vsock_transport, //
+    },
+    sync::RcuArc,
+    virtio,
+    work::Workqueues, //
+};
+use kernel::{
+    driver::Registration,
+    prelude::*,
+    sync::Arc, //
+};
 
+mod driver;
+// What follows is complete by itself, and tested; the driver need not use all of it.
+#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 mod ext;
+#[allow(dead_code, unreachable_pub, unused_imports)]
+mod proto;
+#[allow(dead_code, unreachable_pub, unused_imports)]
+mod wire;
 
 module! {
     type: Rvsock,
     name: "rvsock",
     authors: ["The rvsock developers"],
-    description: "virtio socket driver",
+    description: "Guest driver for the virtio socket device",
     license: "GPL",
 }
 
-struct Rvsock;
+module_param_u32!(
+    rx_pool_kb,
+    1024,
+    64..=65536,
+    0o444,
+    "memory of the receive buffers of the device, in KiB"
+);
+module_param_u32!(
+    rx_buffer_order,
+    3,
+    0..=5,
+    0o444,
+    "size of a receive buffer: this power of two, in pages"
+);
 
-impl kernel::Module for Rvsock {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("{}\n", ext::bindings::AF_VSOCK);
-        Ok(Self)
+declare_vsock_transport! {
+    /// Named as the kernel's own tests look for it.
+    virtio_transport: driver::VirtioTransport
+}
+
+/// All connections, while the module is loaded.
+static CONNECTIONS: RcuArc<driver::Connections> = RcuArc::new();
+
+/// All connections.
+fn connections() -> Option<Arc<driver::Connections>> {
+    CONNECTIONS.load()
+}
+
+/// The loaded module. Its parts end in the order of the fields.
+#[pin_data(PinnedDrop)]
+struct Rvsock {
+    #[pin]
+    driver: Registration<virtio::Adapter<driver::Driver>>,
+    transport: vsock::Registration,
+    workqueues: Workqueues,
+}
+
+impl kernel::InPlaceModule for Rvsock {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(move || {
+            let workqueues = Workqueues::new()?;
+            CONNECTIONS.replace(Some(driver::Connections::new()?));
+            let transport =
+                vsock::Registration::new(&virtio_transport, vsock::Role::GuestToHost).inspect_err(
+                    |error| {
+                        if *error == EBUSY {
+                            pr_err!(
+                                "another guest-to-host transport is in use; unload it first: rmmod vmw_vsock_virtio_transport (or vmw_vsock_vmci_transport, hv_sock)\n"
+                            );
+                        }
+                        CONNECTIONS.replace(None);
+                    },
+                )?;
+            Ok(try_pin_init!(Self {
+                driver <- Registration::new(c"rvsock", module),
+                transport,
+                workqueues,
+            }? Error))
+        })
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Rvsock {
+    fn drop(self: Pin<&mut Self>) {
+        CONNECTIONS.replace(None);
     }
 }

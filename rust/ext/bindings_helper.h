@@ -11,9 +11,11 @@
 #include <linux/workqueue.h>
 #include <linux/gfp.h>
 #include <linux/jiffies.h>
+#include <linux/lockdep.h>
 #include <net/sock.h>
 #include <net/af_vsock.h>
 #include <uapi/linux/virtio_config.h>
 #include <uapi/linux/vsockmon.h>
 
 #include "helpers.h"
+#include "net/helpers.h"

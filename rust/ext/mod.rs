@@ -4,8 +4,10 @@
 
 mod alloc;
 pub(crate) mod bindings;
+pub(crate) mod error;
 pub(crate) mod mm;
 pub(crate) mod module_param;
+pub(crate) mod net;
 pub(crate) mod sync;
 pub(crate) mod virtio;
 pub(crate) mod work;

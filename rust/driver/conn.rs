@@ -1,0 +1,774 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A socket's connection: its state, its credit, and what it has received.
+//!
+//! The state machine of [`proto`](crate::proto) runs under a spinlock of ours, in whatever context a
+//! packet comes. What af_vsock must be told is noted there, and told by the socket's owner: by us, if
+//! nobody owns the socket, or by the user call that does, when it ends. So a user call that sleeps
+//! with the socket locked holds up nobody but itself.
+
+use super::{
+    device,
+    packet::{
+        self,
+        Kind, //
+    },
+    stats::{
+        Counter,
+        STATS, //
+    },
+    table::{
+        Connections,
+        Key, //
+    },
+};
+use crate::{
+    ext::{
+        error::NetError,
+        mm::PageBlock,
+        net::{
+            msg::Msg,
+            skbuff::{
+                ControlBlock,
+                SkBuff,
+                SkBuffQueue, //
+            },
+            vsock::{
+                Addr,
+                OwnedSock,
+                VsockSock,
+                WeakSock, //
+            }, //
+        },
+        sync::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        }, //
+    },
+    proto::{
+        self,
+        Actions,
+        Arrival,
+        Connection,
+        Credit,
+        Send,
+        SockError,
+        State,
+        Store, //
+    },
+    wire::{
+        Address,
+        Header,
+        Op,
+        ShutdownFlags,
+        SocketType,
+        HEADER_LEN, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+/// Received bytes that wait for a reader.
+pub(super) struct Unread {
+    /// How many of them were read.
+    consumed: usize,
+}
+
+impl ControlBlock for Unread {}
+
+/// The connection of a socket that this driver serves.
+#[pin_data]
+pub(crate) struct Conn {
+    #[pin]
+    sk: WeakSock,
+    ty: SocketType,
+    /// Bytes that the device has not yet taken.
+    unsent: Atomic<i64>,
+    /// A credit update waits for room in the transmit queue, and will tell the newest.
+    update_waits: AtomicFlag,
+    table: Arc<Connections>,
+    #[pin]
+    inner: SpinLockBh<Inner>,
+}
+
+struct Inner {
+    state: Connection,
+    credit: Credit,
+    queue: SkBuffQueue<Unread>,
+    /// Where the connection is to be found; none unless it is in the table.
+    key: Option<Key>,
+    /// Who we are to the peer, and who the peer is.
+    local_port: u32,
+    peer: Addr,
+    news: News,
+    /// A released socket, kept until the peer has answered or the time is over.
+    closing: Option<Closing>,
+}
+
+struct Closing {
+    /// Keeps the socket.
+    _sk: ARef<VsockSock>,
+    since: Instant<Monotonic>,
+}
+
+/// What af_vsock has to be told.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct News {
+    established: bool,
+    error: Option<SockError>,
+    peer_shutdown: bool,
+    unlink: bool,
+    done: bool,
+}
+
+impl News {
+    fn of(actions: &Actions) -> Self {
+        let mut news = Self::default();
+        news.note(actions);
+        news
+    }
+
+    fn note(&mut self, actions: &Actions) {
+        self.established |= actions.established;
+        self.error = self.error.or(actions.error);
+        self.peer_shutdown |= actions.peer_shutdown_changed;
+        self.unlink |= actions.unlink;
+        self.done |= actions.done;
+    }
+}
+
+impl AsRef<WeakSock> for Conn {
+    fn as_ref(&self) -> &WeakSock {
+        &self.sk
+    }
+}
+
+/// The mask that af_vsock has for `flags`; both count receiving as 1 and sending as 2.
+fn shutdown_mask(flags: ShutdownFlags) -> u32 {
+    flags.as_raw()
+}
+
+fn errno(error: SockError) -> Error {
+    match error {
+        SockError::ConnReset => NetError::ConnReset.into(),
+        SockError::Proto => NetError::Proto.into(),
+        SockError::NoBufs => NetError::NoBufs.into(),
+        SockError::NoMem => ENOMEM,
+    }
+}
+
+impl Conn {
+    /// The connection of a new socket, not connected to anything. May sleep.
+    pub(super) fn new(ty: SocketType, buf_alloc: u32, table: Arc<Connections>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                sk <- WeakSock::new(),
+                ty,
+                unsent: Atomic::new(0),
+                update_waits: AtomicFlag::new(false),
+                table,
+                inner <- new_spinlock_bh!(
+                    Inner {
+                        state: Connection::new(),
+                        credit: Credit::new(buf_alloc),
+                        queue: SkBuffQueue::new(),
+                        key: None,
+                        local_port: 0,
+                        peer: Addr { cid: 0, port: 0 },
+                        news: News::default(),
+                        closing: None,
+                    },
+                    "Conn::inner"
+                ),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The type of the socket.
+    pub(super) fn socket_type(&self) -> SocketType {
+        self.ty
+    }
+
+    /// A header of a packet to the peer; the source's CID is the device's to fill in.
+    fn header(inner: &Inner, ty: SocketType, op: Op, flags: u32) -> Header {
+        let src = Address {
+            cid: device::guest_cid(),
+            port: inner.local_port,
+        };
+        let dst = Address {
+            cid: inner.peer.cid,
+            port: inner.peer.port,
+        };
+        Header {
+            flags,
+            ..Header::new(src, dst, ty, op)
+        }
+    }
+
+    /// What packets say of our buffer; from now on the peer counts as told.
+    pub(super) fn advertise(&self) -> (u32, u32) {
+        self.inner.lock().credit.rx.advertise()
+    }
+
+    pub(super) fn given_to_device(&self, bytes: u32) {
+        self.unsent.add(i64::from(bytes), Relaxed);
+    }
+
+    pub(super) fn taken_by_device(&self, bytes: u32) {
+        self.unsent.add(-i64::from(bytes), Relaxed);
+    }
+
+    /// The number of bytes that the device has not yet taken.
+    pub(super) fn unsent(&self) -> usize {
+        usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// The number of bytes to read.
+    pub(super) fn readable(&self) -> u32 {
+        self.inner.lock().credit.rx.unread()
+    }
+
+    /// The number of bytes that may be sent.
+    pub(super) fn writable(&self) -> u32 {
+        self.inner.lock().credit.tx.free()
+    }
+
+    /// Starts to connect (C8: from clean state).
+    ///
+    /// # Errors
+    ///
+    /// - `EADDRINUSE`: an old connection between the two ports is not over yet.
+    /// - `ENODEV`: there is no device, or the peer is this machine.
+    /// - `ENOMEM`: no memory.
+    pub(super) fn connect(self: &Arc<Self>, local_port: u32, peer: Addr) -> Result {
+        let key = Key { peer, local_port };
+        let actions = {
+            let mut inner = self.inner.lock();
+            self.unlink(&mut inner);
+            inner.news = News::default();
+            inner.queue = SkBuffQueue::new();
+            inner.credit.reset();
+            inner.local_port = local_port;
+            inner.peer = peer;
+            self.table.insert(key, self)?;
+            inner.key = Some(key);
+            inner.state.connect()
+        };
+        let sent = self.send(actions.send);
+        if sent.is_err() {
+            let mut inner = self.inner.lock();
+            let _ = inner.state.device_gone();
+            inner.news = News::default();
+            self.unlink(&mut inner);
+        }
+        sent
+    }
+
+    /// Takes the part of the one who was connected to (C3); the peer sent `request`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub(super) fn accept(self: &Arc<Self>, local_port: u32, peer: Addr, request: &Header) -> Result {
+        let key = Key { peer, local_port };
+        let mut inner = self.inner.lock();
+        self.table.insert(key, self)?;
+        inner.key = Some(key);
+        inner.local_port = local_port;
+        inner.peer = peer;
+        inner.state = Connection::accepted();
+        inner.credit.update(request);
+        Ok(())
+    }
+
+    /// Answers the REQUEST of [`accept`](Self::accept).
+    pub(super) fn respond(self: &Arc<Self>) -> Result {
+        let header = Self::header(&self.inner.lock(), self.ty, Op::Response, 0);
+        device::send(packet::control(&header, Some(self.clone()), Kind::Reply)?)
+    }
+
+    /// Gives up connecting.
+    pub(super) fn cancel(self: &Arc<Self>) {
+        let send = self.give_up();
+        self.purge_packets();
+        let _ = self.send(send);
+    }
+
+    /// The user has given up, and needs no news; returns what the peer is to be told.
+    fn give_up(self: &Arc<Self>) -> Option<Send> {
+        let mut inner = self.inner.lock();
+        let actions = inner.state.cancel();
+        inner.news = News::default();
+        self.unlink(&mut inner);
+        actions.send
+    }
+
+    /// Drops what waits to be sent, and counts as not sent.
+    fn purge_packets(&self) {
+        device::with(|device| device.purge(|sent| {
+            sent.conn().is_some_and(|conn| core::ptr::eq(&**conn, self))
+        }));
+    }
+
+    fn unlink(self: &Arc<Self>, inner: &mut Inner) {
+        if let Some(key) = inner.key.take() {
+            self.table.remove(key, self);
+        }
+    }
+
+    /// Has the state machine decide, and notes what follows from it at once.
+    ///
+    /// The table is left under the same lock: afterwards the socket may connect anew.
+    fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
+        let mut inner = self.inner.lock();
+        let actions = decision(&mut inner);
+        if actions.unlink {
+            self.unlink(&mut inner);
+        }
+        inner.news.note(&actions);
+        actions
+    }
+
+    /// A packet from the peer has come, with `payload` bytes in `block`, behind the header.
+    ///
+    /// Gives the block back unless it was kept.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        header: &Header,
+        op: Op,
+        block: PageBlock,
+        payload: usize,
+    ) -> Option<PageBlock> {
+        let mut block = Some(block);
+        let (mut had_room, mut has_room, mut readable) = (false, false, None);
+        let actions = self.decide(|inner| {
+            had_room = inner.credit.tx.free() > 0;
+            inner.credit.update(header);
+            has_room = inner.credit.tx.free() > 0;
+            let unread = inner.credit.rx.unread() > 0;
+            let actions = inner.state.packet(op, header.flags, unread);
+            if actions.deliver || actions.discard {
+                if let Err(error) = inner.store(&mut block, payload, actions.discard) {
+                    STATS.count(Counter::Overrun);
+                    return inner.state.abort(error);
+                }
+                readable = actions.deliver.then(|| inner.credit.rx.unread());
+            }
+            actions
+        });
+        if actions.reply_rst {
+            device::refuse(header);
+        }
+        self.follow(actions);
+        let wakes_writer = has_room && !had_room;
+        if wakes_writer || readable.is_some() {
+            if let Some(sk) = self.sk.upgrade() {
+                if readable.is_some_and(|readable| readable >= sk.rcvlowat()) {
+                    sk.data_ready();
+                }
+                if wakes_writer {
+                    sk.write_space();
+                }
+            }
+        }
+        block
+    }
+
+    /// Carries out what [`decide`](Self::decide) returned, where the socket is not owned by us.
+    fn follow(self: &Arc<Self>, actions: Actions) {
+        if actions.count_bad_op {
+            STATS.count(Counter::BadOp);
+        }
+        // Without a device there is nobody to tell; without memory the peer has its time-outs.
+        let _ = self.send(actions.send);
+        if News::of(&actions) != News::default() {
+            self.tell();
+        }
+    }
+
+    fn send(self: &Arc<Self>, what: Option<Send>) -> Result {
+        let (op, flags, kind) = match what {
+            None => return Ok(()),
+            Some(Send::Request) => (Op::Request, 0, Kind::Call),
+            Some(Send::Rst) => (Op::Rst, 0, Kind::Call),
+            Some(Send::Shutdown(flags)) => (Op::Shutdown, flags.as_raw(), Kind::Call),
+            Some(Send::CreditUpdate) => (Op::CreditUpdate, 0, Kind::CreditUpdate),
+        };
+        if kind == Kind::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full) {
+            return Ok(());
+        }
+        let header = Self::header(&self.inner.lock(), self.ty, op, flags);
+        let result = packet::control(&header, Some(self.clone()), kind).and_then(device::send);
+        if result.is_err() && kind == Kind::CreditUpdate {
+            self.update_is_sent();
+        }
+        result
+    }
+
+    /// A credit update has left the waiting packets.
+    pub(super) fn update_is_sent(&self) {
+        self.update_waits.store(false, Relaxed);
+    }
+
+    /// Has af_vsock told what is new, now or when the socket's owner lets go.
+    pub(super) fn tell(self: &Arc<Self>) {
+        if let Some(sk) = self.sk.upgrade() {
+            if sk.own_or_defer(|sk| self.told(sk)).is_err() {
+                self.table.tell_later();
+            }
+        }
+    }
+
+    /// Tells af_vsock what is new. Does not sleep.
+    pub(super) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+        loop {
+            let (news, unread, peer_shutdown) = {
+                let mut inner = self.inner.lock();
+                (
+                    core::mem::take(&mut inner.news),
+                    inner.credit.rx.unread() > 0,
+                    shutdown_mask(inner.state.peer_shutdown()),
+                )
+            };
+            if news == News::default() {
+                return;
+            }
+            if news.established && !sk.set_connected() {
+                // connect() had given up by the time: the peer learns it by RST.
+                let _ = self.send(self.give_up());
+            }
+            if let Some(error) = news.error {
+                sk.fail(errno(error));
+            } else if news.done {
+                sk.disconnect(unread);
+            } else if news.peer_shutdown {
+                sk.set_peer_shutdown(peer_shutdown);
+                sk.state_change();
+            }
+            if news.unlink || news.done {
+                sk.remove_from_tables();
+            }
+            let closing = if news.done {
+                self.inner.lock().closing.take()
+            } else {
+                None
+            };
+            if let Some(closing) = closing {
+                self.table.one_less_closing();
+                drop(closing);
+            }
+        }
+    }
+
+    /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
+        let want = u32::try_from(len).unwrap_or(u32::MAX);
+        let (granted, header) = {
+            let mut inner = self.inner.lock();
+            let header = Self::header(&inner, self.ty, Op::Rw, 0);
+            (inner.credit.tx.take(want) as usize, header)
+        };
+        let mut sent = 0;
+        let mut result = Ok(());
+        while sent < granted && result.is_ok() {
+            result = packet::data(header, self, sk, msg, granted - sent).and_then(
+                |(packet, len)| {
+                    device::send(packet)?;
+                    sent += len;
+                    Ok(())
+                },
+            );
+        }
+        if sent < granted {
+            let unsent = u32::try_from(granted - sent).unwrap_or(u32::MAX);
+            self.inner.lock().credit.tx.give_back(unsent);
+        }
+        match result {
+            Err(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
+        }
+    }
+
+    /// A writer is about to sleep: asks a peer for credit that does not know that we wait.
+    pub(super) fn before_write_sleep(self: &Arc<Self>) {
+        let ask = self.inner.lock().credit.tx.ask_before_sleep();
+        if ask {
+            let header = Self::header(&self.inner.lock(), self.ty, Op::CreditRequest, 0);
+            let _ = packet::control(&header, Some(self.clone()), Kind::Call).and_then(device::send);
+        }
+    }
+
+    /// Hands up to `len` received bytes to the user. May sleep.
+    ///
+    /// The queue is taken out meanwhile, so that nothing is locked while the user's memory is
+    /// touched; what arrives then begins another.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if nothing could be handed over.
+    pub(super) fn dequeue(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+        peek: bool,
+    ) -> Result<usize> {
+        let mut queue = core::mem::replace(&mut self.inner.lock().queue, SkBuffQueue::new());
+        let mut copied = 0;
+        let result = if peek {
+            copy_front(&queue, msg, len, &mut copied)
+        } else {
+            take_front(&mut queue, msg, len, &mut copied)
+        };
+        let mut due = false;
+        let drained = self.decide(|inner| {
+            inner.queue.prepend(queue);
+            if peek {
+                return Actions::NONE;
+            }
+            inner.credit.rx.consume(u32::try_from(copied).unwrap_or(u32::MAX));
+            due = inner.credit.rx.update_due(sk.rcvlowat());
+            if inner.credit.rx.unread() > 0 {
+                return Actions::NONE;
+            }
+            inner.state.drained()
+        });
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+        if !drained.is_empty() {
+            let _ = self.send(drained.send);
+            self.told(sk);
+        }
+        match result {
+            Err(error) if copied == 0 => Err(error),
+            _ => Ok(copied),
+        }
+    }
+
+    /// A reader is going to wait for `target` bytes: the peer must be able to send them (K4).
+    pub(super) fn before_read_sleep(self: &Arc<Self>, target: u32) {
+        let due = self.inner.lock().credit.rx.update_due(target);
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+    }
+
+    /// Sets the size of our buffer and tells the peer.
+    pub(super) fn set_buf_alloc(self: &Arc<Self>, buf_alloc: u32) {
+        let tell = {
+            let mut inner = self.inner.lock();
+            inner.credit.set_buf_alloc(buf_alloc) && inner.state.state() == State::Established
+        };
+        if tell {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+    }
+
+    /// `shutdown()`.
+    pub(super) fn shutdown(self: &Arc<Self>, how: ShutdownFlags) -> Result {
+        let actions = self.inner.lock().state.shutdown(how);
+        self.send(actions.send)
+    }
+
+    /// The socket is released. May sleep, if it lingers.
+    pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+        let actions = self.decide(|inner| {
+            inner.queue = SkBuffQueue::new();
+            inner.state.close()
+        });
+        let _ = self.send(actions.send);
+        if actions.start_close_timer {
+            if self.unsent() > 0 {
+                device::with(|device| device.want_sent());
+            }
+            sk.linger();
+            let mut inner = self.inner.lock();
+            if inner.state.state() == State::Closing && inner.closing.is_none() {
+                let sock: &VsockSock = sk;
+                inner.closing = Some(Closing {
+                    _sk: ARef::from(sock),
+                    since: Instant::now(),
+                });
+                drop(inner);
+                self.table.one_more_closing();
+                return;
+            }
+        }
+        {
+            let mut inner = self.inner.lock();
+            self.unlink(&mut inner);
+            inner.news = News::default();
+        }
+        sk.disconnect(false);
+        sk.remove_from_tables();
+    }
+
+    /// The socket is served no longer.
+    pub(super) fn destruct(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        self.unlink(&mut inner);
+        inner.queue = SkBuffQueue::new();
+    }
+
+    /// The device has lost the connection: it is over (C5, C7).
+    ///
+    /// `tell_peer` if there is still a way.
+    pub(super) fn lost(self: &Arc<Self>, tell_peer: bool) {
+        let actions = self.decide(|inner| {
+            if tell_peer {
+                inner.state.device_leaving()
+            } else {
+                inner.state.transport_reset()
+            }
+        });
+        self.follow(actions);
+    }
+
+    /// Does what its time has come for: ends a close that takes too long (C4), and tells what could
+    /// not be told before.
+    pub(super) fn tick(self: &Arc<Self>) {
+        let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
+        let mut news = false;
+        let actions = self.decide(|inner| {
+            news = inner.news != News::default();
+            match &inner.closing {
+                Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
+                _ => Actions::NONE,
+            }
+        });
+        self.follow(actions);
+        if news {
+            self.tell();
+        }
+    }
+}
+
+impl Inner {
+    /// Stores `payload` bytes that lie in `block`, behind the header (K3).
+    fn store(
+        &mut self,
+        block: &mut Option<PageBlock>,
+        payload: usize,
+        discard: bool,
+    ) -> Result<(), SockError> {
+        let len = u32::try_from(payload).map_err(|_| SockError::NoBufs)?;
+        let unread = self.credit.rx.unread();
+        self.credit.rx.receive(len).map_err(|_| SockError::NoBufs)?;
+        if discard {
+            self.credit.rx.consume(len);
+            return Ok(());
+        }
+        let Some(kept) = block.take() else {
+            return Ok(());
+        };
+        if payload == 0 {
+            *block = Some(kept);
+            return Ok(());
+        }
+        let arrival = Arrival {
+            payload,
+            buffer: kept.len(),
+            tail_room: self.queue.back_mut().map_or(0, |tail| tail.tailroom()),
+            unread: unread as usize,
+        };
+        match proto::store(&arrival) {
+            Store::Append => {
+                if let Some(mut tail) = self.queue.back_mut() {
+                    tail.put_block(&kept, HEADER_LEN, payload)
+                        .map_err(|_| SockError::NoMem)?;
+                }
+                *block = Some(kept);
+                return Ok(());
+            }
+            Store::Compact { capacity } => {
+                let fresh = Unread { consumed: 0 };
+                if let Ok(mut skb) = SkBuff::alloc(capacity, GFP_ATOMIC, fresh) {
+                    skb.put_block(&kept, HEADER_LEN, payload)
+                        .map_err(|_| SockError::NoMem)?;
+                    self.queue.push_back(skb);
+                    *block = Some(kept);
+                    return Ok(());
+                }
+            }
+            Store::TakePages => {}
+        }
+        let fresh = Unread { consumed: 0 };
+        let mut skb = SkBuff::alloc(0, GFP_ATOMIC, fresh).map_err(|_| SockError::NoMem)?;
+        skb.add_block(kept, HEADER_LEN, payload)
+            .map_err(|_| SockError::NoMem)?;
+        self.queue.push_back(skb);
+        Ok(())
+    }
+}
+
+/// Copies the first bytes of `queue` to the user; `copied` counts them.
+fn copy_front(
+    queue: &SkBuffQueue<Unread>,
+    msg: &mut Msg,
+    len: usize,
+    copied: &mut usize,
+) -> Result {
+    for skb in queue.iter() {
+        let consumed = skb.control().consumed;
+        let bytes = skb.len().saturating_sub(consumed).min(len.saturating_sub(*copied));
+        if bytes == 0 {
+            break;
+        }
+        skb.copy_to(consumed, msg, bytes)?;
+        *copied = copied.saturating_add(bytes);
+    }
+    Ok(())
+}
+
+/// Moves the first bytes of `queue` to the user; `copied` counts them.
+fn take_front(
+    queue: &mut SkBuffQueue<Unread>,
+    msg: &mut Msg,
+    len: usize,
+    copied: &mut usize,
+) -> Result {
+    while *copied < len {
+        let Some(mut skb) = queue.pop_front() else {
+            break;
+        };
+        let consumed = skb.control().consumed;
+        let left = skb.len().saturating_sub(consumed);
+        let bytes = left.min(len.saturating_sub(*copied));
+        let result = skb.copy_to(consumed, msg, bytes);
+        if result.is_ok() {
+            *copied = copied.saturating_add(bytes);
+            skb.control_mut().consumed = consumed.saturating_add(bytes);
+        }
+        if result.is_err() || bytes < left {
+            queue.push_front(skb);
+        }
+        result?;
+    }
+    Ok(())
+}

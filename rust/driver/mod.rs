@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver: what happens between AF_VSOCK's calls, the rules of [`proto`](crate::proto), and the
+//! device's queues.
+//!
+//! # Locks
+//!
+//! All of them are spinlocks that keep bottom halves away; none is held while memory of the user is
+//! touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
+//!
+//! 1. `Rx`: the receive queue and the buffers in it.
+//! 2. The spinlock of a socket's lock ([`VsockSock::own_or_defer`]).
+//! 3. `Tx`: the transmit queue and the packets that wait for room in it.
+//! 4. `Conn`: the state of one connection, its credit, what it has received.
+//! 5. A bucket of the table of connections.
+//!
+//! af_vsock's own table lock is innermost as well. Packets, sockets and pages are freed with none of
+//! the locks 3 to 5 held, since the last reference to a socket may go with them.
+//!
+//! # Who runs what
+//!
+//! Receiving and reclaiming sent packets are bottom halves. Requests for connections and events are
+//! handled in process context, as they allocate and take af_vsock's mutex. Sending happens in the
+//! call that sends.
+//!
+//! [`VsockSock::own_or_defer`]: crate::ext::net::vsock::VsockSock::own_or_defer
+
+#![deny(unsafe_code)]
+
+mod conn;
+mod device;
+mod event;
+mod packet;
+mod request;
+mod rx;
+mod stats;
+mod table;
+mod tap;
+mod transport;
+mod tx;
+
+pub(crate) use self::{
+    device::Driver,
+    table::Connections,
+    transport::VirtioTransport, //
+};

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets to be sent: a socket buffer with the header first, and who it is from.
+
+use super::conn::Conn;
+use crate::{
+    ext::{
+        mm::PageBlock,
+        net::{
+            msg::Msg,
+            skbuff::{
+                ControlBlock,
+                SkBuff, //
+            },
+            vsock::VsockSock, //
+        }, //
+    },
+    wire::{
+        Header,
+        HEADER_LEN, //
+    }, //
+};
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// The greatest payload of a packet in bytes: more makes some hosts reset the connection.
+const MAX_PAYLOAD: usize = 32 * 1024;
+
+/// Where a header speaks of credit: `buf_alloc` and `fwd_cnt`.
+const CREDIT_OFFSET: usize = 36;
+
+/// Payload up to this size is kept behind the header; more gets pages of its own.
+const LINEAR_MAX: usize = PAGE_SIZE;
+
+/// What a packet carries besides its bytes.
+///
+/// The sender is kept here, as its socket may by the time belong to another transport, or be gone.
+pub(super) struct Sent {
+    conn: Option<Arc<Conn>>,
+    payload: u32,
+    kind: Kind,
+    /// Monitors have seen it.
+    tapped: bool,
+}
+
+/// Why a packet is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A call asked for it.
+    Call,
+    /// It tells the peer of room.
+    CreditUpdate,
+    /// It answers a packet: the peer decides how many there are.
+    Reply,
+}
+
+impl ControlBlock for Sent {
+    fn header_len(&self) -> usize {
+        HEADER_LEN
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(conn) = &self.conn {
+            conn.taken_by_device(self.payload);
+        }
+    }
+}
+
+impl Sent {
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn conn(&self) -> Option<&Arc<Conn>> {
+        self.conn.as_ref()
+    }
+
+    /// Whether monitors have seen it; from now on they have.
+    pub(super) fn tap(&mut self) -> bool {
+        core::mem::replace(&mut self.tapped, true)
+    }
+}
+
+/// A packet to be sent.
+pub(super) type Packet = SkBuff<Sent>;
+
+/// Makes a packet without payload. Does not sleep.
+///
+/// With `conn`, the fields that speak of credit are filled in when it is sent.
+pub(super) fn control(header: &Header, conn: Option<Arc<Conn>>, kind: Kind) -> Result<Packet> {
+    let sent = Sent {
+        conn,
+        payload: 0,
+        kind,
+        tapped: false,
+    };
+    let mut packet = SkBuff::alloc(HEADER_LEN, GFP_ATOMIC, sent)?;
+    packet.put_slice(&header.to_bytes())?;
+    Ok(packet)
+}
+
+/// Makes a packet of up to `len` bytes of the user's, charged to `sk`; returns how many they are.
+///
+/// May sleep. The payload lies in one piece, and is of [`MAX_PAYLOAD`] bytes at the most: hosts are
+/// in use that cannot take anything else.
+///
+/// # Errors
+///
+/// - `ENOMEM`: no memory.
+/// - `EFAULT`: the user's memory cannot be read.
+pub(super) fn data(
+    mut header: Header,
+    conn: &Arc<Conn>,
+    sk: &VsockSock,
+    msg: &mut Msg,
+    len: usize,
+) -> Result<(Packet, usize)> {
+    let mut block = None;
+    let mut len = len.min(MAX_PAYLOAD);
+    if len > LINEAR_MAX {
+        match contiguous(len) {
+            Some(found) => block = Some(found),
+            // Memory is in pieces: so is the payload.
+            None => len = LINEAR_MAX,
+        }
+    }
+    let linear = if block.is_some() { 0 } else { len };
+    let payload = u32::try_from(len).map_err(|_| EINVAL)?;
+    let sent = Sent {
+        conn: None,
+        payload,
+        kind: Kind::Call,
+        tapped: false,
+    };
+    let mut packet = SkBuff::alloc(HEADER_LEN.saturating_add(linear), GFP_KERNEL, sent)?;
+    header.len = payload;
+    packet.put_slice(&header.to_bytes())?;
+    match block {
+        Some(block) => packet.add_msg(block, msg, len)?,
+        None => packet.put_msg(msg, len)?,
+    }
+    packet.charge_to(sk);
+    conn.given_to_device(payload);
+    packet.control_mut().conn = Some(conn.clone());
+    Ok((packet, len))
+}
+
+/// Fills in the fields of `packet` that speak of credit, as late as can be.
+pub(super) fn stamp(packet: &mut Packet) -> Result {
+    let Some(conn) = packet.control().conn.clone() else {
+        return Ok(());
+    };
+    let (buf_alloc, fwd_cnt) = conn.advertise();
+    packet.overwrite(CREDIT_OFFSET, &buf_alloc.to_le_bytes())?;
+    packet.overwrite(CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
+}
+
+/// A block of pages with room for `len` bytes.
+fn contiguous(len: usize) -> Option<PageBlock> {
+    let order = len.div_ceil(PAGE_SIZE).checked_next_power_of_two()?.ilog2();
+    PageBlock::alloc(order, GFP_KERNEL).ok()
+}

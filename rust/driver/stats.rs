@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters of what went wrong, since the module was loaded.
+
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $file:literal,)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug)]
+        pub(super) enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// All of them, with the names under which they are shown.
+            pub(super) const ALL: &'static [(Counter, &'static str)] =
+                &[$((Counter::$name, $file),)*];
+        }
+    };
+}
+
+counters! {
+    /// Packets that were received.
+    RxPackets = "rx_packets",
+    /// Bytes of payload that were received.
+    RxBytes = "rx_bytes",
+    /// Packets that were sent.
+    TxPackets = "tx_packets",
+    /// Used receive buffers that were shorter than a header, or than the header says (H2).
+    RxShort = "rx_short",
+    /// Packets with addresses that are none, or not ours.
+    BadAddress = "rx_bad_address",
+    /// Packets of an unknown kind, or that make no sense where the connection stands (H4).
+    BadOp = "rx_bad_op",
+    /// Packets that were answered by RST (C2, C3).
+    Refused = "rx_refused",
+    /// Connections that were reset, as their peers sent more than allowed or memory was lacking.
+    Overrun = "rx_overrun",
+    /// Replies that were dropped, as the host takes no packets (C6).
+    ReplyDropped = "tx_reply_dropped",
+    /// Events of the device.
+    Events = "events",
+}
+
+/// The counters, each by itself.
+pub(super) struct Stats([Atomic<u64>; Counter::ALL.len()]);
+
+/// The driver's counters.
+pub(super) static STATS: Stats = Stats([const { Atomic::new(0) }; Counter::ALL.len()]);
+
+impl Stats {
+    /// Counts one.
+    pub(super) fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts `n`.
+    pub(super) fn add(&self, counter: Counter, n: u32) {
+        if let Some(cell) = self.0.get(counter as usize) {
+            cell.add(u64::from(n), Relaxed);
+        }
+    }
+
+    /// The count so far.
+    pub(super) fn get(&self, counter: Counter) -> u64 {
+        self.0
+            .get(counter as usize)
+            .map_or(0, |cell| cell.load(Relaxed))
+    }
+}

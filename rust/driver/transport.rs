@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The transport: what AF_VSOCK calls, passed on to the connection.
+
+use super::{
+    conn::Conn,
+    device, //
+};
+use crate::{
+    ext::net::{
+        msg::Msg,
+        vsock::{
+            Addr,
+            OwnedSock,
+            SockType,
+            Transport,
+            VsockSock, //
+        }, //
+    },
+    wire::{
+        ShutdownFlags,
+        SocketType, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
+};
+
+/// Connections through the virtio socket device.
+pub(crate) struct VirtioTransport;
+
+/// What a socket's type is on the wire.
+pub(super) fn socket_type(ty: SockType) -> SocketType {
+    match ty {
+        SockType::Stream => SocketType::Stream,
+        SockType::Seqpacket => SocketType::Seqpacket,
+        SockType::Dgram => SocketType::Dgram,
+    }
+}
+
+/// The greatest buffer that a packet can speak of.
+fn buf_alloc(size: u64) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+impl Transport for VirtioTransport {
+    type Socket = Conn;
+
+    fn init(sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
+        let size = buf_alloc(sk.buffer_size());
+        sk.set_buffer_size(u64::from(size));
+        let table = crate::connections().ok_or(ENODEV)?;
+        Conn::new(socket_type(sk.sock_type()), size, table)
+    }
+
+    fn destruct(conn: Arc<Conn>) {
+        conn.destruct();
+    }
+
+    fn release(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) {
+        Arc::from(conn).release(sk);
+    }
+
+    fn deferred(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) {
+        Arc::from(conn).told(sk);
+    }
+
+    fn connect(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) -> Result {
+        let remote = sk.remote_addr();
+        if remote.cid == device::guest_cid() {
+            return Err(ENODEV);
+        }
+        Arc::from(conn).connect(sk.local_addr().port, remote)
+    }
+
+    fn cancel(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
+        Arc::from(conn).cancel();
+        Ok(())
+    }
+
+    fn stream_enqueue(
+        conn: ArcBorrow<'_, Conn>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
+        Arc::from(conn).enqueue(sk, msg, len)
+    }
+
+    fn stream_dequeue(
+        conn: ArcBorrow<'_, Conn>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+        peek: bool,
+    ) -> Result<usize> {
+        Arc::from(conn).dequeue(sk, msg, len, peek)
+    }
+
+    fn stream_has_data(conn: ArcBorrow<'_, Conn>) -> u32 {
+        conn.readable()
+    }
+
+    fn stream_has_space(conn: ArcBorrow<'_, Conn>) -> u32 {
+        conn.writable()
+    }
+
+    fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
+        sk.is_global()
+    }
+
+    fn notify_recv_pre_block(
+        conn: ArcBorrow<'_, Conn>,
+        _sk: &OwnedSock<'_>,
+        target: usize,
+    ) -> Result {
+        Arc::from(conn).before_read_sleep(u32::try_from(target).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    fn notify_send_pre_block(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
+        Arc::from(conn).before_write_sleep();
+        Ok(())
+    }
+
+    fn notify_set_rcvlowat(
+        conn: ArcBorrow<'_, Conn>,
+        _sk: &OwnedSock<'_>,
+        value: u32,
+    ) -> Result {
+        Arc::from(conn).before_read_sleep(value);
+        Ok(())
+    }
+
+    fn notify_buffer_size(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, size: u64) -> u64 {
+        let size = buf_alloc(size);
+        Arc::from(conn).set_buf_alloc(size);
+        u64::from(size)
+    }
+
+    fn unsent_bytes(conn: ArcBorrow<'_, Conn>) -> usize {
+        if conn.unsent() > 0 {
+            device::with(|device| device.want_sent());
+        }
+        conn.unsent()
+    }
+
+    fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, mode: u32) -> Result {
+        Arc::from(conn).shutdown(ShutdownFlags::from_raw(mode))
+    }
+
+    fn local_cid() -> u32 {
+        device::guest_cid()
+    }
+
+    fn has_remote_cid(_cid: u32) -> bool {
+        // Other guests are the host's to find (C9).
+        true
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Functions for what the networking headers offer inline only. */
+
+#include <linux/sched.h>
+
+#include "helpers.h"
+
+struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp)
+{
+	return alloc_skb(size, gfp);
+}
+
+void rvsock_helper_kfree_skb(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb)
+{
+	return skb_headlen(skb);
+}
+
+int rvsock_helper_skb_tailroom(const struct sk_buff *skb)
+{
+	return skb_tailroom(skb);
+}
+
+void rvsock_helper_skb_reserve(struct sk_buff *skb, int len)
+{
+	skb_reserve(skb, len);
+}
+
+unsigned int rvsock_helper_skb_nr_frags(const struct sk_buff *skb)
+{
+	return skb_shinfo(skb)->nr_frags;
+}
+
+struct page *rvsock_helper_skb_frag(const struct sk_buff *skb, unsigned int i,
+				    unsigned int *offset, unsigned int *len)
+{
+	const skb_frag_t *frag = &skb_shinfo(skb)->frags[i];
+
+	*offset = skb_frag_off(frag);
+	*len = skb_frag_size(frag);
+	return skb_frag_page(frag);
+}
+
+void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned int offset,
+				unsigned int len, unsigned int truesize)
+{
+	skb_add_rx_frag(skb, skb_shinfo(skb)->nr_frags, page, offset, len, truesize);
+}
+
+size_t rvsock_helper_msg_data_left(struct msghdr *msg)
+{
+	return msg_data_left(msg);
+}
+
+/* Takes a reference unless the last one is gone already. */
+bool rvsock_helper_sock_tryget(struct sock *sk)
+{
+	return refcount_inc_not_zero(&sk->sk_refcnt);
+}
+
+void rvsock_helper_sock_hold(struct sock *sk)
+{
+	sock_hold(sk);
+}
+
+void rvsock_helper_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+bool rvsock_helper_sock_flag(const struct sock *sk, enum sock_flags flag)
+{
+	return sock_flag(sk, flag);
+}
+
+void rvsock_helper_sock_set_flag(struct sock *sk, enum sock_flags flag)
+{
+	sock_set_flag(sk, flag);
+}
+
+/* Locks the spinlock of the socket's lock; nothing that runs under it may sleep. */
+void rvsock_helper_bh_lock_sock(struct sock *sk)
+{
+	local_bh_disable();
+	bh_lock_sock(sk);
+}
+
+void rvsock_helper_bh_unlock_sock(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+	local_bh_enable();
+}
+
+bool rvsock_helper_sock_owned_by_user(const struct sock *sk)
+{
+	return sock_owned_by_user_nocheck(sk);
+}
+
+/* The limit is the caller's: it never has more than one buffer in a backlog. */
+int rvsock_helper_sk_add_backlog(struct sock *sk, struct sk_buff *skb)
+{
+	return sk_add_backlog(sk, skb, UINT_MAX);
+}
+
+void rvsock_helper_sk_state_change(struct sock *sk)
+{
+	sk->sk_state_change(sk);
+}
+
+void rvsock_helper_sk_data_ready(struct sock *sk)
+{
+	sk->sk_data_ready(sk);
+}
+
+/*
+ * sock_def_write_space() wakes nobody while much memory is charged to the
+ * socket. Here it is credit that has come back, and a writer that waits for
+ * credit must not have to wait for the device to return its buffers as well.
+ */
+void rvsock_helper_sk_write_space(struct sock *sk)
+{
+	sk->sk_write_space(sk);
+
+	if (!sock_writeable(sk)) {
+		struct socket_wq *wq;
+
+		rcu_read_lock();
+		wq = rcu_dereference(sk->sk_wq);
+		if (skwq_has_sleeper(wq))
+			wake_up_interruptible_sync_poll(&wq->wait, EPOLLOUT | EPOLLWRNORM);
+		sk_wake_async_rcu(sk, SOCK_WAKE_SPACE, POLL_OUT);
+		rcu_read_unlock();
+	}
+}
+
+int rvsock_helper_sk_rcvlowat(const struct sock *sk)
+{
+	return sock_rcvlowat(sk, 0, INT_MAX);
+}
+
+int rvsock_helper_sk_state(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_state);
+}
+
+void rvsock_helper_sk_set_state(struct sock *sk, int state)
+{
+	WRITE_ONCE(sk->sk_state, state);
+}
+
+bool rvsock_helper_sk_acceptq_is_full(const struct sock *sk)
+{
+	return sk_acceptq_is_full(sk);
+}
+
+/* What connect() finds when it wakes; false when the socket has lost its file. */
+bool rvsock_helper_sk_mark_connected(struct sock *sk)
+{
+	if (!sk->sk_socket)
+		return false;
+	sk->sk_socket->state = SS_CONNECTED;
+	return true;
+}
+
+bool rvsock_helper_current_exiting(void)
+{
+	return current->flags & PF_EXITING;
+}
+
+bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk)
+{
+	return vsock_net_mode_global(vsk);
+}
+
+u32 rvsock_helper_vsock_peer_shutdown(const struct vsock_sock *vsk)
+{
+	return READ_ONCE(vsk->peer_shutdown);
+}
+
+void rvsock_helper_vsock_set_peer_shutdown(struct vsock_sock *vsk, u32 mask)
+{
+	WRITE_ONCE(vsk->peer_shutdown, mask);
+}

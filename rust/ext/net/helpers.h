@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Functions for what the networking headers offer inline only; read by C and by bindgen. */
+
+#ifndef RVSOCK_NET_HELPERS_H
+#define RVSOCK_NET_HELPERS_H
+
+#include <linux/skbuff.h>
+#include <linux/socket.h>
+#include <net/sock.h>
+#include <net/af_vsock.h>
+
+struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp);
+void rvsock_helper_kfree_skb(struct sk_buff *skb);
+unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb);
+int rvsock_helper_skb_tailroom(const struct sk_buff *skb);
+void rvsock_helper_skb_reserve(struct sk_buff *skb, int len);
+unsigned int rvsock_helper_skb_nr_frags(const struct sk_buff *skb);
+struct page *rvsock_helper_skb_frag(const struct sk_buff *skb, unsigned int i,
+				    unsigned int *offset, unsigned int *len);
+void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned int offset,
+				unsigned int len, unsigned int truesize);
+
+size_t rvsock_helper_msg_data_left(struct msghdr *msg);
+
+bool rvsock_helper_sock_tryget(struct sock *sk);
+void rvsock_helper_sock_hold(struct sock *sk);
+void rvsock_helper_sock_put(struct sock *sk);
+bool rvsock_helper_sock_flag(const struct sock *sk, enum sock_flags flag);
+void rvsock_helper_sock_set_flag(struct sock *sk, enum sock_flags flag);
+void rvsock_helper_bh_lock_sock(struct sock *sk);
+void rvsock_helper_bh_unlock_sock(struct sock *sk);
+bool rvsock_helper_sock_owned_by_user(const struct sock *sk);
+int rvsock_helper_sk_add_backlog(struct sock *sk, struct sk_buff *skb);
+void rvsock_helper_sk_state_change(struct sock *sk);
+void rvsock_helper_sk_data_ready(struct sock *sk);
+void rvsock_helper_sk_write_space(struct sock *sk);
+int rvsock_helper_sk_rcvlowat(const struct sock *sk);
+int rvsock_helper_sk_state(const struct sock *sk);
+void rvsock_helper_sk_set_state(struct sock *sk, int state);
+bool rvsock_helper_sk_acceptq_is_full(const struct sock *sk);
+bool rvsock_helper_sk_mark_connected(struct sock *sk);
+bool rvsock_helper_current_exiting(void);
+
+bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk);
+u32 rvsock_helper_vsock_peer_shutdown(const struct vsock_sock *vsk);
+void rvsock_helper_vsock_set_peer_shutdown(struct vsock_sock *vsk, u32 mask);
+
+#endif /* RVSOCK_NET_HELPERS_H */

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Messages between a socket call and user memory.
+//!
+//! C header: [`include/linux/socket.h`](srctree/include/linux/socket.h)
+
+use crate::ext::bindings;
+use kernel::types::Opaque;
+
+/// A `struct msghdr`: what `sendmsg()` or `recvmsg()` was given.
+///
+/// # Invariants
+///
+/// Valid for as long as it is borrowed, and used by the borrower alone.
+#[repr(transparent)]
+pub(crate) struct Msg(Opaque<bindings::msghdr>);
+
+impl Msg {
+    /// Wraps what a socket call was given.
+    ///
+    /// # Safety
+    ///
+    /// `msg` is valid for `'a`, with a valid `msg_iter`, and nobody else uses it meanwhile.
+    pub(super) unsafe fn from_raw<'a>(msg: *mut bindings::msghdr) -> &'a mut Msg {
+        // SAFETY: `Msg` is transparent to `struct msghdr`; the rest is required of the caller.
+        unsafe { &mut *msg.cast() }
+    }
+
+    /// The number of bytes of the user's memory that are left.
+    pub(crate) fn left(&self) -> usize {
+        // SAFETY: By the type invariant the message is valid.
+        unsafe { bindings::rvsock_helper_msg_data_left(self.0.get()) }
+    }
+
+    /// The flags, `MSG_*`.
+    pub(crate) fn flags(&self) -> u32 {
+        // SAFETY: By the type invariant the message is valid.
+        unsafe { (*self.0.get()).msg_flags }
+    }
+
+    pub(super) fn iter(&mut self) -> *mut bindings::iov_iter {
+        // SAFETY: By the type invariant the message is valid.
+        unsafe { &raw mut (*self.0.get()).msg_iter }
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! AF_VSOCK, as a transport sees it.
+//!
+//! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
+
+mod listener;
+mod socket;
+mod table;
+mod tap;
+mod transport;
+
+pub(crate) use self::{
+    listener::{
+        Child,
+        Listener,
+        Refused, //
+    },
+    socket::{
+        ConnectState,
+        OwnedSock,
+        VsockSock,
+        WeakSock, //
+    },
+    tap::{
+        deliver,
+        Tapped, //
+    },
+    transport::{
+        declare_vsock_transport,
+        Registration,
+        Role,
+        Table,
+        Transport, //
+    },
+};
+use crate::ext::bindings;
+
+/// `VMADDR_CID_ANY`: any CID, or none.
+pub(crate) const CID_ANY: u32 = u32::MAX;
+/// `VMADDR_CID_HOST`: the host.
+pub(crate) const CID_HOST: u32 = bindings::VMADDR_CID_HOST;
+
+/// An address: a context (a machine) and a port on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addr {
+    /// The context identifier.
+    pub(crate) cid: u32,
+    /// The port.
+    pub(crate) port: u32,
+}
+
+impl From<&bindings::sockaddr_vm> for Addr {
+    fn from(addr: &bindings::sockaddr_vm) -> Self {
+        Self {
+            cid: addr.svm_cid,
+            port: addr.svm_port,
+        }
+    }
+}
+
+/// The types of AF_VSOCK sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SockType {
+    /// `SOCK_STREAM`.
+    Stream,
+    /// `SOCK_SEQPACKET`.
+    Seqpacket,
+    /// `SOCK_DGRAM`.
+    Dgram,
+}

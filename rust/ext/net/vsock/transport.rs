@@ -1,0 +1,594 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transports: what carries AF_VSOCK sockets' data.
+//!
+//! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
+
+use super::{
+    Addr,
+    OwnedSock,
+    VsockSock,
+    WeakSock, //
+};
+use crate::ext::{
+    bindings,
+    error::NetError,
+    net::{
+        msg::Msg,
+        skbuff::SkBuff, //
+    }, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    error::{
+        from_result,
+        to_result, //
+    },
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::ForeignOwnable, //
+};
+
+/// A transport of connections.
+///
+/// Unless a function says otherwise it runs in process context, may sleep, and its socket is owned
+/// by the call that it serves (`lock_sock()`), as the [`OwnedSock`] shows. None of them is called
+/// before [`init`](Transport::init) nor after [`destruct`](Transport::destruct), except for those
+/// that are given no socket data.
+pub(crate) trait Transport: Sized + 'static {
+    /// What the transport keeps for each socket.
+    type Socket: AsRef<WeakSock> + Send + Sync + 'static;
+
+    /// Makes the data of a socket that this transport is going to serve.
+    ///
+    /// `listener` is where the connection came from, if it came. The data's [`WeakSock`] leads to
+    /// the socket once the function has returned.
+    fn init(sk: &OwnedSock<'_>, listener: Option<&VsockSock>) -> Result<Arc<Self::Socket>>;
+
+    /// The socket is served by this transport no longer, or is being freed.
+    ///
+    /// Any context; must not sleep. The data's [`WeakSock`] leads nowhere already.
+    fn destruct(data: Arc<Self::Socket>);
+
+    /// The socket is being closed, or connected by another transport.
+    fn release(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
+
+    /// The user call that [`own_or_defer`](VsockSock::own_or_defer) met has ended.
+    fn deferred(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
+
+    /// Starts to connect to the socket's remote address.
+    fn connect(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>) -> Result;
+
+    /// `connect()` has been given up: by a time-out or a signal.
+    fn cancel(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>) -> Result;
+
+    /// Sends what the peer and memory have room for, at most `len` bytes. Returns how many.
+    fn stream_enqueue(
+        data: ArcBorrow<'_, Self::Socket>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize>;
+
+    /// Hands received bytes to the user, at most `len`. Returns how many.
+    ///
+    /// With `peek` they stay to be read again.
+    fn stream_dequeue(
+        data: ArcBorrow<'_, Self::Socket>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+        peek: bool,
+    ) -> Result<usize>;
+
+    /// The number of bytes to read. Any context; must not sleep.
+    fn stream_has_data(data: ArcBorrow<'_, Self::Socket>) -> u32;
+
+    /// The number of bytes that the peer has room for. Must not sleep.
+    fn stream_has_space(data: ArcBorrow<'_, Self::Socket>) -> u32;
+
+    /// How many bytes a reader may wait for at once.
+    fn stream_rcvhiwat(sk: &OwnedSock<'_>) -> u64 {
+        sk.buffer_size()
+    }
+
+    /// Whether `sk` may connect to `remote` at all. No socket data may be expected.
+    fn stream_allow(sk: &VsockSock, remote: Addr) -> bool;
+
+    /// Whether `sk` may be a `SOCK_SEQPACKET` socket to `remote_cid`.
+    ///
+    /// No socket data may be expected.
+    fn seqpacket_allow(_sk: &VsockSock, _remote_cid: u32) -> bool {
+        false
+    }
+
+    /// A reader is about to wait until there are `target` bytes.
+    fn notify_recv_pre_block(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+        _target: usize,
+    ) -> Result {
+        Ok(())
+    }
+
+    /// A writer is about to wait for room.
+    fn notify_send_pre_block(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+    ) -> Result {
+        Ok(())
+    }
+
+    /// `SO_RCVLOWAT` is about to become `_value`.
+    fn notify_set_rcvlowat(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+        _value: u32,
+    ) -> Result {
+        Ok(())
+    }
+
+    /// `SO_VM_SOCKETS_BUFFER_SIZE` is about to become `size`; returns what it does become.
+    fn notify_buffer_size(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+        size: u64,
+    ) -> u64 {
+        size
+    }
+
+    /// The number of bytes that the device has not yet taken (`SIOCOUTQ`).
+    ///
+    /// The socket may not be owned.
+    fn unsent_bytes(data: ArcBorrow<'_, Self::Socket>) -> usize;
+
+    /// `shutdown()` of the directions in `mode`: `RCV_SHUTDOWN`, `SEND_SHUTDOWN`.
+    fn shutdown(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>, mode: u32) -> Result;
+
+    /// The CID of this machine, or [`CID_ANY`](super::CID_ANY) if there is none.
+    ///
+    /// Called under af_vsock's registration mutex: it must take no lock that is held while a
+    /// [`Registration`] is made or dropped.
+    fn local_cid() -> u32;
+
+    /// Whether a CID that is not the host's can be reached. As [`local_cid`](Self::local_cid).
+    fn has_remote_cid(_cid: u32) -> bool {
+        false
+    }
+}
+
+/// What a transport is registered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Connections from a guest to its host.
+    GuestToHost,
+}
+
+/// A transport that af_vsock knows, until this is dropped.
+pub(crate) struct Registration(&'static Table);
+
+impl Registration {
+    /// Registers `table`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `EBUSY`: there is a transport for this role.
+    /// - `EINTR`: a signal came.
+    pub(crate) fn new(table: &'static Table, role: Role) -> Result<Self> {
+        let features = match role {
+            Role::GuestToHost => bindings::VSOCK_TRANSPORT_F_G2H,
+        };
+        // SAFETY: The table is static, and names the module that holds it.
+        to_result(unsafe { bindings::vsock_core_register(&table.0, features as i32) })?;
+        Ok(Self(table))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: Registered in `new()`.
+        unsafe { bindings::vsock_core_unregister(&self.0 .0) };
+    }
+}
+
+/// The callbacks of a transport, in the form that af_vsock wants.
+#[repr(transparent)]
+pub(crate) struct Table(bindings::vsock_transport);
+
+// SAFETY: Nothing in it ever changes.
+unsafe impl Sync for Table {}
+
+impl Table {
+    /// The table of `T`, whose code is in `module`.
+    pub(crate) const fn new<T: Transport>(module: *mut bindings::module) -> Self {
+        Self(bindings::vsock_transport {
+            module,
+            init: Some(init::<T>),
+            destruct: Some(destruct::<T>),
+            release: Some(release::<T>),
+            cancel_pkt: Some(cancel_pkt::<T>),
+            connect: Some(connect::<T>),
+            dgram_bind: Some(dgram_bind),
+            dgram_dequeue: Some(dgram_dequeue),
+            dgram_enqueue: Some(dgram_enqueue),
+            dgram_allow: Some(dgram_allow),
+            stream_dequeue: Some(stream_dequeue::<T>),
+            stream_enqueue: Some(stream_enqueue::<T>),
+            stream_has_data: Some(stream_has_data::<T>),
+            stream_has_space: Some(stream_has_space::<T>),
+            stream_rcvhiwat: Some(stream_rcvhiwat::<T>),
+            stream_is_active: Some(stream_is_active),
+            stream_allow: Some(stream_allow::<T>),
+            seqpacket_dequeue: None,
+            seqpacket_enqueue: None,
+            seqpacket_allow: Some(seqpacket_allow::<T>),
+            seqpacket_has_data: None,
+            notify_poll_in: Some(notify_poll_in::<T>),
+            notify_poll_out: Some(notify_poll_out::<T>),
+            notify_recv_init: Some(notify_recv),
+            notify_recv_pre_block: Some(notify_recv_pre_block::<T>),
+            notify_recv_pre_dequeue: Some(notify_recv),
+            notify_recv_post_dequeue: Some(notify_recv_post_dequeue),
+            notify_send_init: Some(notify_send),
+            notify_send_pre_block: Some(notify_send_pre_block::<T>),
+            notify_send_pre_enqueue: Some(notify_send),
+            notify_send_post_enqueue: Some(notify_send_post_enqueue),
+            notify_buffer_size: Some(notify_buffer_size::<T>),
+            notify_set_rcvlowat: Some(notify_set_rcvlowat::<T>),
+            unsent_bytes: Some(unsent_bytes::<T>),
+            shutdown: Some(shutdown::<T>),
+            get_local_cid: Some(get_local_cid::<T>),
+            has_remote_cid: Some(has_remote_cid::<T>),
+            read_skb: Some(read_skb),
+            msgzerocopy_allow: None,
+        })
+    }
+
+    /// The table as C knows it.
+    pub(crate) fn as_raw(&'static self) -> &'static bindings::vsock_transport {
+        &self.0
+    }
+}
+
+/// Declares the static table of a transport, for a module's root.
+///
+/// The table's name is a symbol that tools look for in `/proc/kallsyms`.
+macro_rules! declare_vsock_transport {
+    ($(#[$attr:meta])* $name:ident: $transport:ty) => {
+        extern "C" {
+            static __this_module: ::kernel::types::Opaque<::kernel::bindings::module>;
+        }
+
+        $(#[$attr])*
+        #[no_mangle]
+        #[allow(non_upper_case_globals)]
+        pub(crate) static $name: $crate::ext::net::vsock::Table =
+            $crate::ext::net::vsock::Table::new::<$transport>(
+                (&raw const __this_module).cast_mut().cast(),
+            );
+    };
+}
+pub(crate) use declare_vsock_transport;
+
+/// The socket data of a callback.
+///
+/// # Safety
+///
+/// `vsk` is valid for `'a`, and [`init`] has set its data, which [`destruct`] has not taken.
+unsafe fn data<'a, T: Transport>(vsk: *mut bindings::vsock_sock) -> ArcBorrow<'a, T::Socket> {
+    // SAFETY: By the safety requirements the pointer is from `into_foreign()`.
+    unsafe { <Arc<T::Socket> as ForeignOwnable>::borrow((*vsk).trans.cast()) }
+}
+
+/// Calls `f` with the socket and its data.
+///
+/// # Safety
+///
+/// As [`data`]; besides, the caller runs in the call that owns the socket.
+pub(super) unsafe fn with<T: Transport, R>(
+    vsk: *mut bindings::vsock_sock,
+    f: impl FnOnce(ArcBorrow<'_, T::Socket>, &OwnedSock<'_>) -> R,
+) -> R {
+    // SAFETY: By the safety requirements.
+    let (data, sk) = unsafe { (data::<T>(vsk), OwnedSock::new(VsockSock::from_raw(vsk))) };
+    f(data, &sk)
+}
+
+// SAFETY: (of all callbacks) af_vsock calls them with a valid socket; those that take the socket's
+// data only after `init`, and before `destruct`, has been called; and those that use `with()` with
+// the socket locked by the call that they serve.
+
+unsafe extern "C" fn init<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    psk: *mut bindings::vsock_sock,
+) -> c_int {
+    // SAFETY: See above; the socket is locked, or known to nobody else.
+    let sk = unsafe { OwnedSock::new(VsockSock::from_raw(vsk)) };
+    // SAFETY: The parent is null or alive.
+    let parent = (!psk.is_null()).then(|| unsafe { VsockSock::from_raw(psk) });
+    from_result(|| {
+        let data = T::init(&sk, parent)?;
+        // SAFETY: `destruct` clears it, and runs before the socket's memory goes.
+        unsafe { data.as_ref().as_ref().set(&sk) };
+        // SAFETY: The socket is owned. The backlog function is reset in `destruct`.
+        unsafe {
+            data.as_ref()
+                .as_ref()
+                .save_backlog_rcv((*sk.sock()).sk_backlog_rcv);
+            (*sk.sock()).sk_backlog_rcv = Some(backlog_rcv::<T>);
+            (*vsk).trans = data.into_foreign().cast();
+        }
+        Ok(0)
+    })
+}
+
+unsafe extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
+    // SAFETY: See above; what `init` has put there is taken away, and nobody takes it twice.
+    let data = unsafe {
+        let trans = core::mem::replace(&mut (*vsk).trans, core::ptr::null_mut());
+        <Arc<T::Socket> as ForeignOwnable>::from_foreign(trans.cast())
+    };
+    let weak: &WeakSock = (*data).as_ref();
+    weak.clear();
+    // SAFETY: Either the socket is owned, or nobody can reach it any more.
+    unsafe { (*vsk).sk.sk_backlog_rcv = weak.backlog_rcv() };
+    T::destruct(data);
+}
+
+/// Works off what [`VsockSock::own_or_defer`] has put into the backlog.
+unsafe extern "C" fn backlog_rcv<T: Transport>(
+    sk: *mut bindings::sock,
+    skb: *mut bindings::sk_buff,
+) -> c_int {
+    // SAFETY: The backlog's buffer is ours.
+    drop(NonNull::new(skb).map(|skb| unsafe { SkBuff::from_raw(skb, ()) }));
+    // SAFETY: The owner works off the backlog; the function is set between `init` and `destruct`.
+    unsafe { with::<T, _>(sk.cast(), |data, sk| T::deferred(data, sk)) };
+    0
+}
+
+unsafe extern "C" fn release<T: Transport>(vsk: *mut bindings::vsock_sock) {
+    // SAFETY: See above.
+    unsafe { with::<T, _>(vsk, T::release) }
+}
+
+unsafe extern "C" fn cancel_pkt<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, T::cancel) }.map(|()| 0))
+}
+
+unsafe extern "C" fn connect<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, T::connect) }.map(|()| 0))
+}
+
+unsafe extern "C" fn dgram_bind(
+    _vsk: *mut bindings::vsock_sock,
+    _addr: *mut bindings::sockaddr_vm,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_dequeue(
+    _vsk: *mut bindings::vsock_sock,
+    _msg: *mut bindings::msghdr,
+    _len: usize,
+    _flags: c_int,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_enqueue(
+    _vsk: *mut bindings::vsock_sock,
+    _addr: *mut bindings::sockaddr_vm,
+    _msg: *mut bindings::msghdr,
+    _len: usize,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_allow(_vsk: *mut bindings::vsock_sock, _cid: u32, _port: u32) -> bool {
+    false
+}
+
+unsafe extern "C" fn stream_dequeue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+    flags: c_int,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    let peek = flags as u32 & bindings::MSG_PEEK != 0;
+    // SAFETY: See above.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::stream_dequeue(data, sk, msg, len, peek)) })
+}
+
+unsafe extern "C" fn stream_enqueue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    // SAFETY: See above.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::stream_enqueue(data, sk, msg, len)) })
+}
+
+/// A count or an errno, as C returns them.
+fn count(result: Result<usize>) -> isize {
+    match result {
+        Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
+        Err(error) => error.to_errno() as isize,
+    }
+}
+
+unsafe extern "C" fn stream_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+    // SAFETY: See above.
+    i64::from(T::stream_has_data(unsafe { data::<T>(vsk) }))
+}
+
+unsafe extern "C" fn stream_has_space<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+    // SAFETY: See above.
+    i64::from(T::stream_has_space(unsafe { data::<T>(vsk) }))
+}
+
+unsafe extern "C" fn stream_rcvhiwat<T: Transport>(vsk: *mut bindings::vsock_sock) -> u64 {
+    // SAFETY: See above.
+    unsafe { with::<T, _>(vsk, |_, sk| T::stream_rcvhiwat(sk)) }
+}
+
+unsafe extern "C" fn stream_is_active(_vsk: *mut bindings::vsock_sock) -> bool {
+    true
+}
+
+unsafe extern "C" fn stream_allow<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    cid: u32,
+    port: u32,
+) -> bool {
+    // SAFETY: See above.
+    T::stream_allow(unsafe { VsockSock::from_raw(vsk) }, Addr { cid, port })
+}
+
+unsafe extern "C" fn seqpacket_allow<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    remote_cid: u32,
+) -> bool {
+    // SAFETY: See above.
+    T::seqpacket_allow(unsafe { VsockSock::from_raw(vsk) }, remote_cid)
+}
+
+unsafe extern "C" fn notify_poll_in<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    target: usize,
+    ready: *mut bool,
+) -> c_int {
+    // SAFETY: See above.
+    let data = T::stream_has_data(unsafe { data::<T>(vsk) });
+    // SAFETY: The caller's variable.
+    unsafe { *ready = data as usize >= target };
+    0
+}
+
+unsafe extern "C" fn notify_poll_out<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    ready: *mut bool,
+) -> c_int {
+    // SAFETY: See above.
+    let space = T::stream_has_space(unsafe { data::<T>(vsk) });
+    // SAFETY: The caller's variable.
+    unsafe { *ready = space > 0 };
+    0
+}
+
+unsafe extern "C" fn notify_recv(
+    _vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_recv_pre_block<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    target: usize,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+        T::notify_recv_pre_block(data, sk, target)
+    };
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
+}
+
+unsafe extern "C" fn notify_recv_post_dequeue(
+    _vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    _copied: isize,
+    _data_read: bool,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_send_pre_block<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, T::notify_send_pre_block) }.map(|()| 0))
+}
+
+unsafe extern "C" fn notify_send(
+    _vsk: *mut bindings::vsock_sock,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_send_post_enqueue(
+    _vsk: *mut bindings::vsock_sock,
+    _written: isize,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_buffer_size<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    value: *mut u64,
+) {
+    // SAFETY: The caller's variable.
+    let value = unsafe { &mut *value };
+    // SAFETY: See above.
+    *value = unsafe { with::<T, _>(vsk, |data, sk| T::notify_buffer_size(data, sk, *value)) };
+}
+
+unsafe extern "C" fn notify_set_rcvlowat<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    value: c_int,
+) -> c_int {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+        T::notify_set_rcvlowat(data, sk, u32::try_from(value).unwrap_or(0))
+    };
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
+}
+
+unsafe extern "C" fn unsent_bytes<T: Transport>(vsk: *mut bindings::vsock_sock) -> isize {
+    // SAFETY: See above.
+    count(Ok(T::unsent_bytes(unsafe { data::<T>(vsk) })))
+}
+
+unsafe extern "C" fn shutdown<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    mode: c_int,
+) -> c_int {
+    let shutdown =
+        |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| T::shutdown(data, sk, mode as u32);
+    // SAFETY: See above.
+    from_result(|| unsafe { with::<T, _>(vsk, shutdown) }.map(|()| 0))
+}
+
+unsafe extern "C" fn get_local_cid<T: Transport>() -> u32 {
+    T::local_cid()
+}
+
+unsafe extern "C" fn has_remote_cid<T: Transport>(
+    _vsk: *mut bindings::vsock_sock,
+    cid: u32,
+) -> bool {
+    T::has_remote_cid(cid)
+}
+
+unsafe extern "C" fn read_skb(
+    _vsk: *mut bindings::vsock_sock,
+    _actor: bindings::skb_read_actor_t,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
