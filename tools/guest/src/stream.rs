@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use nix::sys::resource::{getrlimit, setrlimit, Resource};
+use nix::sys::{
+    resource::{getrlimit, setrlimit, Resource},
+    socket::Backlog,
+};
 use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 
 use crate::{pattern, probe::errno_name};
@@ -19,6 +22,8 @@ const STALL: Duration = Duration::from_secs(60);
 pub fn listen(port: u32) -> Result<VsockListener> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port)
         .with_context(|| format!("cannot listen on vsock port {port}"))?;
+    // The crate's backlog of 128 is too short for peers that connect as fast as they can.
+    nix::sys::socket::listen(&listener, Backlog::new(4096)?)?;
     println!("READY {port}");
     Ok(listener)
 }

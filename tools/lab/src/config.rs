@@ -1,0 +1,61 @@
+//! What the part of the lab that boots guests must know; a file, since it may run in another machine.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// The driver that a guest loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// The kernel's own modules, for comparison.
+    C,
+    /// This project's.
+    Rvsock,
+}
+
+impl Driver {
+    /// Its modules, in the order of loading.
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Driver::C => &["vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"],
+            Driver::Rvsock => &["rvsock"],
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::C => "c",
+            Driver::Rvsock => "rvsock",
+        }
+    }
+}
+
+/// What to do once the rig is up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Run these tests.
+    Tests(Vec<String>),
+    /// Show the driver at work.
+    Demo,
+    /// Measure both drivers, this many times each.
+    Bench { rounds: u32, quick: bool },
+    /// Boot a guest and do nothing else.
+    Probe,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inner {
+    pub job: Job,
+    pub driver: Driver,
+    pub kernel: PathBuf,
+    pub guest_initramfs: PathBuf,
+    /// Accelerator and CPU arguments of QEMU.
+    pub accelerator: Vec<String>,
+    /// Where rvtest, vsock_test and the others are on this side.
+    pub programs: PathBuf,
+    pub scratch: PathBuf,
+    pub events: PathBuf,
+}

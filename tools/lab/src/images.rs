@@ -1,0 +1,130 @@
+//! What the machines boot: the guest's file system, and that of the host VM, from the toolchain, the kernel and the build.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{ensure, Context, Result};
+
+use crate::{
+    config::{Driver, Inner},
+    initramfs::{Initramfs, Modules},
+};
+
+/// Where everything lies; scripts/enter says it through the environment.
+pub struct Places {
+    pub checkout: PathBuf,
+    pub cache: PathBuf,
+}
+
+const PROGRAMS: &[&str] = &["vsock_test", "vsock_diag_test", "vsock_perf"];
+
+impl Places {
+    pub fn from_environment() -> Result<Self> {
+        let get = |name: &str| -> Result<PathBuf> {
+            Ok(std::env::var_os(name).with_context(|| format!("{name} is not set: start this through 'make' or scripts/lab"))?.into())
+        };
+        Ok(Self { checkout: get("RVSOCK_CHECKOUT")?, cache: get("RVSOCK_CACHE")? })
+    }
+
+    pub fn kernel(&self) -> PathBuf {
+        self.cache.join("kernel/vmlinuz")
+    }
+
+    fn modules(&self) -> Modules {
+        Modules::new(self.cache.join("kernel/modules"))
+    }
+
+    pub fn driver(&self) -> PathBuf {
+        self.checkout.join("rust/rvsock.ko")
+    }
+
+    /// A program of this workspace, as cargo built it.
+    pub fn built(&self, name: &str) -> PathBuf {
+        self.cache.join("target/x86_64-unknown-linux-gnu/release").join(name)
+    }
+
+    pub fn images(&self) -> Result<PathBuf> {
+        let dir = self.cache.join("images");
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// The programs that tests run on this side, gathered in one folder.
+    pub fn programs(&self) -> Result<PathBuf> {
+        let dir = self.images()?.join("programs");
+        fs::create_dir_all(&dir)?;
+        for (name, from) in self.program_files() {
+            copy_if_new(&from, &dir.join(name))?;
+        }
+        Ok(dir)
+    }
+
+    fn program_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let tests = PROGRAMS.iter().map(|n| (*n, self.cache.join("selftests").join(n)));
+        tests.chain([("rvtest", self.built("rvtest"))]).filter(|(_, from)| from.exists()).collect()
+    }
+
+    /// The guest's file system: drivers of both kinds are there, and none is loaded.
+    pub fn guest(&self) -> Result<PathBuf> {
+        let mut fs = Initramfs::new(include_str!("init-guest.sh"))?;
+        let modules = self.modules();
+        let base = modules.with_dependencies(&["virtio_net", "vsock", "vsock_diag"])?;
+        let drivers = modules.with_dependencies(Driver::C.modules())?;
+        let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
+        fs.file("modules/order", 0o644, order.join(" ").as_bytes());
+        for (name, bytes) in base.iter().chain(&drivers) {
+            fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
+        }
+        if self.driver().exists() {
+            fs.file("modules/rvsock.ko", 0o644, &fs::read(self.driver())?);
+        }
+        for (name, from) in self.program_files() {
+            fs.program(from, &format!("bin/{name}"))?;
+        }
+        fs.program_with_libraries("/usr/bin/socat")?;
+        let image = self.images()?.join("guest.cpio");
+        fs.write(&image)?;
+        Ok(image)
+    }
+
+    /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
+    pub fn host(&self, config: &Inner, guest: &Path) -> Result<PathBuf> {
+        let mut fs = Initramfs::new(include_str!("init-host.sh"))?;
+        let modules = self.modules().with_dependencies(&["kvm-amd", "vhost_vsock", "vsock_diag"])?;
+        let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
+        fs.file("modules/order", 0o644, order.join(" ").as_bytes());
+        for (name, bytes) in &modules {
+            fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
+        }
+        fs.program_with_libraries("/usr/bin/qemu-system-x86_64")?;
+        for firmware in ["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin"] {
+            let from = Path::new("/usr/share").join(firmware);
+            ensure!(from.exists(), "QEMU's firmware {} is missing", from.display());
+            fs.program(&from, &format!("usr/share/{firmware}"))?;
+        }
+        for (name, from) in self.program_files() {
+            fs.program(from, &format!("bin/{name}"))?;
+        }
+        fs.program(self.built("lab"), "bin/lab")?;
+        fs.program(self.kernel(), "guest/vmlinuz")?;
+        fs.program(guest, "guest/initramfs")?;
+        fs.file("lab.json", 0o644, &serde_json::to_vec(config)?);
+        let image = self.images()?.join("host.cpio");
+        fs.write(&image)?;
+        Ok(image)
+    }
+}
+
+fn copy_if_new(from: &Path, to: &Path) -> Result<()> {
+    let new = match (fs::metadata(from), fs::metadata(to)) {
+        (Ok(from), Ok(to)) => from.modified()? > to.modified()? || from.len() != to.len(),
+        _ => true,
+    };
+    if new {
+        let _ = fs::remove_file(to);
+        fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+#!/bin/sh
+# The guest's first program: what tests need, and the agent that runs them. No vsock transport is loaded here.
+/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
+/bin/busybox --install -s
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmp /tmp
+mount -t tracefs trace /sys/kernel/tracing
+mount -t debugfs debug /sys/kernel/debug
+for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
+ifconfig lo 127.0.0.1 up
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.2
+# An NMI from the monitor asks a silent guest where it is.
+echo 1 > /proc/sys/kernel/unknown_nmi_panic
+echo 30 > /proc/sys/kernel/hung_task_timeout_secs
+case $(cat /proc/cmdline) in
+*rvsock.shell*)
+	echo "rvsock: this guest is yours; 'rvtest help' and 'socat' are here; leave with 'poweroff -f'"
+	setsid cttyhack sh
+	poweroff -f ;;
+esac
+rvtest agent --port 9000
+echo "rvsock: the agent ended"
+poweroff -f

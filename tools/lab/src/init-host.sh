@@ -1,0 +1,17 @@
+#!/bin/sh
+# The first program of the host VM, which runs KVM and vhost-vsock for the guests: hands over to the lab.
+/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
+/bin/busybox --install -s
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmp /tmp
+mount -t tracefs trace /sys/kernel/tracing
+mount -t debugfs debug /sys/kernel/debug
+for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
+ifconfig lo 127.0.0.1 up
+ulimit -n 65536
+lab inner /lab.json
+echo "rvsock: the lab ended with $?"
+poweroff -f

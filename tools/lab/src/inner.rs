@@ -1,0 +1,33 @@
+//! The part of the lab that has KVM and vhost-vsock: on this machine, or in the host VM. It boots the guests.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    config::{Inner, Job},
+    events::{Event, Events},
+    session::Session,
+    suites,
+};
+
+pub fn run(config: &Path) -> Result<()> {
+    let text = std::fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
+    let config: Inner = serde_json::from_slice(&text).context("the lab's configuration")?;
+    std::fs::create_dir_all(&config.scratch)?;
+    let events = Arc::new(Events::to(&config.events)?);
+    let job = config.job.clone();
+    let mut session = Session::new(config, events.clone());
+    let outcome = match job {
+        Job::Tests(wanted) => suites::run(&mut session, &wanted),
+        Job::Probe => session.ensure_guest(),
+        Job::Demo => crate::demo::run(&mut session),
+        Job::Bench { rounds, quick } => crate::bench::run(&mut session, rounds, quick),
+    };
+    drop(session);
+    if let Err(e) = &outcome {
+        events.note(format!("the run in the rig ended early: {e:#}"));
+    }
+    events.send(Event::Done);
+    outcome
+}

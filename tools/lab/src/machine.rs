@@ -1,0 +1,159 @@
+//! One virtual machine: its emulator, its console, its monitor; and how to tell a dead rig from a dead guest.
+
+use std::{
+    fmt,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+use crate::{events::Events, serial::Serial};
+
+/// The emulator failed, not what runs in it: the only failure that may be tried again.
+#[derive(Debug)]
+pub struct RigDied(pub String);
+
+impl fmt::Display for RigDied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the rig died: {}", self.0)
+    }
+}
+
+impl std::error::Error for RigDied {}
+
+/// What to boot.
+pub struct Spec {
+    pub name: String,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub append: String,
+    pub memory_mib: u32,
+    /// Accelerator, CPU, machine type and devices.
+    pub arguments: Vec<String>,
+    pub scratch: PathBuf,
+}
+
+pub struct Machine {
+    pub name: String,
+    pub serial: Arc<Serial>,
+    child: Child,
+    monitor: PathBuf,
+}
+
+impl Machine {
+    pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
+        let monitor = spec.scratch.join(format!("{}.qmp", spec.name));
+        let _ = std::fs::remove_file(&monitor);
+        let mut child = Command::new("qemu-system-x86_64")
+            .args(&spec.arguments)
+            .args(["-m", &spec.memory_mib.to_string()])
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()))
+            .arg("-kernel").arg(&spec.kernel)
+            .arg("-initrd").arg(&spec.initramfs)
+            .args(["-append", &format!("console=ttyS0 {}", spec.append)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start qemu-system-x86_64")?;
+        let (console, emulator) = (child.stdout.take(), child.stderr.take());
+        let serial = Serial::follow(
+            &spec.name,
+            console.context("no console pipe")?,
+            emulator.context("no pipe for the emulator's messages")?,
+            events,
+        );
+        Ok(Self { name: spec.name.clone(), serial, child, monitor })
+    }
+
+    pub fn running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for the emulator to end by itself.
+    pub fn wait_end(&mut self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        while self.running() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends one command to the monitor and gives its answer.
+    pub fn monitor(&self, command: &str, arguments: Value) -> Result<Value> {
+        let stream = UnixStream::connect(&self.monitor).context("the emulator's monitor does not answer")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        lines.next().context("no greeting from the monitor")??;
+        for (name, arguments) in [("qmp_capabilities", json!({})), (command, arguments)] {
+            let mut line = serde_json::to_vec(&json!({ "execute": name, "arguments": arguments }))?;
+            line.push(b'\n');
+            (&stream).write_all(&line)?;
+            loop {
+                let answer: Value = serde_json::from_str(&lines.next().context("the monitor hung up")??)?;
+                if let Some(error) = answer.get("error") {
+                    bail!("monitor command {name}: {error}");
+                }
+                if let Some(value) = answer.get("return") {
+                    if name == command {
+                        return Ok(value.clone());
+                    }
+                    break;
+                }
+            }
+        }
+        bail!("the monitor did not answer {command}")
+    }
+
+    /// Finds out why a machine fell silent. `Err(RigDied)`: the emulator's fault; otherwise the words to fail with.
+    pub fn diagnose(&mut self, mark: usize) -> Result<String, RigDied> {
+        // What the console still has to say comes through a pipe.
+        std::thread::sleep(Duration::from_millis(300));
+        if let Some(complaint) = self.serial.complaints_since(mark).into_iter().find(|l| !l.starts_with("qemu: ")) {
+            return Ok(format!("its kernel said: {}", complaint.trim()));
+        }
+        if let Some(line) = self.serial.rig_failure() {
+            return Err(RigDied(line));
+        }
+        if !self.running() {
+            let last = self.serial.since(0).last().cloned().unwrap_or_default();
+            return Err(RigDied(format!("QEMU of {} ended without a word from its kernel; the last line: {last}", self.name)));
+        }
+        // A guest that still runs answers an NMI with a panic (the init script asked for that) or at least a line.
+        let before = self.serial.mark();
+        if let Err(e) = self.monitor("inject-nmi", json!({})) {
+            return Err(RigDied(format!("QEMU of {} is stuck: {e:#}", self.name)));
+        }
+        for _ in 0..40 {
+            std::thread::sleep(Duration::from_millis(500));
+            if self.serial.mark() > before {
+                std::thread::sleep(Duration::from_secs(2));
+                return Ok("it fell silent, though its processors run: see its log for where they were when an NMI came".into());
+            }
+        }
+        let status = self.monitor("query-status", json!({})).unwrap_or_default();
+        Err(RigDied(format!("{} stands still, even for an NMI (QEMU says {status})", self.name)))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,103 @@
+//! The lab: boots machines, runs the suites in and against them, shows and measures the driver.
+
+mod bench;
+mod config;
+mod demo;
+mod events;
+mod images;
+mod initramfs;
+mod inner;
+mod machine;
+mod outer;
+mod process;
+mod report;
+mod rig;
+mod serial;
+mod session;
+mod suites;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use config::Driver;
+
+/// Boots guests with the driver and shows, tests or measures it.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+pub struct Choice {
+    /// The driver in the guest
+    #[arg(long, value_enum, default_value = "rvsock")]
+    pub driver: Driver,
+    /// Run only the tests whose name contains this; may be given several times
+    #[arg(long)]
+    pub filter: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything that must hold
+    Test {
+        #[command(flatten)]
+        choice: Choice,
+        /// Only say which tests there are
+        #[arg(long)]
+        list: bool,
+    },
+    /// Run the guests' suites again and again
+    Soak {
+        #[command(flatten)]
+        choice: Choice,
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
+    /// Show the driver at work
+    Demo {
+        #[arg(long, value_enum, default_value = "rvsock")]
+        driver: Driver,
+    },
+    /// Measure the C driver and this one in turn
+    Bench {
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Short cells: to see that it works
+        #[arg(long)]
+        quick: bool,
+    },
+    /// An interactive guest
+    Shell {
+        #[arg(long, value_enum, default_value = "rvsock")]
+        driver: Driver,
+    },
+    /// The part that runs where KVM is
+    #[command(hide = true)]
+    Inner { config: PathBuf },
+}
+
+fn run() -> Result<bool> {
+    match Cli::parse().command {
+        Command::Test { choice, list: true } => outer::list(&choice).map(|()| true),
+        Command::Test { choice, list: false } => outer::test(&choice),
+        Command::Soak { choice, rounds } => outer::soak(&choice, rounds),
+        Command::Demo { driver } => outer::demo(driver),
+        Command::Bench { rounds, quick } => outer::bench(rounds, quick),
+        Command::Shell { driver } => outer::shell(driver),
+        Command::Inner { config } => inner::run(&config).map(|()| true),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("lab: error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

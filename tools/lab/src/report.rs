@@ -1,0 +1,86 @@
+//! Counts results and shows them: one line per test, and a summary that no missing test can slip through.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::events::Event;
+
+pub struct Report {
+    expected: Vec<String>,
+    results: BTreeMap<String, Option<String>>,
+    bar: ProgressBar,
+    logs: PathBuf,
+}
+
+impl Report {
+    pub fn new(expected: Vec<String>, logs: &Path) -> Self {
+        // Hidden by itself where there is no terminal.
+        let bar = ProgressBar::new(expected.len() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { expected, results: BTreeMap::new(), bar, logs: logs.to_owned() }
+    }
+
+    pub fn say(&self, text: &str) {
+        self.bar.suspend(|| {
+            println!("{text}");
+            let _ = std::io::stdout().flush();
+        });
+    }
+
+    pub fn busy(&self, with: &str) {
+        self.bar.set_message(with.to_owned());
+        if !std::io::stderr().is_terminal() && with.ends_with("...") {
+            self.say(&format!("      {with}"));
+        }
+    }
+
+    pub fn end(&mut self, test: &str, seconds: f64, why: Option<String>) {
+        match &why {
+            None => self.say(&format!("ok    {test} ({seconds:.1} s)")),
+            Some(why) => self.say(&format!("FAIL  {test} ({seconds:.1} s)\n      {why}")),
+        }
+        self.results.insert(test.to_owned(), why);
+        self.bar.set_position(self.results.len() as u64);
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        match event {
+            Event::Start { test } => self.busy(test),
+            Event::End { test, seconds, why } => self.end(test, *seconds, why.clone()),
+            Event::Note { text } => self.say(&format!("note  {text}")),
+            Event::Log { .. } | Event::Measure { .. } | Event::Done => {}
+        }
+    }
+
+    /// Of `tests`, those without a result yet.
+    pub fn missing(&self, tests: &[String]) -> Vec<String> {
+        tests.iter().filter(|t| !self.results.contains_key(*t)).cloned().collect()
+    }
+
+    /// Prints the summary; true when everything that was expected ran and passed.
+    pub fn finish(mut self) -> bool {
+        for test in self.missing(&self.expected) {
+            self.end(&test, 0.0, Some("it was expected and did not run".into()));
+        }
+        self.bar.finish_and_clear();
+        let failed: BTreeSet<_> = self.results.iter().filter(|(_, why)| why.is_some()).map(|(test, _)| test).collect();
+        if !failed.is_empty() {
+            println!("failed:");
+            for test in &failed {
+                println!("  {test}");
+            }
+        }
+        println!("logs: {}", self.logs.display());
+        println!("{} passed, {} failed", self.results.len() - failed.len(), failed.len());
+        failed.is_empty()
+    }
+}

@@ -1,0 +1,202 @@
+//! Runs the inner part of the lab where KVM and vhost-vsock are: here if they work here, else in an emulated host VM.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::{
+    config::{Driver, Inner, Job},
+    events::{Event, Events},
+    images::Places,
+    machine::{Machine, Spec},
+    serial,
+};
+
+/// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software.
+const NESTED: &[&str] = &[
+    "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "EPYC,+svm,+npt,-xsavec,-xsaves", "-M", "q35",
+];
+const DIRECT: &[&str] = &["-accel", "kvm", "-cpu", "host"];
+
+pub struct Rig {
+    places: Places,
+    pub logs: PathBuf,
+    direct: bool,
+    /// Complaints of the host VM's own kernel.
+    pub complaints: Vec<String>,
+}
+
+enum Running {
+    Nested(Machine),
+    Direct(Child),
+}
+
+impl Running {
+    fn alive(&mut self) -> bool {
+        match self {
+            Running::Nested(machine) => machine.running(),
+            Running::Direct(child) => matches!(child.try_wait(), Ok(None)),
+        }
+    }
+
+    fn kill(&mut self) {
+        match self {
+            Running::Nested(machine) => machine.kill(),
+            Running::Direct(child) => drop(child.kill().and_then(|()| child.wait())),
+        }
+    }
+}
+
+impl Rig {
+    /// Finds out which rig this machine allows. KVM is believed only after a guest has booted on it.
+    pub fn new(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
+        let mut rig = Self { places, logs: logs.to_owned(), direct: false, complaints: Vec::new() };
+        let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
+        if usable("/dev/kvm") && usable("/dev/vhost-vsock") {
+            rig.direct = true;
+            let mut up = false;
+            let probe = rig.run(Job::Probe, driver, Duration::from_secs(40), &mut |event| {
+                up |= matches!(event, Event::Done);
+            });
+            rig.direct = probe.is_ok() && up;
+            rig.complaints.clear();
+        }
+        Ok(rig)
+    }
+
+    pub fn describe(&self) -> &'static str {
+        if self.direct {
+            "guests run on this machine's KVM and vhost-vsock"
+        } else {
+            "no working KVM with /dev/vhost-vsock here: guests run in an emulated host VM (slow, and as real)"
+        }
+    }
+
+    /// Runs a job and hands its events over as they come. An error means that the rig itself failed.
+    pub fn run(&mut self, job: Job, driver: Driver, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        let guest = self.places.guest()?;
+        let file = self.logs.join("events.jsonl");
+        let _ = fs::remove_file(&file);
+        File::create(&file)?;
+        let host_log = Arc::new(Events::to(&self.logs.join("host-vm.jsonl"))?);
+        let mut running = if self.direct {
+            let scratch = self.logs.join("scratch");
+            fs::create_dir_all(&scratch)?;
+            let config = Inner {
+                job,
+                driver,
+                kernel: self.places.kernel(),
+                guest_initramfs: guest,
+                accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+                programs: self.places.programs()?,
+                scratch: scratch.clone(),
+                events: file.clone(),
+            };
+            let path = scratch.join("lab.json");
+            fs::write(&path, serde_json::to_vec(&config)?)?;
+            Running::Direct(
+                Command::new(std::env::current_exe()?).arg("inner").arg(&path).stdin(Stdio::null()).spawn().context("cannot start the inner lab")?,
+            )
+        } else {
+            let config = Inner {
+                job,
+                driver,
+                kernel: "/guest/vmlinuz".into(),
+                guest_initramfs: "/guest/initramfs".into(),
+                accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+                programs: "/bin".into(),
+                scratch: "/tmp".into(),
+                events: "/dev/vport0p1".into(),
+            };
+            let image = self.places.host(&config, &guest)?;
+            let mut arguments: Vec<String> = NESTED.iter().map(|s| s.to_string()).collect();
+            arguments.extend([
+                "-device".into(), "virtio-serial-pci".into(),
+                "-chardev".into(), format!("file,id=events,path={}", file.display()),
+                "-device".into(), "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
+            ]);
+            let spec = Spec {
+                name: "host-vm".into(),
+                kernel: self.places.kernel(),
+                initramfs: image,
+                append: "rdinit=/init panic=-1 mitigations=off".into(),
+                memory_mib: 4096,
+                arguments,
+                scratch: std::env::temp_dir(),
+            };
+            Running::Nested(Machine::boot(&spec, host_log)?)
+        };
+        let outcome = self.follow(&mut running, &file, silence, on_event);
+        if let Running::Nested(machine) = &mut running {
+            machine.wait_end(Duration::from_secs(15));
+            std::thread::sleep(Duration::from_millis(200));
+            fs::write(self.logs.join("host-vm.log"), machine.serial.since(0).join("\n") + "\n")?;
+            self.complaints.extend(machine.serial.complaints_since(0).into_iter().filter(|l| !l.starts_with("qemu: ")));
+        }
+        running.kill();
+        let _ = fs::remove_file(self.logs.join("host-vm.jsonl"));
+        outcome
+    }
+
+    fn follow(&self, running: &mut Running, file: &Path, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+        let mut reader = BufReader::new(File::open(file)?);
+        let (mut line, mut heard) = (String::new(), Instant::now());
+        loop {
+            let ended = !running.alive();
+            while reader.read_line(&mut line)? > 0 {
+                if !line.ends_with('\n') {
+                    break;
+                }
+                heard = Instant::now();
+                let event: Event = serde_json::from_str(&line).with_context(|| format!("an event that cannot be read: {line}"))?;
+                line.clear();
+                if let Event::Log { file, line } = &event {
+                    self.keep(file, line)?;
+                }
+                on_event(&event);
+                if matches!(event, Event::Done) {
+                    return Ok(());
+                }
+            }
+            if ended {
+                let last = match running {
+                    Running::Nested(machine) => machine.serial.since(0).last().cloned().unwrap_or_default(),
+                    Running::Direct(_) => String::new(),
+                };
+                bail!("the rig ended before its job was done; its last line: {last}");
+            }
+            ensure!(heard.elapsed() < silence, "the rig said nothing for {silence:?}");
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    }
+
+    fn keep(&self, name: &str, line: &str) -> Result<()> {
+        let path = self.logs.join(format!("{name}.log"));
+        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(writeln!(file, "{line}")?)
+    }
+
+    /// Searches every kept log for complaints: the second look, which misses nothing that came between two tests.
+    pub fn complaints_in_logs(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.logs)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "log") {
+                let text = fs::read(&path)?;
+                for line in String::from_utf8_lossy(&text).lines().filter(|l| !l.starts_with("qemu: ")) {
+                    if serial::is_complaint(line) {
+                        found.push(format!("{}: {}", path.file_name().unwrap_or_default().to_string_lossy(), line.trim()));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}

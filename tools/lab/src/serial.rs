@@ -1,0 +1,149 @@
+//! A machine's serial log: kept whole, streamed on, and searched for everything that a kernel complains about.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    sync::{Arc, Condvar, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::events::Events;
+
+/// Words by which a kernel says that something is wrong. Any of them in any serial log is a failure.
+const COMPLAINTS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops",
+    "Kernel panic",
+    "rust_kernel: panicked",
+    "panicked at",
+    "KASAN",
+    "UBSAN",
+    "KCSAN",
+    "KFENCE",
+    "lockdep",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "sleeping function called",
+    "scheduling while atomic",
+    "bad unlock balance",
+    "held lock freed",
+    "hung_task",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "self-detected stall",
+    "detected stalls",
+    "kmemleak",
+    "refcount_t",
+    "list_add corruption",
+    "list_del corruption",
+    "Call Trace",
+    "general protection fault",
+    "unable to handle",
+    "page allocation failure",
+    "Out of memory",
+    "unregister_netdevice: waiting",
+];
+
+/// Lines that hold such a word and mean no harm: what the kernel says of itself at boot.
+const HARMLESS: &[&str] = &[
+    "kmemleak: Kernel memory leak detector initialized",
+    "kmemleak: Automatic memory scanning thread started",
+    "KASAN shadow",
+    "KernelAddressSanitizer initialized",
+    "Lock dependency validator",
+    "running lockdep",
+];
+
+/// Words by which the emulator says that it failed, and not the guest.
+pub const RIG_FAILURES: &[&str] = &["KVM internal error", "kvm run failed", "qemu: fatal", "KVM: entry failed"];
+
+pub fn is_complaint(line: &str) -> bool {
+    COMPLAINTS.iter().any(|word| line.contains(word)) && !HARMLESS.iter().any(|word| line.contains(word))
+}
+
+pub struct Serial {
+    lines: Mutex<Vec<String>>,
+    arrived: Condvar,
+}
+
+impl Serial {
+    /// Follows the machine's console (and its emulator's messages) until both end.
+    pub fn follow(
+        name: &str,
+        console: impl Read + Send + 'static,
+        emulator: impl Read + Send + 'static,
+        events: Arc<Events>,
+    ) -> Arc<Self> {
+        let serial = Arc::new(Self { lines: Mutex::default(), arrived: Condvar::new() });
+        for (prefix, pipe) in [("", Box::new(console) as Box<dyn Read + Send>), ("qemu: ", Box::new(emulator))] {
+            let (serial, events, name) = (serial.clone(), events.clone(), name.to_owned());
+            thread::spawn(move || {
+                let mut reader = BufReader::new(pipe);
+                let mut bytes = Vec::new();
+                while let Ok(1..) = reader.read_until(b'\n', &mut bytes) {
+                    let line = format!("{prefix}{}", String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']));
+                    events.log(&name, &line);
+                    serial.lock().push(line);
+                    serial.arrived.notify_all();
+                    bytes.clear();
+                }
+            });
+        }
+        serial
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A place in the log, for `since`.
+    pub fn mark(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn since(&self, mark: usize) -> Vec<String> {
+        self.lock()[mark..].to_vec()
+    }
+
+    pub fn complaints_since(&self, mark: usize) -> Vec<String> {
+        self.since(mark).into_iter().filter(|l| is_complaint(l)).collect()
+    }
+
+    pub fn rig_failure(&self) -> Option<String> {
+        self.lock().iter().find(|l| RIG_FAILURES.iter().any(|w| l.contains(w))).cloned()
+    }
+
+    /// Waits for a line with `text` after `mark`.
+    pub fn wait_for(&self, mark: usize, text: &str, timeout: Duration) -> Option<String> {
+        let deadline = Instant::now() + timeout;
+        let mut lines = self.lock();
+        loop {
+            if let Some(line) = lines[mark..].iter().find(|l| l.contains(text)) {
+                return Some(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            lines = self.arrived.wait_timeout(lines, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_told_from_boot_messages() {
+        assert!(is_complaint("[    1.0] WARNING: CPU: 0 PID: 1 at net/core/sock.c:1"));
+        assert!(is_complaint("[    1.0] refcount_t: underflow; use-after-free."));
+        assert!(!is_complaint("[    1.0] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., lockdep"));
+        assert!(!is_complaint("[    1.0] rvsock: loading out-of-tree module taints kernel."));
+    }
+}

@@ -1,0 +1,242 @@
+//! A guest under test: booted when first needed, with a driver loaded, and booted anew after a failure.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::{
+    config::{Driver, Inner},
+    events::Events,
+    machine::{Machine, RigDied, Spec},
+    process::Process,
+};
+
+pub const GUEST_CID: u32 = 3;
+pub const HOST_CID: u32 = 2;
+/// TCP ports on this side that lead into the guest: the agent's, and that of vsock_test's control connection.
+const AGENT: u16 = 19000;
+const CONTROL_FORWARDED: u16 = 19001;
+/// The port of vsock_test's control connection where its server runs.
+pub const CONTROL: u16 = 12345;
+
+/// Where a program of a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Guest,
+    Host,
+}
+
+impl Side {
+    /// The address and port by which a client on this side reaches a control server on the other.
+    pub fn control_of_other(self) -> (&'static str, u16) {
+        match self {
+            Side::Guest => ("10.0.2.2", CONTROL),
+            Side::Host => ("127.0.0.1", CONTROL_FORWARDED),
+        }
+    }
+
+    pub fn other(self) -> Side {
+        match self {
+            Side::Guest => Side::Host,
+            Side::Host => Side::Guest,
+        }
+    }
+
+    /// The CID by which the other side reaches this one.
+    pub fn cid(self) -> u32 {
+        match self {
+            Side::Guest => GUEST_CID,
+            Side::Host => HOST_CID,
+        }
+    }
+}
+
+pub struct Session {
+    pub config: Inner,
+    pub driver: Driver,
+    pub events: Arc<Events>,
+    guest: Option<Machine>,
+    boots: u32,
+    port: u32,
+    checked: usize,
+}
+
+impl Session {
+    pub fn new(config: Inner, events: Arc<Events>) -> Self {
+        Self { driver: config.driver, config, events, guest: None, boots: 0, port: 5000, checked: 0 }
+    }
+
+    fn agent() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], AGENT))
+    }
+
+    /// A vsock port that no earlier test has used.
+    pub fn fresh_port(&mut self) -> u32 {
+        self.port += 1;
+        self.port
+    }
+
+    pub fn machine(&mut self) -> Result<&mut Machine> {
+        self.guest.as_mut().context("no guest is running")
+    }
+
+    /// Makes sure that a guest runs with the driver loaded.
+    pub fn ensure_guest(&mut self) -> Result<()> {
+        if let Some(guest) = &mut self.guest {
+            if guest.running() {
+                return Ok(());
+            }
+            self.guest = None;
+        }
+        self.boots += 1;
+        let name = format!("guest-{}-{}", self.driver.name(), self.boots);
+        let mut arguments = self.config.accelerator.clone();
+        arguments.extend(
+            [
+                "-M", "q35,usb=off,vmport=off,smbus=off,hpet=off", "-smp", "2",
+                "-device", &format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
+                "-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{AGENT}-:9000,hostfwd=tcp:127.0.0.1:{CONTROL_FORWARDED}-:{CONTROL}"),
+                "-device", "virtio-net-pci,netdev=net,romfile=,modern-pio-notify=on",
+                "-rtc", "base=utc",
+            ]
+            .map(str::to_owned),
+        );
+        let spec = Spec {
+            name,
+            kernel: self.config.kernel.clone(),
+            initramfs: self.config.guest_initramfs.clone(),
+            append: "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check no_console_suspend".into(),
+            memory_mib: 768,
+            arguments,
+            scratch: self.config.scratch.clone(),
+        };
+        let mut guest = Machine::boot(&spec, self.events.clone())?;
+        if guest.serial.wait_for(0, "agent: listening", Duration::from_secs(90)).is_none() {
+            let why = guest.diagnose(0)?;
+            bail!("the guest did not come up: {why}");
+        }
+        self.guest = Some(guest);
+        self.checked = 0;
+        self.load()?;
+        Ok(())
+    }
+
+    pub fn discard_guest(&mut self) {
+        self.guest = None;
+    }
+
+    /// Starts a program on one side.
+    pub fn spawn(&self, side: Side, argv: &[&str]) -> Result<Process> {
+        let mut argv: Vec<String> = argv.iter().map(|s| s.to_string()).collect();
+        match side {
+            Side::Guest => Process::guest(Self::agent(), &argv),
+            Side::Host => {
+                let program = self.config.programs.join(&argv[0]);
+                if program.exists() {
+                    argv[0] = program.to_string_lossy().into_owned();
+                }
+                Process::here(&argv)
+            }
+        }
+    }
+
+    /// Starts rvtest with the words of `command` on one side.
+    pub fn rvtest(&self, side: Side, command: &str) -> Result<Process> {
+        let argv: Vec<&str> = std::iter::once("rvtest").chain(command.split_whitespace()).collect();
+        self.spawn(side, &argv)
+    }
+
+    /// Starts a server of rvtest and waits until it listens.
+    pub fn server(&self, side: Side, command: &str) -> Result<Process> {
+        let server = self.rvtest(side, command)?;
+        server.expect("READY", Duration::from_secs(20))?;
+        Ok(server)
+    }
+
+    /// Runs a shell command in the guest; it must succeed.
+    pub fn guest_sh(&self, script: &str) -> Result<String> {
+        self.spawn(Side::Guest, &["sh", "-c", script])?.success(Duration::from_secs(30))
+    }
+
+    /// Runs a shell command in the guest; gives its exit code too.
+    pub fn guest_try(&self, script: &str, timeout: Duration) -> Result<(i32, String)> {
+        self.spawn(Side::Guest, &["sh", "-c", script])?.wait(timeout)
+    }
+
+    pub fn load(&self) -> Result<()> {
+        for module in self.driver.modules() {
+            self.guest_sh(&format!("insmod /modules/{module}.ko"))
+                .with_context(|| format!("loading {module} into the guest"))?;
+        }
+        Ok(())
+    }
+
+    pub fn unload(&self) -> Result<()> {
+        for module in self.driver.modules().iter().rev() {
+            self.guest_sh(&format!("rmmod {module}")).with_context(|| format!("unloading {module}"))?;
+        }
+        Ok(())
+    }
+
+    /// The virtio device of the socket: its name on the bus, and its driver's.
+    pub fn device(&self) -> Result<(String, String)> {
+        let text = self.guest_sh(
+            "for d in /sys/bus/virtio/devices/*; do [ $(cat $d/device) = 0x0013 ] && echo ${d##*/} $(basename $(readlink $d/driver)); done; true",
+        )?;
+        let mut words = text.split_whitespace().map(str::to_owned);
+        let device = words.next().context("the guest has no virtio device 19")?;
+        let driver = words.next().with_context(|| format!("no driver is bound to {device}"))?;
+        Ok((device, driver))
+    }
+
+    /// Ends a test: asks whether the guest is well, and turns a dead rig into `RigDied`.
+    pub fn settle(&mut self, outcome: Result<()>) -> Result<()> {
+        let mark = self.checked;
+        let Some(guest) = &mut self.guest else { return outcome };
+        let well = Process::guest(Self::agent(), &["true".into()])
+            .and_then(|p| p.success(Duration::from_secs(15)))
+            .is_ok();
+        if !well {
+            let verdict = guest.diagnose(mark);
+            self.guest = None;
+            return match verdict {
+                Err(died) => Err(died.into()),
+                Ok(why) => match outcome {
+                    Ok(()) => bail!("the guest did not survive: {why}"),
+                    Err(e) => Err(e.context(format!("the guest did not survive: {why}"))),
+                },
+            };
+        }
+        self.check_log(outcome)
+    }
+
+    /// A complaint in the guest's log fails whatever test it came in.
+    pub fn check_log(&mut self, outcome: Result<()>) -> Result<()> {
+        let Some(guest) = &self.guest else { return outcome };
+        let complaints = guest.serial.complaints_since(self.checked);
+        self.checked = guest.serial.mark();
+        match complaints.first() {
+            Some(line) => {
+                self.guest = None;
+                bail!("the guest's kernel said: {}", line.trim())
+            }
+            None => outcome,
+        }
+    }
+
+    pub fn is_rig_death(e: &anyhow::Error) -> bool {
+        e.downcast_ref::<RigDied>().is_some()
+    }
+
+    /// Asks the driver's name of the running guest; fails when it is another than the one under test.
+    pub fn confirm_driver(&self) -> Result<()> {
+        let (device, driver) = self.device()?;
+        let want = self.driver.modules().last().copied().unwrap_or_default();
+        ensure!(driver == want || driver.starts_with("rv") == want.starts_with("rv"), "{device} is bound to {driver}, not to {want}");
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! The kernel's own vsock tests, guest against host, in both roles.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::{
+    process::{tail, Process},
+    session::{Session, Side, CONTROL, GUEST_CID, HOST_CID},
+};
+
+/// Which of vsock_test's tests must pass: today streams without MSG_ZEROCOPY. `true` takes all.
+fn in_scope(name: &str) -> bool {
+    name.contains("SOCK_STREAM") && !name.contains("ZEROCOPY") && name != "SOCK_STREAM accept()ed socket custom setsockopt()"
+}
+
+const DIAG: &str = "vsock_diag_test";
+/// A test that says nothing for this long has failed.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// Which role the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    GuestIsClient,
+    GuestIsServer,
+}
+
+impl Direction {
+    pub const ALL: [Direction; 2] = [Direction::GuestIsClient, Direction::GuestIsServer];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Direction::GuestIsClient => "kernel, guest is client: ",
+            Direction::GuestIsServer => "kernel, guest is server: ",
+        }
+    }
+
+    pub fn owns(self, test: &str) -> bool {
+        test.starts_with(self.prefix())
+    }
+
+    fn server(self) -> Side {
+        match self {
+            Direction::GuestIsClient => Side::Host,
+            Direction::GuestIsServer => Side::Guest,
+        }
+    }
+}
+
+/// The names and numbers of the program's tests, as it lists them.
+fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
+    // It ends with an error after listing.
+    let output = Command::new(vsock_test).arg("--list").output().with_context(|| format!("cannot run {}", vsock_test.display()))?;
+    let tests: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .filter_map(|(id, name)| Some((id.parse().ok()?, name.to_owned())))
+        .collect();
+    ensure!(!tests.is_empty(), "{} --list names no tests", vsock_test.display());
+    Ok(tests)
+}
+
+/// All tests of this suite by their full names.
+pub fn names(programs: &Path) -> Result<Vec<String>> {
+    let tests = list(&programs.join("vsock_test"))?;
+    Ok(Direction::ALL
+        .iter()
+        .flat_map(|d| {
+            let picked = tests.iter().map(|(_, n)| n.as_str()).filter(|n| in_scope(n));
+            picked.chain([DIAG]).map(|n| format!("{}{n}", d.prefix())).collect::<Vec<_>>()
+        })
+        .collect())
+}
+
+fn start(session: &Session, direction: Direction, program: &str, extra: &[String]) -> Result<(Process, Process)> {
+    let port = CONTROL.to_string();
+    let cid = |side: Side| if side == Side::Guest { HOST_CID } else { GUEST_CID }.to_string();
+    let peer = |side: Side| format!("--peer-cid={}", cid(side));
+    let (server, client) = (direction.server(), direction.server().other());
+    let mut argv = vec![program.to_owned(), "--mode=server".into(), format!("--control-port={port}"), peer(server)];
+    argv.extend_from_slice(extra);
+    let server_process = session.spawn(server, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    // The client tries once: the server must listen by then.
+    wait_for_listener(session, server, CONTROL)?;
+    let (host, port) = client.control_of_other();
+    let mut argv = vec![program.to_owned(), "--mode=client".into(), format!("--control-host={host}"), format!("--control-port={port}"), peer(client)];
+    argv.extend_from_slice(extra);
+    let client_process = session.spawn(client, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok((server_process, client_process))
+}
+
+/// Waits until a TCP port is listened on, without connecting to it (which the server would take for its client).
+fn wait_for_listener(session: &Session, side: Side, port: u16) -> Result<()> {
+    let hex = format!(":{port:04X} 00000000:0000 0A");
+    for _ in 0..200 {
+        let table = match side {
+            Side::Guest => session.guest_sh("cat /proc/net/tcp")?,
+            Side::Host => std::fs::read_to_string("/proc/net/tcp")?,
+        };
+        if table.contains(&hex) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("nobody listens on the control port {port} on the {side:?} side")
+}
+
+/// Runs what is left of one direction's tests, and takes out of `left` what has a result.
+pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) -> Result<()> {
+    session.ensure_guest()?;
+    let prefix = direction.prefix();
+    let diag = format!("{prefix}{DIAG}");
+    // First, while no socket of an earlier test is still closing.
+    if left.contains(&diag) {
+        let begin = Instant::now();
+        session.events.start(&diag);
+        let outcome = start(session, direction, DIAG, &[]).and_then(|(server, client)| {
+            client.success(SILENCE)?;
+            server.success(SILENCE).map(drop)
+        });
+        let outcome = session.settle(outcome);
+        return finish(session, left, &diag, begin, outcome);
+    }
+
+    let numbers = list(&session.config.programs.join("vsock_test"))?;
+    let picks: Vec<String> = numbers
+        .iter()
+        .filter(|(_, name)| left.iter().any(|l| l.strip_prefix(prefix) == Some(name)))
+        .map(|(id, _)| format!("--pick={id}"))
+        .collect();
+    ensure!(!picks.is_empty(), "vsock_test has none of the tests {left:?}");
+    let (server, client) = start(session, direction, "vsock_test", &picks)?;
+    let mut begin = Instant::now();
+    let mut announced = String::new();
+    loop {
+        let (one, other) = (results(&client.text()), results(&server.text()));
+        for (name, passed) in &one {
+            let full = format!("{prefix}{name}");
+            if !left.contains(&full) {
+                continue;
+            }
+            if announced != full {
+                session.events.start(&full);
+                announced.clone_from(&full);
+            }
+            if *passed && other.iter().any(|(n, p)| n == name && *p) {
+                let outcome = session.check_log(Ok(()));
+                finish(session, left, &full, begin, outcome)?;
+                begin = Instant::now();
+            }
+        }
+        let over = client.ended() && server.ended();
+        if left.is_empty() {
+            // Both say goodbye to each other; a failure there is nobody's test, and still one.
+            let (a, b) = (client.success(SILENCE), server.success(SILENCE));
+            return a.and(b).map(drop);
+        }
+        let failed = (client.ended() || server.ended()) && begin.elapsed() > Duration::from_secs(3);
+        if over || failed || begin.elapsed() > SILENCE || session.machine().is_err() {
+            let current = left.iter().find(|l| **l == announced).or(left.first()).cloned();
+            let why = anyhow::anyhow!("client: {} || server: {}", tail(&client.text()), tail(&server.text()));
+            client.kill();
+            server.kill();
+            let outcome = session.settle(Err(why));
+            session.discard_guest();
+            return finish(session, left, &current.unwrap_or(announced), begin, outcome);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+fn finish(session: &Session, left: &mut Vec<String>, test: &str, begin: Instant, outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(e) if Session::is_rig_death(&e) => Err(e),
+        outcome => {
+            left.retain(|l| l != test);
+            session.events.end(test, begin.elapsed(), outcome);
+            Ok(())
+        }
+    }
+}
+
+/// The tests that the program has begun, and whether it has gone on to the next: at a failure it ends instead.
+fn results(text: &str) -> Vec<(String, bool)> {
+    let mut tests: Vec<(String, bool)> = Vec::new();
+    for line in text.lines() {
+        let begun = line.split_once(" - ").filter(|(id, _)| id.parse::<u32>().is_ok());
+        let begun = begun.and_then(|(_, rest)| rest.split_once("..."));
+        if begun.is_some() || line.starts_with("All tests have been executed") {
+            if let Some(last) = tests.last_mut() {
+                last.1 = true;
+            }
+        }
+        if let Some((name, outcome)) = begun {
+            if outcome != "skipped" {
+                tests.push((name.to_owned(), false));
+            }
+        } else if line == "skipped" {
+            tests.pop();
+        }
+    }
+    tests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_as_they_come() {
+        let text = "Control socket connected\n0 - SOCK_STREAM connection reset...a word\nok\n1 - X...skipped\n2 - SOCK_STREAM MSG_PEEK...";
+        let reset = "SOCK_STREAM connection reset".to_owned();
+        assert_eq!(results(text), [(reset.clone(), true), ("SOCK_STREAM MSG_PEEK".to_owned(), false)]);
+        assert_eq!(results("0 - SOCK_STREAM connection reset...ok\n"), [(reset.clone(), false)]);
+        assert_eq!(results("0 - SOCK_STREAM connection reset...ok\nAll tests have been executed."), [(reset, true)]);
+    }
+}

@@ -1,0 +1,77 @@
+//! The suites: what each test is called and how it runs.
+
+pub mod device;
+pub mod kernel;
+pub mod lifecycle;
+pub mod streams;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::{machine::RigDied, session::Session};
+
+/// A test of our own: a name and a function over a session whose guest runs with the driver loaded.
+pub struct Test {
+    pub name: &'static str,
+    pub run: fn(&mut Session) -> Result<()>,
+}
+
+/// Our own tests that need a guest, in the order in which they run. The ones that may leave a guest behind come last.
+pub fn own() -> Vec<&'static Test> {
+    streams::TESTS.iter().chain(lifecycle::TESTS).chain(device::TESTS).collect()
+}
+
+/// How often a dead rig is replaced before the run gives up.
+const RIG_RETRIES: u32 = 4;
+
+/// Runs the named tests and reports each.
+pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
+    let mut deaths = 0;
+    let mut survive = |session: &mut Session, died: RigDied| -> Result<()> {
+        deaths += 1;
+        session.events.note(format!("{died} (number {deaths}; the test under way is run again in a new guest)"));
+        session.discard_guest();
+        if deaths > RIG_RETRIES {
+            return Err(died.into());
+        }
+        Ok(())
+    };
+
+    for direction in kernel::Direction::ALL {
+        let mut left: Vec<String> = wanted.iter().filter(|t| direction.owns(t)).cloned().collect();
+        while !left.is_empty() {
+            match kernel::run(session, direction, &mut left) {
+                Ok(()) => {}
+                Err(e) => survive(session, e.downcast::<RigDied>()?)?,
+            }
+        }
+    }
+    for test in own().into_iter().filter(|t| wanted.iter().any(|w| w == t.name)) {
+        loop {
+            let start = Instant::now();
+            session.events.start(test.name);
+            let outcome = session.ensure_guest().and_then(|()| (test.run)(session));
+            let outcome = session.settle(outcome);
+            match outcome {
+                Err(e) if Session::is_rig_death(&e) => {
+                    survive(session, e.downcast::<RigDied>()?)?;
+                    continue;
+                }
+                Err(e) => {
+                    // What a failed test left behind must not reach the next one.
+                    session.discard_guest();
+                    session.events.end(test.name, start.elapsed(), Err(e));
+                }
+                Ok(()) => session.events.end(test.name, start.elapsed(), Ok(())),
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How long a peer may take to see what it must see at once, on an emulated machine.
+pub const AT_ONCE: Duration = Duration::from_secs(2);
+/// How long a load may take.
+pub const LONG: Duration = Duration::from_secs(120);
