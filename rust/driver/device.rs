@@ -68,6 +68,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        ArcBorrow,
         Mutex, //
     },
     time::{
@@ -362,17 +363,17 @@ impl Vsock {
 }
 
 impl Handler for Vsock {
-    fn used(&self, index: usize) {
-        // Published by `start()`; until then nobody waits for anything.
-        let Some(this) = DEVICE.load() else {
+    fn used(self: ArcBorrow<'_, Self>, index: usize) {
+        // Set by `start()`; until then nobody waits for anything.
+        if DEVICE.is_empty() {
             return;
-        };
+        }
         if index == Queues::RX {
-            this.rx_work.queue(&this, Where::Bh);
+            self.rx_work.queue(&self, Where::Bh);
         } else if index == Queues::TX {
-            this.tx_work.queue(&this, Where::Bh);
+            self.tx_work.queue(&self, Where::Bh);
         } else {
-            this.event_work.queue(&this, Where::Unbound);
+            self.event_work.queue(&self, Where::Unbound);
         }
     }
 }

@@ -18,6 +18,7 @@ use core::{
 };
 use kernel::{
     bindings,
+    ffi::c_char,
     pr_warn_once,
     prelude::*,
     sync::{
@@ -30,6 +31,7 @@ use kernel::{
         },
         rcu,
         Arc,
+        ArcBorrow,
         LockClassKey, //
     },
     types::Opaque, //
@@ -68,21 +70,22 @@ pub(crate) enum Where {
     Percpu,
 }
 
+/// What the four are called after the module, as `printf` wants it, and their flags.
 const QUEUES: [(&CStr, u32); 4] = [
     (
-        c"rvsock_bh",
+        c"%s_bh",
         bindings::wq_flags_WQ_BH | bindings::wq_flags_WQ_PERCPU,
     ),
     (
-        c"rvsock_bh_highpri",
+        c"%s_bh_highpri",
         bindings::wq_flags_WQ_BH | bindings::wq_flags_WQ_PERCPU | bindings::wq_flags_WQ_HIGHPRI,
     ),
     (
-        c"rvsock_unbound",
+        c"%s_unbound",
         bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM,
     ),
     (
-        c"rvsock_percpu",
+        c"%s_percpu",
         bindings::wq_flags_WQ_PERCPU | bindings::wq_flags_WQ_MEM_RECLAIM,
     ),
 ];
@@ -131,11 +134,18 @@ impl Workqueues {
         // INVARIANT: `EXISTS` makes sure that it is the only one. On an early return, `drop` puts
         // back what was allocated.
         let this = Self(PhantomData);
+        let module = (&raw const bindings::__this_module).cast_mut();
         for (slot, (name, flags)) in WORKQUEUES.iter().zip(QUEUES) {
-            // SAFETY: "%s" takes one string, which is null-terminated and copied. The other
-            // arguments have no requirements; a `max_active` of zero is the default.
+            // SAFETY: `name` takes one string, which is null-terminated and copied: the module's name,
+            // which does not change. The other arguments have no requirements; a `max_active` of zero
+            // is the default.
             let wq = unsafe {
-                bindings::alloc_workqueue_noprof(c"%s".as_char_ptr(), flags, 0, name.as_char_ptr())
+                bindings::alloc_workqueue_noprof(
+                    name.as_char_ptr(),
+                    flags,
+                    0,
+                    (&raw const (*module).name).cast::<c_char>(),
+                )
             };
             if wq.is_null() {
                 return Err(ENOMEM);
@@ -187,9 +197,27 @@ fn with_queue(on: Where, queue: impl FnOnce(*mut bindings::workqueue_struct) -> 
     }
 }
 
+/// A reference to an [`Arc<T>`], or an [`ArcBorrow`] of one.
+pub(crate) trait AsArc<T> {
+    /// The borrowed `Arc`.
+    fn borrow_arc(&self) -> ArcBorrow<'_, T>;
+}
+
+impl<T> AsArc<T> for Arc<T> {
+    fn borrow_arc(&self) -> ArcBorrow<'_, T> {
+        self.as_arc_borrow()
+    }
+}
+
+impl<T> AsArc<T> for ArcBorrow<'_, T> {
+    fn borrow_arc(&self) -> ArcBorrow<'_, T> {
+        *self
+    }
+}
+
 /// Whether the object at `inner` lies inside what `outer` refers to.
-fn contains<T, W>(outer: &Arc<T>, inner: &W) -> bool {
-    let outer = Arc::as_ptr(outer) as usize;
+fn contains<T, W>(outer: ArcBorrow<'_, T>, inner: &W) -> bool {
+    let outer = core::ptr::from_ref(&*outer) as usize;
     let inner = core::ptr::from_ref(inner) as usize;
     // OVERFLOW: Both are objects in memory, whose ends are addresses.
     inner >= outer && inner + size_of::<W>() <= outer + size_of::<T>()
@@ -289,7 +317,8 @@ impl<T: Send + Sync + 'static> Work<T> {
     /// # Context
     ///
     /// Any, hard interrupts included.
-    pub(crate) fn queue(&self, this: &Arc<T>, on: Where) -> bool {
+    pub(crate) fn queue(&self, this: &impl AsArc<T>, on: Where) -> bool {
+        let this = this.borrow_arc();
         if !contains(this, self) {
             pr_warn_once!("work item does not lie inside the object that it is to run for\n");
             return false;
@@ -335,10 +364,10 @@ impl<T: Send + Sync + 'static> Work<T> {
     }
 
     /// Makes the work item own one more reference to `this`, in whose allocation it must lie.
-    fn give_reference(&self, this: &Arc<T>) {
+    fn give_reference(&self, this: ArcBorrow<'_, T>) {
         // Always the same value, since only one `Arc` can contain this item.
         self.owner
-            .store(Arc::into_raw(this.clone()).cast_mut(), Relaxed);
+            .store(Arc::into_raw(this.into()).cast_mut(), Relaxed);
     }
 
     /// Takes a reference back.
@@ -439,8 +468,8 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
     /// # Context
     ///
     /// Any, hard interrupts included.
-    pub(crate) fn queue_in(&self, this: &Arc<T>, delay: usize) -> bool {
-        self.arm(this, |wq, work| {
+    pub(crate) fn queue_in(&self, this: &impl AsArc<T>, delay: usize) -> bool {
+        self.arm(this.borrow_arc(), |wq, work| {
             // SAFETY: As `arm` guarantees.
             unsafe {
                 bindings::queue_delayed_work_on(
@@ -460,8 +489,8 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
     /// # Context
     ///
     /// Any, hard interrupts included.
-    pub(crate) fn requeue_in(&self, this: &Arc<T>, delay: usize) -> bool {
-        self.arm(this, |wq, work| {
+    pub(crate) fn requeue_in(&self, this: &impl AsArc<T>, delay: usize) -> bool {
+        self.arm(this.borrow_arc(), |wq, work| {
             // SAFETY: As `arm` guarantees. It returns whether the item was pending.
             !unsafe {
                 bindings::mod_delayed_work_on(
@@ -514,7 +543,7 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
     /// `WAITING`, which keeps the workqueue.
     fn arm(
         &self,
-        this: &Arc<T>,
+        this: ArcBorrow<'_, T>,
         queue: impl FnOnce(*mut bindings::workqueue_struct, *mut bindings::delayed_work) -> bool,
     ) -> bool {
         if !contains(this, self) {
@@ -525,7 +554,7 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
             WAITING.fetch_add(1isize, Full);
             // Always the same value, since only one `Arc` can contain this item.
             self.owner
-                .store(Arc::into_raw(this.clone()).cast_mut(), Relaxed);
+                .store(Arc::into_raw(this.into()).cast_mut(), Relaxed);
             let newly = queue(wq, self.work.get());
             if !newly {
                 // SAFETY: The reference was given just above, and nobody took it; if the item was

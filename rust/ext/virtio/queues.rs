@@ -29,6 +29,7 @@ use kernel::{
         },
         rcu,
         Arc,
+        ArcBorrow,
         Mutex, //
     }, //
 };
@@ -42,8 +43,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ///
     /// # Context
     ///
-    /// Hard interrupt. It must not sleep, nor take a lock that is taken with interrupts enabled.
-    fn used(&self, index: usize);
+    /// Hard interrupt. It must not sleep, nor take a lock that is taken with interrupts enabled. It
+    /// should not drop the last reference to anything.
+    fn used(self: ArcBorrow<'_, Self>, index: usize);
 }
 
 /// What a driver wants of a queue.
@@ -395,6 +397,6 @@ unsafe extern "C" fn used_callback(vq: *mut ext_bindings::virtqueue) {
     // SAFETY: `handler` is not written while the device can interrupt.
     if let Some(handler) = unsafe { &*set.handler.get() } {
         // CAST: From `u32`.
-        handler.used(index as usize);
+        handler.as_arc_borrow().used(index as usize);
     }
 }
