@@ -262,9 +262,11 @@ impl RxCredit {
             .saturating_sub(unreported)
     }
 
-    /// Whether a CREDIT_UPDATE is to be sent (K4); to be asked after reading, before a reader sleeps
-    /// that waits for `target` bytes in all (SO_RCVLOWAT, or 1; 0 if nobody waits), and after
-    /// [`RxCredit::set_buf_alloc`].
+    /// Whether a CREDIT_UPDATE is to be sent (K4).
+    ///
+    /// To be asked after reading, before a reader sleeps that waits for `target` bytes in all
+    /// (SO_RCVLOWAT, or 1; 0 if nobody waits), and after a CREDIT_UPDATE from the peer, which may
+    /// tell a smaller buffer of its own. After [`RxCredit::set_buf_alloc`] one is sent in any case.
     ///
     /// It is when the peer is about to stall and the update is worth a packet; or, however little
     /// there is to report, when the waiting reader cannot get what it waits for without it. A reader

@@ -27,8 +27,11 @@ const SKB_OVERHEAD: usize = 1024;
 /// The smallest bucket of a compact buffer that is stored behind another.
 const ALLOC_MIN: usize = 1024;
 
-/// The greatest bucket of a compact buffer, but for a payload that needs more.
+/// The greatest bucket of a compact buffer for small payloads.
 const ALLOC_MAX: usize = 16 * 1024;
+
+/// The greatest bucket for payloads over an eighth of the above, of which fewer would fit exactly.
+const ALLOC_MAX_LARGE: usize = 2 * ALLOC_MAX;
 
 /// A payload that has arrived, and what it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct Arrival {
 }
 
 /// Where a payload goes.
+///
+/// Where a copy cannot be allocated, the pages may be taken instead: more memory, but no loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// Copied behind the last stored buffer's bytes, where there is room.
@@ -77,6 +82,7 @@ fn capacity(payload: usize, unread: usize) -> usize {
     let ahead = match unread {
         // Nobody is behind: the reader keeps up, and the next one will find it gone.
         0 => 0,
+        _ if payload > ALLOC_MAX / 8 => unread.clamp(ALLOC_MIN, ALLOC_MAX_LARGE),
         _ => unread.clamp(ALLOC_MIN, ALLOC_MAX),
     };
     payload
@@ -93,12 +99,15 @@ fn capacity(payload: usize, unread: usize) -> usize {
 /// Twice the payload; the overhead of sk_buffs that are half full at the least; the first buffer,
 /// which may be read almost to its end; the last, which may be almost empty; and the few small ones.
 pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
-    let (greatest, step) = if buffer > ALLOC_MAX {
-        (buffer, ALLOC_MAX)
-    } else if buffer > 0 {
-        (ALLOC_MAX, buffer)
+    let greatest = if buffer > ALLOC_MAX_LARGE {
+        buffer
     } else {
-        (ALLOC_MAX, 1)
+        ALLOC_MAX_LARGE
+    };
+    let step = match buffer {
+        0 => 1,
+        1..ALLOC_MAX => buffer,
+        _ => ALLOC_MAX,
     };
     // In two buffers that follow each other, both big ones, there is more payload than a step.
     let buffers = (unread / step).saturating_mul(2).saturating_add(24);
@@ -214,6 +223,14 @@ mod tests {
         assert_eq!(
             compact(&arrival(1, 0, usize::MAX)),
             ALLOC_MAX - LINEAR_OVERHEAD
+        );
+        assert_eq!(
+            compact(&arrival(2048, 0, usize::MAX)),
+            ALLOC_MAX - LINEAR_OVERHEAD
+        );
+        assert_eq!(
+            compact(&arrival(2049, 0, usize::MAX)),
+            ALLOC_MAX_LARGE - LINEAR_OVERHEAD
         );
         // Never less than the payload.
         assert_eq!(compact(&arrival(3000, 0, 1)), 4096 - LINEAR_OVERHEAD);
