@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The driver's pure code, the very same files as in the module, for tests on the host.
+//!
+//! `cargo test` runs the unit tests that the files carry, the properties in `tests/`, and a replay of
+//! what the fuzzer in `fuzz/` does at length. Clippy sees to it that nothing in the files can panic.
 
 #![no_std]
-#![cfg_attr(
+
+#[cfg(test)]
+extern crate std;
+
+pub mod drive;
+
+#[cfg_attr(
     not(test),
     deny(
         clippy::arithmetic_side_effects,
@@ -14,8 +23,19 @@
         clippy::unwrap_used,
     )
 )]
-
 #[path = "../../../rust/proto/mod.rs"]
 pub mod proto;
+
+#[cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used,
+    )
+)]
 #[path = "../../../rust/wire/mod.rs"]
 pub mod wire;
