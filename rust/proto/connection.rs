@@ -955,7 +955,7 @@ mod tests {
             header.ty = 99;
             let reply = reset_reply(&header);
             assert_eq!(reply.is_none(), op == 3);
-            assert!(reply.map_or(true, |reply| {
+            assert!(reply.is_none_or(|reply| {
                 reply.src() == Ok(here)
                     && reply.dst() == Ok(there)
                     && reply.ty == 99

@@ -482,8 +482,10 @@ mod tests {
     #[test]
     fn c8_reset_forgets_the_peer_and_keeps_the_own_limit() {
         let mut credit = Credit::new(1000);
-        let mut header = Header::default();
-        header.buf_alloc = 77;
+        let mut header = Header {
+            buf_alloc: 77,
+            ..Header::default()
+        };
         assert!(credit.update(&header));
         credit.fill(&mut header);
         assert!(credit.rx.receive(10).is_ok());
@@ -652,8 +654,10 @@ mod tests {
     #[test]
     fn k1_both_directions_are_bound_by_one_buffer() {
         let mut credit = Credit::new(100);
-        let mut header = Header::default();
-        header.buf_alloc = 1000;
+        let mut header = Header {
+            buf_alloc: 1000,
+            ..Header::default()
+        };
         assert!(credit.update(&header));
         assert_eq!(credit.tx.free(), 100);
         assert!(credit.set_buf_alloc(50));

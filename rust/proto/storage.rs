@@ -104,13 +104,17 @@ pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
     } else {
         ALLOC_MAX_LARGE
     };
-    let step = match buffer {
-        0 => 1,
-        1..ALLOC_MAX => buffer,
-        _ => ALLOC_MAX,
+    let step = if buffer < ALLOC_MAX {
+        buffer
+    } else {
+        ALLOC_MAX
     };
     // In two buffers that follow each other, both big ones, there is more payload than a step.
-    let buffers = (unread / step).saturating_mul(2).saturating_add(24);
+    let pairs = match unread.checked_div(step) {
+        Some(pairs) => pairs,
+        None => unread,
+    };
+    let buffers = pairs.saturating_mul(2).saturating_add(24);
     unread
         .saturating_mul(2)
         .saturating_add(buffers.saturating_mul(SKB_OVERHEAD))

@@ -35,12 +35,16 @@ pub(super) fn take_u64(bytes: &mut &[u8]) -> u64 {
     u64::from_le_bytes(take(bytes))
 }
 
-/// Puts `value` at the head of `bytes` and moves `bytes` behind it.
+/// Puts `value` at the head of `bytes`; the result is what is behind it.
 #[inline]
-pub(super) fn put<const N: usize>(bytes: &mut &mut [u8], value: [u8; N]) {
-    if let Some((head, rest)) = core::mem::take(bytes).split_first_chunk_mut::<N>() {
-        *head = value;
-        *bytes = rest;
+#[must_use]
+pub(super) fn put<const N: usize>(bytes: &mut [u8], value: [u8; N]) -> &mut [u8] {
+    match bytes.split_first_chunk_mut::<N>() {
+        Some((head, rest)) => {
+            *head = value;
+            rest
+        }
+        None => &mut [],
     }
 }
 
@@ -69,9 +73,9 @@ mod tests {
     #[test]
     fn put_stops_at_the_end() {
         let mut array = [0u8; 5];
-        let mut bytes: &mut [u8] = &mut array;
-        put(&mut bytes, 0x0403_0201u32.to_le_bytes());
-        put(&mut bytes, 0xffffu16.to_le_bytes());
+        let rest = put(&mut array, 0x0403_0201u32.to_le_bytes());
+        assert_eq!(rest.len(), 1);
+        assert!(put(rest, 0xffffu16.to_le_bytes()).is_empty());
         assert_eq!(array, [1, 2, 3, 4, 0]);
     }
 }

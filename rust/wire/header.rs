@@ -100,17 +100,16 @@ impl Header {
     /// Writes the header.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
-        let mut rest: &mut [u8] = &mut bytes;
-        put(&mut rest, self.src_cid.to_le_bytes());
-        put(&mut rest, self.dst_cid.to_le_bytes());
-        put(&mut rest, self.src_port.to_le_bytes());
-        put(&mut rest, self.dst_port.to_le_bytes());
-        put(&mut rest, self.len.to_le_bytes());
-        put(&mut rest, self.ty.to_le_bytes());
-        put(&mut rest, self.op.to_le_bytes());
-        put(&mut rest, self.flags.to_le_bytes());
-        put(&mut rest, self.buf_alloc.to_le_bytes());
-        put(&mut rest, self.fwd_cnt.to_le_bytes());
+        let rest = put(&mut bytes, self.src_cid.to_le_bytes());
+        let rest = put(rest, self.dst_cid.to_le_bytes());
+        let rest = put(rest, self.src_port.to_le_bytes());
+        let rest = put(rest, self.dst_port.to_le_bytes());
+        let rest = put(rest, self.len.to_le_bytes());
+        let rest = put(rest, self.ty.to_le_bytes());
+        let rest = put(rest, self.op.to_le_bytes());
+        let rest = put(rest, self.flags.to_le_bytes());
+        let rest = put(rest, self.buf_alloc.to_le_bytes());
+        let _ = put(rest, self.fwd_cnt.to_le_bytes());
         bytes
     }
 
@@ -197,9 +196,8 @@ impl HeaderMrg {
     /// Writes the header.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN_MRG] {
         let mut bytes = [0; HEADER_LEN_MRG];
-        let mut rest: &mut [u8] = &mut bytes;
-        put(&mut rest, self.header.to_bytes());
-        put(&mut rest, self.num_buffers.to_le_bytes());
+        let rest = put(&mut bytes, self.header.to_bytes());
+        let _ = put(rest, self.num_buffers.to_le_bytes());
         bytes
     }
 }

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     /// Bits of the bus, VERSION_1 among them, which are none of ours.
-    const BUS: u64 = 1 << 32 | 1 << 29 | 1 << 4;
+    const BUS: u64 = (1 << 32) | (1 << 29) | (1 << 4);
 
     fn settled(offered: u64, choice: Choice) -> Profile {
         first_attempt(offered, choice).profile()
@@ -378,7 +378,8 @@ mod tests {
         for offered in 0..16u64 {
             let attempt = first_attempt(BUS | offered, Choice::Draft);
             assert_eq!(attempt.accept, offered);
-            assert_eq!(attempt.queues == Queues::Five, offered & 4 != 0);
+            let looks_for_five = attempt.queues == Queues::Five;
+            assert_eq!(looks_for_five, offered & 4 != 0);
             assert_eq!(after_no_five_queues(offered, Choice::Draft), None);
         }
     }
