@@ -74,7 +74,7 @@ fn settle(offered: u64, has: Queues, choice: Choice) -> Option<Profile> {
 #[test]
 fn every_device_under_every_choice() {
     for offered in 0..16u64 {
-        let bit = |n: u32| offered & 1 << n != 0;
+        let bit = |n: u32| offered & (1 << n) != 0;
         for has in [Queues::Three, Queues::Five] {
             for choice in [Choice::Auto, Choice::Ratified, Choice::Draft] {
                 let profile = settle(offered, has, choice);
