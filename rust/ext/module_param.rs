@@ -7,6 +7,7 @@
 //! The parameters of [`kernel::prelude::module!`] are integers that cannot be read or written once
 //! the module is loaded. These can, under `/sys/module/MODULE/parameters/`.
 
+use core::fmt::Write;
 use kernel::{
     bindings,
     ffi::{
@@ -83,6 +84,31 @@ macro_rules! module_param_choice {
     };
 }
 pub(crate) use module_param_choice;
+
+/// Declares a read-only module parameter whose text a function makes when it is read.
+///
+/// ```ignore
+/// module_param_text!(profile, show_profile, 0o444, "what was negotiated");
+///
+/// fn show_profile(out: &mut module_param::Page<'_>) -> Result {
+///     writeln!(out, "draft")?;
+///     Ok(())
+/// }
+/// ```
+///
+/// The arguments are the name, the function, the mode, and the description. The function runs in
+/// process context and may sleep; while it does, other parameters of the module wait. It can also run
+/// before and while the module's `init` and exit run.
+macro_rules! module_param_text {
+    ($name:ident, $show:path, $perm:literal, $description:literal) => {
+        const _: () = assert!($perm & 0o222 == 0, "it can only be read");
+        #[allow(non_upper_case_globals)]
+        pub(crate) static $name: $crate::ext::module_param::Text =
+            $crate::ext::module_param::Text::new($show);
+        $crate::ext::module_param::register!($name, "text", $perm, $description);
+    };
+}
+pub(crate) use module_param_text;
 
 /// Tells the kernel, and `modinfo`, about a parameter.
 #[doc(hidden)]
@@ -162,8 +188,8 @@ pub(crate) unsafe trait Param: Sync + Sized + 'static {
     /// Sets the parameter from what was written, or from the command line of `insmod`.
     fn set(&self, text: &CStr) -> Result;
 
-    /// Writes the value, a newline and a NUL into `out`; returns the length without the NUL.
-    fn show(&self, out: &mut [u8]) -> usize;
+    /// Writes the value and a newline.
+    fn show(&self, out: &mut Page<'_>) -> Result;
 }
 
 /// # Safety
@@ -196,30 +222,31 @@ unsafe extern "C" fn get_callback<P: Param>(
     let this = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<P>() };
     // SAFETY: By the safety requirement; the page was initialised by its allocation in sysfs, and
     // nobody else has it during this call.
-    let out = unsafe { core::slice::from_raw_parts_mut(out.cast::<u8>(), PAGE_SIZE) };
-    // CAST: At most a page.
-    this.show(out) as c_int
+    let bytes = unsafe { core::slice::from_raw_parts_mut(out.cast::<u8>(), PAGE_SIZE) };
+    kernel::error::from_result(|| {
+        let mut page = Page { bytes, len: 0 };
+        this.show(&mut page)?;
+        // CAST: At most a page.
+        Ok(page.len as c_int)
+    })
 }
 
-/// Writes `text` and a newline into `out`, cut to fit.
-fn emit(out: &mut [u8], text: core::fmt::Arguments<'_>) -> usize {
-    struct Cursor<'a>(&'a mut [u8], usize);
+/// Where the text of a parameter goes: as much as a page holds, the rest is cut off.
+pub(crate) struct Page<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
+}
 
-    impl core::fmt::Write for Cursor<'_> {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            let room = self.0.get_mut(self.1..).ok_or(core::fmt::Error)?;
-            for (to, from) in room.iter_mut().zip(text.bytes()) {
-                *to = from;
-                // OVERFLOW: At most the length of the slice.
-                self.1 += 1;
-            }
-            Ok(())
+impl Write for Page<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        for (to, from) in room.iter_mut().zip(text.bytes()) {
+            *to = from;
+            // OVERFLOW: At most the length of the slice.
+            self.len += 1;
         }
+        Ok(())
     }
-
-    let mut cursor = Cursor(out, 0);
-    let _ = core::fmt::write(&mut cursor, format_args!("{text}\n\0"));
-    cursor.1.saturating_sub(1)
 }
 
 /// An unsigned parameter within bounds. Made by [`module_param_u32!`].
@@ -262,8 +289,9 @@ unsafe impl Param for U32 {
         Ok(())
     }
 
-    fn show(&self, out: &mut [u8]) -> usize {
-        emit(out, format_args!("{}", self.get()))
+    fn show(&self, out: &mut Page<'_>) -> Result {
+        writeln!(out, "{}", self.get())?;
+        Ok(())
     }
 }
 
@@ -293,8 +321,9 @@ unsafe impl Param for Bool {
         Ok(())
     }
 
-    fn show(&self, out: &mut [u8]) -> usize {
-        emit(out, format_args!("{}", if self.get() { 'Y' } else { 'N' }))
+    fn show(&self, out: &mut Page<'_>) -> Result {
+        writeln!(out, "{}", if self.get() { 'Y' } else { 'N' })?;
+        Ok(())
     }
 }
 
@@ -330,8 +359,31 @@ unsafe impl Param for Choice {
         Ok(())
     }
 
-    fn show(&self, out: &mut [u8]) -> usize {
+    fn show(&self, out: &mut Page<'_>) -> Result {
         let word = self.words.get(self.get()).copied().unwrap_or_default();
-        emit(out, format_args!("{word}"))
+        writeln!(out, "{word}")?;
+        Ok(())
+    }
+}
+
+/// A parameter that a function shows. Made by [`module_param_text!`].
+pub(crate) struct Text(fn(&mut Page<'_>) -> Result);
+
+impl Text {
+    #[doc(hidden)]
+    pub(crate) const fn new(show: fn(&mut Page<'_>) -> Result) -> Self {
+        Self(show)
+    }
+}
+
+// SAFETY: `OPS` is the default one.
+unsafe impl Param for Text {
+    /// Nothing can be set, neither by `insmod`.
+    fn set(&self, _text: &CStr) -> Result {
+        Err(EPERM)
+    }
+
+    fn show(&self, out: &mut Page<'_>) -> Result {
+        (self.0)(out)
     }
 }
