@@ -39,6 +39,10 @@ use crate::ext::{
     work::Workqueues, //
 };
 use kernel::{
+    debugfs::{
+        Dir,
+        File, //
+    },
     driver::Registration,
     prelude::*,
     sync::Arc, //
@@ -93,6 +97,8 @@ fn connections() -> Option<Arc<driver::Connections>> {
 #[pin_data(PinnedDrop)]
 struct Rvsock {
     #[pin]
+    _stats: File<()>,
+    #[pin]
     driver: Registration<virtio::Adapter<driver::Driver>>,
     transport: vsock::Registration,
     workqueues: Workqueues,
@@ -114,7 +120,10 @@ impl kernel::InPlaceModule for Rvsock {
                         CONNECTIONS.replace(None);
                     },
                 )?;
+            // It stays as long as a file in it does.
+            let debugfs = Dir::new(c"rvsock");
             Ok(try_pin_init!(Self {
+                _stats <- debugfs.read_callback_file(c"stats", (), &driver::show),
                 driver <- Registration::new(c"rvsock", module),
                 transport,
                 workqueues,

@@ -58,6 +58,7 @@ use crate::{
 };
 use kernel::{
     device::Core,
+    fmt,
     new_mutex,
     prelude::*,
     sync::{
@@ -102,6 +103,7 @@ static TAKEN: AtomicFlag = AtomicFlag::new(false);
 pub(crate) struct Vsock {
     table: Arc<Connections>,
     profile: Profile,
+    features: u64,
     /// Our own CID.
     cid: Atomic<u32>,
     #[pin]
@@ -157,11 +159,12 @@ pub(super) fn refuse(header: &Header) {
 }
 
 impl Vsock {
-    fn new(table: Arc<Connections>, profile: Profile) -> Result<Arc<Self>> {
+    fn new(table: Arc<Connections>, profile: Profile, features: u64) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
                 table,
                 profile,
+                features,
                 cid: Atomic::new(CID_ANY),
                 rx <- Rx::new(),
                 tx <- Tx::new(),
@@ -302,6 +305,7 @@ impl Vsock {
         }
         // What came before DEVICE was set.
         self.rx_work.queue(self, Where::Bh);
+        self.event_work.queue(self, Where::Unbound);
         Ok(())
     }
 
@@ -324,8 +328,6 @@ impl Vsock {
         self.table.for_each(|conn| conn.lost(true));
         self.tx.drain(FAREWELL_TIME);
         drop(DEVICE.replace(None));
-        // Those that began to connect meanwhile.
-        self.table.for_each(|conn| conn.lost(false));
         dev.delete_vqs();
         self.rx.stop();
         self.tx.stop();
@@ -338,21 +340,19 @@ impl Vsock {
         self.refill_work.cancel_sync();
         self.reclaim_work.cancel_sync();
         self.requests.clear();
+        // Those that were made meanwhile; nothing makes any more.
+        self.table.for_each(|conn| conn.lost(false));
     }
 
     /// What was negotiated, as one line of the log.
     fn announce(&self, dev: &virtio::Device<Core<'_>>) {
         let (rx_size, rx_buffers, rx_bytes) = self.rx.sizes();
-        let dialect = match self.profile.dialect {
-            Dialect::Ratified => "ratified",
-            Dialect::Draft => "draft",
-        };
         pr_info!(
             "virtio{}: guest CID {}, features {:#x} ({}), {} queues, rx {} deep with {} buffers of {} bytes, tx {} deep\n",
             dev.index(),
             self.cid(),
-            dev.features(),
-            dialect,
+            self.features,
+            self.dialect(),
             self.profile.queues.count(),
             rx_size,
             rx_buffers,
@@ -360,6 +360,30 @@ impl Vsock {
             self.tx.size(),
         );
     }
+
+    fn dialect(&self) -> &'static str {
+        match self.profile.dialect {
+            Dialect::Ratified => "ratified",
+            Dialect::Draft => "draft",
+        }
+    }
+}
+
+/// Shows the device that runs, or that there is none.
+pub(super) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(device) = DEVICE.load() else {
+        return writeln!(f, "device: none");
+    };
+    let (rx_size, rx_buffers, rx_bytes) = device.rx.sizes();
+    writeln!(f, "device: running")?;
+    writeln!(f, "guest_cid: {}", device.cid())?;
+    writeln!(f, "features: {:#x}", device.features)?;
+    writeln!(f, "profile: {}", device.dialect())?;
+    writeln!(f, "queues: {}", device.profile.queues.count())?;
+    writeln!(f, "rx_queue: {rx_size}")?;
+    writeln!(f, "rx_buffers: {rx_buffers}")?;
+    writeln!(f, "rx_buffer_bytes: {rx_bytes}")?;
+    writeln!(f, "tx_queue: {}", device.tx.size())
 }
 
 impl Handler for Vsock {
@@ -438,7 +462,7 @@ impl Driver {
             dialect: Dialect::Ratified,
         };
         let table = crate::connections().ok_or(ENODEV)?;
-        let vsock = Vsock::new(table, attempt.profile())?;
+        let vsock = Vsock::new(table, attempt.profile(), dev.features())?;
         vsock.start(dev).inspect_err(|error| {
             pr_err!("virtio{}: cannot be used: {error:?}\n", dev.index());
             vsock.stop(dev);

@@ -41,6 +41,7 @@ mod tx;
 
 pub(crate) use self::{
     device::Driver,
+    stats::show,
     table::Connections,
     transport::VirtioTransport, //
 };

@@ -198,12 +198,13 @@ impl Requests {
             conn,
             since,
         } = held_up;
-        match listener.enqueue(child) {
-            Ok(()) => {
-                // Without a device, or memory, the connection is reset sooner or later.
-                let _ = conn.respond();
-                listener.wake();
-            }
+        // The answer must be on its way before accept() returns, as its user may send at once. Without
+        // a device, or memory, the connection is reset sooner or later.
+        let respond = || {
+            let _ = conn.respond();
+        };
+        match listener.enqueue(child, respond) {
+            Ok(()) => listener.wake(),
             Err((Refused::Busy, child)) if since.elapsed() < PATIENCE => {
                 let again = HeldUp {
                     request,

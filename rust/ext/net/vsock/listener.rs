@@ -98,14 +98,19 @@ impl Listener {
         result.map(|()| child)
     }
 
-    /// Queues `child` for `accept()`.
+    /// Queues `child` for `accept()`; `before` is called once that is certain, and before `accept()`
+    /// can return it.
     ///
-    /// Never sleeps, nor waits for a user call.
+    /// Never sleeps, nor waits for a user call; nor may `before`.
     ///
     /// # Errors
     ///
     /// Gives the child back, and says whether to try again.
-    pub(crate) fn enqueue(&self, child: Child) -> Result<(), (Refused, Child)> {
+    pub(crate) fn enqueue(
+        &self,
+        child: Child,
+        before: impl FnOnce(),
+    ) -> Result<(), (Refused, Child)> {
         let sk = self.0.sock();
         // SAFETY: The listener is alive; unlocked below.
         unsafe { bindings::rvsock_helper_bh_lock_sock(sk) };
@@ -120,6 +125,7 @@ impl Listener {
             {
                 Err(Refused::Never)
             } else {
+                before();
                 bindings::vsock_enqueue_accept(sk, child.0.sock());
                 Ok(())
             }

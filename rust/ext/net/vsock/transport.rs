@@ -259,6 +259,8 @@ impl Table {
 macro_rules! declare_vsock_transport {
     ($(#[$attr:meta])* $name:ident: $transport:ty) => {
         extern "C" {
+            // Only its address is used.
+            #[allow(improper_ctypes)]
             static __this_module: ::kernel::types::Opaque<::kernel::bindings::module>;
         }
 
