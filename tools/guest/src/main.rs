@@ -37,6 +37,8 @@ enum Command {
     },
     /// Open many connections, keep them, then an echo on each
     Many { #[command(flatten)] peer: Peer, #[arg(long)] connections: u64 },
+    /// Send chunks and read each back whole, without closing a half
+    Chunks { #[command(flatten)] peer: Peer, #[arg(long)] size: usize, #[arg(long)] count: u64 },
     /// Accept one connection, sleep, then read and check everything
     SlowServer { #[arg(long)] port: u32, #[arg(long)] pause_ms: u64 },
     /// Send checked data and wait for the peer's close
@@ -78,6 +80,7 @@ fn main() -> Result<()> {
             stream::echo_client(peer.cid, peer.port, stream::Load { connections, bytes, write_size })
         }
         Command::Many { peer, connections } => stream::many(peer.cid, peer.port, connections),
+        Command::Chunks { peer, size, count } => stream::chunks(peer.cid, peer.port, size, count),
         Command::SlowServer { port, pause_ms } => stream::slow_server(port, Duration::from_millis(pause_ms)),
         Command::Send { peer, bytes, write_size } => stream::send(peer.cid, peer.port, bytes, write_size),
         Command::Traffic { peer, flows, seconds } => {

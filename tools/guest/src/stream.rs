@@ -155,6 +155,20 @@ pub fn many(cid: u32, port: u32, connections: u64) -> Result<()> {
     Ok(())
 }
 
+/// Sends a chunk in one write, reads it back, and so on: for peers that cannot tell a half-close.
+pub fn chunks(cid: u32, port: u32, size: usize, count: u64) -> Result<()> {
+    let mut stream = connect(cid, port)?;
+    let (mut message, mut back) = (vec![0; size], vec![0; size]);
+    for chunk in 0..count {
+        pattern::fill(&mut message, 0, chunk * size as u64);
+        stream.write_all(&message).with_context(|| format!("chunk {chunk}: write"))?;
+        stream.read_exact(&mut back).with_context(|| format!("chunk {chunk}: read"))?;
+        ensure!(message == back, "chunk {chunk} came back changed");
+    }
+    println!("OK count={count}");
+    Ok(())
+}
+
 /// Accepts one connection, sleeps, then reads everything and checks it.
 pub fn slow_server(port: u32, pause: Duration) -> Result<()> {
     let (mut stream, _) = listen(port)?.accept().context("accept")?;

@@ -46,6 +46,16 @@ pub enum Job {
     Probe,
 }
 
+/// Who is at the other end of the guest's device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Host {
+    /// The kernel's vhost-vsock.
+    Vhost,
+    /// This vhost-user program, an argument list in which UDS stands for its unix socket and SOCKET for QEMU's.
+    VhostUser(Vec<String>),
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inner {
     pub job: Job,
@@ -54,8 +64,21 @@ pub struct Inner {
     pub guest_initramfs: PathBuf,
     /// Accelerator and CPU arguments of QEMU.
     pub accelerator: Vec<String>,
+    pub host: Host,
     /// Where rvtest, vsock_test and the others are on this side.
     pub programs: PathBuf,
     pub scratch: PathBuf,
     pub events: PathBuf,
+}
+
+impl Inner {
+    /// The unix socket by which a vhost-user device is reached.
+    pub fn vhost_user_uds(&self) -> Option<PathBuf> {
+        matches!(self.host, Host::VhostUser(_)).then(|| self.scratch.join("device.uds"))
+    }
+
+    /// The socket between such a device and QEMU.
+    pub fn vhost_user_socket(&self) -> PathBuf {
+        self.scratch.join("device.vhost")
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// Where everything lies; scripts/enter says it through the environment.
+#[derive(Clone)]
 pub struct Places {
     pub checkout: PathBuf,
     pub cache: PathBuf,

@@ -9,6 +9,7 @@ mod initramfs;
 mod inner;
 mod machine;
 mod outer;
+mod outside;
 mod process;
 mod report;
 mod rig;

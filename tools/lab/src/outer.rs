@@ -1,15 +1,19 @@
 //! What a person started: gathers the suites, runs each where it belongs, and counts.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{bail, ensure, Result};
 
 use crate::{
     config::{Driver, Job},
     images::Places,
+    outside,
     report::Report,
     rig::Rig,
-    suites, Choice,
+    serial, suites, Choice,
 };
 
 /// How often the whole rig is started again after it died.
@@ -30,21 +34,44 @@ fn log_folder(places: &Places) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// What is to run, suite by suite.
 struct Plan {
+    host: Vec<String>,
+    kunit: Vec<String>,
+    vhost_user: Vec<String>,
     rig: Vec<String>,
 }
 
 impl Plan {
     fn new(places: &Places, choice: &Choice) -> Result<Self> {
-        let wanted = |name: &String| choice.filter.is_empty() || choice.filter.iter().any(|f| name.contains(f.as_str()));
-        let kernel = suites::kernel::names(&places.cache.join("selftests"))?;
-        let own = suites::own().into_iter().map(|t| t.name.to_owned());
-        Ok(Self { rig: kernel.into_iter().chain(own).filter(wanted).collect() })
+        let pick = |names: Vec<String>| -> Vec<String> {
+            names.into_iter().filter(|n| choice.filter.is_empty() || choice.filter.iter().any(|f| n.contains(f.as_str()))).collect()
+        };
+        let own = |tests: Vec<&suites::Test>| tests.into_iter().map(|t| t.name.to_owned()).collect::<Vec<_>>();
+        let mut rig = suites::kernel::names(&places.cache.join("selftests"))?;
+        rig.extend(own(suites::own()));
+        // The C driver has no pure code.
+        let (host, kunit) = match choice.driver {
+            Driver::Rvsock => (outside::host::names(places)?, outside::kunit::names(places)?),
+            Driver::C => Default::default(),
+        };
+        Ok(Self {
+            host: pick(host),
+            kunit: pick(kunit),
+            vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
+            rig: pick(rig),
+        })
+    }
+
+    /// Only what runs in guests on vhost-vsock.
+    fn rig_only(mut self) -> Self {
+        (self.host, self.kunit, self.vhost_user) = Default::default();
+        self
     }
 
     fn all(&self) -> Vec<String> {
-        let mut all = self.rig.clone();
-        if !self.rig.is_empty() {
+        let mut all = [&self.host, &self.kunit, &self.vhost_user, &self.rig].map(|s| s.as_slice()).concat();
+        if !self.rig.is_empty() || !self.vhost_user.is_empty() {
             all.push(LOGS_CLEAN.into());
         }
         all
@@ -73,35 +100,52 @@ pub fn test(choice: &Choice) -> Result<bool> {
     need_driver(&places, choice.driver)?;
     let logs = log_folder(&places)?;
     let mut report = Report::new(plan.all(), &logs);
-    in_rig(places, &plan, choice.driver, &mut report, &logs)?;
+    if !plan.host.is_empty() {
+        outside::host::run(&places, &mut report)?;
+    }
+    if !plan.kunit.is_empty() {
+        outside::kunit::run(&places, &mut report, &plan.kunit, &logs)?;
+    }
+    in_guests(places, &plan, choice.driver, &mut report, &logs)?;
     Ok(report.finish())
 }
 
-/// The suites whose guests talk to vhost-vsock.
-fn in_rig(places: Places, plan: &Plan, driver: Driver, report: &mut Report, logs: &std::path::Path) -> Result<()> {
-    if plan.rig.is_empty() {
-        return Ok(());
+/// The suites that boot guests: on a device in user space, and on the kernel's vhost-vsock.
+fn in_guests(places: Places, plan: &Plan, driver: Driver, report: &mut Report, logs: &Path) -> Result<()> {
+    if !plan.vhost_user.is_empty() {
+        report.busy("guests on vhost-device-vsock ...");
+        let mut device = vec![places.cache.join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock").to_string_lossy().into_owned()];
+        device.extend(["--guest-cid", "3", "--socket", "SOCKET", "--uds-path", "UDS"].map(str::to_owned));
+        let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
+        start_until_done(&mut rig, &plan.vhost_user, driver, report);
     }
-    report.busy("starting the rig ...");
-    let start = Instant::now();
-    let mut rig = Rig::new(places, logs, driver)?;
-    report.say(&format!("      {}", rig.describe()));
+    let mut complaints = Vec::new();
+    if !plan.rig.is_empty() {
+        report.busy("guests on vhost-vsock ...");
+        let mut rig = Rig::new(places, logs, driver)?;
+        report.say(&format!("      {}", rig.describe()));
+        start_until_done(&mut rig, &plan.rig, driver, report);
+        complaints.extend(rig.complaints.iter().map(|l| format!("host VM: {l}")));
+    }
+    if !plan.rig.is_empty() || !plan.vhost_user.is_empty() {
+        complaints.extend(serial::complaints_in_folder(logs)?);
+        let why = complaints.first().map(|first| format!("{} lines, the first: {first}", complaints.len()));
+        report.end(LOGS_CLEAN, 0.0, why);
+    }
+    Ok(())
+}
+
+/// Runs tests in a rig, and again in a new one what was left when it died.
+fn start_until_done(rig: &mut Rig, tests: &[String], driver: Driver, report: &mut Report) {
     for number in 1..=RIG_STARTS {
-        let missing = report.missing(&plan.rig);
+        let missing = report.missing(tests);
         if missing.is_empty() {
-            break;
+            return;
         }
         if let Err(e) = rig.run(Job::Tests(missing), driver, SILENCE, &mut |event| report.event(event)) {
             report.say(&format!("note  the rig died (start {number} of {RIG_STARTS}): {e:#}"));
         }
     }
-    let mut complaints = rig.complaints_in_logs()?;
-    complaints.extend(rig.complaints.iter().map(|l| format!("host VM: {l}")));
-    complaints.sort();
-    complaints.dedup();
-    let why = complaints.first().map(|first| format!("{} lines, the first: {first}", complaints.len()));
-    report.end(LOGS_CLEAN, start.elapsed().as_secs_f64(), why);
-    Ok(())
 }
 
 pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
@@ -109,11 +153,11 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
         let places = Places::from_environment()?;
-        let plan = Plan::new(&places, choice)?;
+        let plan = Plan::new(&places, choice)?.rig_only();
         need_driver(&places, choice.driver)?;
         let logs = log_folder(&places)?;
         let mut report = Report::new(plan.all(), &logs);
-        in_rig(places, &plan, choice.driver, &mut report, &logs)?;
+        in_guests(places, &plan, choice.driver, &mut report, &logs)?;
         well &= report.finish();
     }
     Ok(well)

@@ -12,11 +12,10 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Inner, Job},
+    config::{Driver, Host, Inner, Job},
     events::{Event, Events},
     images::Places,
     machine::{Machine, Spec},
-    serial,
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software.
@@ -25,10 +24,15 @@ const NESTED: &[&str] = &[
 ];
 const DIRECT: &[&str] = &["-accel", "kvm", "-cpu", "host"];
 
+/// A guest alone, fully emulated: enough for devices in user space.
+const EMULATED: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max"];
+
 pub struct Rig {
     places: Places,
     pub logs: PathBuf,
     direct: bool,
+    /// Who is at the other end of the guests' device.
+    host: Host,
     /// Complaints of the host VM's own kernel.
     pub complaints: Vec<String>,
 }
@@ -57,7 +61,7 @@ impl Running {
 impl Rig {
     /// Finds out which rig this machine allows. KVM is believed only after a guest has booted on it.
     pub fn new(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
-        let mut rig = Self { places, logs: logs.to_owned(), direct: false, complaints: Vec::new() };
+        let mut rig = Self { places, logs: logs.to_owned(), direct: false, host: Host::Vhost, complaints: Vec::new() };
         let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
         if usable("/dev/kvm") && usable("/dev/vhost-vsock") {
             rig.direct = true;
@@ -69,6 +73,11 @@ impl Rig {
             rig.complaints.clear();
         }
         Ok(rig)
+    }
+
+    /// A rig for guests on a vhost-user device: it needs no KVM.
+    pub fn with_vhost_user(places: Places, logs: &Path, device: Vec<String>) -> Self {
+        Self { places, logs: logs.to_owned(), direct: true, host: Host::VhostUser(device), complaints: Vec::new() }
     }
 
     pub fn describe(&self) -> &'static str {
@@ -89,12 +98,14 @@ impl Rig {
         let mut running = if self.direct {
             let scratch = self.logs.join("scratch");
             fs::create_dir_all(&scratch)?;
+            let accelerator = if matches!(self.host, Host::Vhost) { DIRECT } else { EMULATED };
             let config = Inner {
                 job,
                 driver,
                 kernel: self.places.kernel(),
                 guest_initramfs: guest,
-                accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+                accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
+                host: self.host.clone(),
                 programs: self.places.programs()?,
                 scratch: scratch.clone(),
                 events: file.clone(),
@@ -111,6 +122,7 @@ impl Rig {
                 kernel: "/guest/vmlinuz".into(),
                 guest_initramfs: "/guest/initramfs".into(),
                 accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+                host: self.host.clone(),
                 programs: "/bin".into(),
                 scratch: "/tmp".into(),
                 events: "/dev/vport0p1".into(),
@@ -181,22 +193,5 @@ impl Rig {
         let path = self.logs.join(format!("{name}.log"));
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         Ok(writeln!(file, "{line}")?)
-    }
-
-    /// Searches every kept log for complaints: the second look, which misses nothing that came between two tests.
-    pub fn complaints_in_logs(&self) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.logs)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "log") {
-                let text = fs::read(&path)?;
-                for line in String::from_utf8_lossy(&text).lines().filter(|l| !l.starts_with("qemu: ")) {
-                    if serial::is_complaint(line) {
-                        found.push(format!("{}: {}", path.file_name().unwrap_or_default().to_string_lossy(), line.trim()));
-                    }
-                }
-            }
-        }
-        Ok(found)
     }
 }

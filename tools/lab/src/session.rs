@@ -9,7 +9,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Inner},
+    config::{Driver, Host, Inner},
     events::Events,
     machine::{Machine, RigDied, Spec},
     process::Process,
@@ -17,6 +17,8 @@ use crate::{
 
 pub const GUEST_CID: u32 = 3;
 pub const HOST_CID: u32 = 2;
+const MEMORY_MIB: u32 = 768;
+const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
 /// TCP ports on this side that lead into the guest: the agent's, and that of vsock_test's control connection.
 const AGENT: u16 = 19000;
 const CONTROL_FORWARDED: u16 = 19001;
@@ -60,6 +62,8 @@ pub struct Session {
     pub driver: Driver,
     pub events: Arc<Events>,
     guest: Option<Machine>,
+    /// The vhost-user device of the running guest.
+    device: Option<Process>,
     boots: u32,
     port: u32,
     checked: usize,
@@ -67,7 +71,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(config: Inner, events: Arc<Events>) -> Self {
-        Self { driver: config.driver, config, events, guest: None, boots: 0, port: 5000, checked: 0 }
+        Self { driver: config.driver, config, events, guest: None, device: None, boots: 0, port: 5000, checked: 0 }
     }
 
     fn agent() -> SocketAddr {
@@ -97,20 +101,20 @@ impl Session {
         let mut arguments = self.config.accelerator.clone();
         arguments.extend(
             [
-                "-M", "q35,usb=off,vmport=off,smbus=off,hpet=off", "-smp", "2",
-                "-device", &format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
+                "-smp", "2",
                 "-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{AGENT}-:9000,hostfwd=tcp:127.0.0.1:{CONTROL_FORWARDED}-:{CONTROL}"),
                 "-device", "virtio-net-pci,netdev=net,romfile=,modern-pio-notify=on",
                 "-rtc", "base=utc",
             ]
             .map(str::to_owned),
         );
+        arguments.extend(self.start_device()?);
         let spec = Spec {
             name,
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
             append: "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check no_console_suspend".into(),
-            memory_mib: 768,
+            memory_mib: MEMORY_MIB,
             arguments,
             scratch: self.config.scratch.clone(),
         };
@@ -125,8 +129,51 @@ impl Session {
         Ok(())
     }
 
+    /// The machine type and socket device for QEMU; a vhost-user device is started anew for every guest.
+    fn start_device(&mut self) -> Result<Vec<String>> {
+        let words = match &self.config.host {
+            Host::Vhost => vec![
+                "-M".into(),
+                MACHINE.into(),
+                "-device".into(),
+                format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
+            ],
+            Host::VhostUser(command) => {
+                self.device = None;
+                let socket = self.config.vhost_user_socket();
+                let uds = self.config.vhost_user_uds().unwrap_or_default();
+                for path in [&socket, &uds] {
+                    let _ = std::fs::remove_file(path);
+                }
+                let argv: Vec<String> = command
+                    .iter()
+                    .map(|w| w.replace("SOCKET", &socket.to_string_lossy()).replace("UDS", &uds.to_string_lossy()))
+                    .collect();
+                let device = Process::here(&argv)?;
+                let deadline = std::time::Instant::now() + Duration::from_secs(10);
+                while !socket.exists() {
+                    ensure!(!device.ended() && std::time::Instant::now() < deadline, "the vhost-user device did not start: {}", device.text());
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                self.device = Some(device);
+                vec![
+                    "-object".into(),
+                    format!("memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"),
+                    "-M".into(),
+                    format!("{MACHINE},memory-backend=memory"),
+                    "-chardev".into(),
+                    format!("socket,id=device,path={}", socket.display()),
+                    "-device".into(),
+                    "vhost-user-vsock-pci,chardev=device".into(),
+                ]
+            }
+        };
+        Ok(words)
+    }
+
     pub fn discard_guest(&mut self) {
         self.guest = None;
+        self.device = None;
     }
 
     /// Starts a program on one side.

@@ -4,6 +4,7 @@ pub mod device;
 pub mod kernel;
 pub mod lifecycle;
 pub mod streams;
+pub mod vhost_user;
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
             }
         }
     }
-    for test in own().into_iter().filter(|t| wanted.iter().any(|w| w == t.name)) {
+    for test in own().into_iter().chain(vhost_user::TESTS).filter(|t| wanted.iter().any(|w| w == t.name)) {
         loop {
             let start = Instant::now();
             session.events.start(test.name);
