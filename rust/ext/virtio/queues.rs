@@ -261,7 +261,11 @@ impl Queues {
         )?;
         let mut infos = specs.map(|spec| ext_bindings::virtqueue_info {
             name: spec.name.as_char_ptr(),
-            callback: spec.callback.then_some(used_callback as _),
+            callback: if spec.callback {
+                Some(used_callback)
+            } else {
+                None
+            },
             ctx: false,
         });
         let mut vqs = [core::ptr::null_mut(); N];
