@@ -60,7 +60,8 @@ pub(crate) use new_delayed_work;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Where {
-    /// In softirq context, on the CPU that queued it. It must not sleep.
+    /// In softirq context, on the CPU that queued it. It must not sleep, which goes for the destructor
+    /// of its object too, if its reference is the last one.
     Bh,
     /// As [`Bh`](Self::Bh), before other tasklets and softirqs.
     BhHighpri,
@@ -158,6 +159,8 @@ impl Workqueues {
 
 impl Drop for Workqueues {
     /// Waits for delayed work that nobody cancelled, for all work that runs, and ends the queues.
+    ///
+    /// It sleeps. A driver that ends soon cancels its delayed work before.
     fn drop(&mut self) {
         let mut old = [core::ptr::null_mut(); 4];
         for (slot, old) in WORKQUEUES.iter().zip(old.iter_mut()) {

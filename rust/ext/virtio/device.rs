@@ -21,6 +21,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::AlwaysRefCounted,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc, //
     },
     types::Opaque, //
@@ -112,6 +116,13 @@ impl<Ctx: device::DeviceContext> Device<Ctx> {
         self.0.get()
     }
 
+    /// The first 64 features, which anybody may read while a callback changes them.
+    fn feature_word(&self) -> &Atomic<u64> {
+        // SAFETY: By the type invariants, it is a valid device, and any value is valid in each field of
+        // the union. The bus writes them only before the driver's first callback.
+        unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).__bindgen_anon_1.features) }
+    }
+
     /// The number of the device on the bus: this is `virtioN`.
     #[inline]
     pub(crate) fn index(&self) -> u32 {
@@ -125,9 +136,7 @@ impl<Ctx: device::DeviceContext> Device<Ctx> {
     /// among them, save those of the transport (28 to 41).
     #[inline]
     pub(crate) fn features(&self) -> u64 {
-        // SAFETY: By the type invariants, it is a valid device. Any value is valid in each field of
-        // the union. It is read as a word; only callbacks that the device lock serialises write it.
-        unsafe { (*self.as_raw()).__bindgen_anon_1.features }
+        self.feature_word().load(Relaxed)
     }
 
     /// Whether feature `bit` (below 64) was negotiated. Never for a bit that the driver does not list.
@@ -143,10 +152,7 @@ impl Device<device::Core<'_>> {
     /// For [`validate`](super::Driver::validate): later the device has been told already, and
     /// [`renegotiate`](Self::renegotiate) is what it takes. Bits from 64 on are left alone.
     pub(crate) fn clear_feature(&self, bit: u32) {
-        let keep = !1u64.checked_shl(bit).unwrap_or(0);
-        // SAFETY: By the type invariants, it is a valid device; this callback is serialised with all
-        // others that write the field.
-        unsafe { (*self.as_raw()).__bindgen_anon_1.features &= keep };
+        self.keep_features(!1u64.checked_shl(bit).unwrap_or(0));
     }
 
     /// Whether the device has a configuration space.
@@ -272,9 +278,7 @@ impl Device<device::Core<'_>> {
         }
         self.add_status(ext_bindings::VIRTIO_CONFIG_S_ACKNOWLEDGE);
         self.add_status(ext_bindings::VIRTIO_CONFIG_S_DRIVER);
-        // SAFETY: By the type invariants, it is a valid device; this callback is serialised with all
-        // others that write the field.
-        unsafe { (*self.as_raw()).__bindgen_anon_1.features &= keep | TRANSPORT };
+        self.keep_features(keep | TRANSPORT);
         // SAFETY: By the type invariants, the device and its operations are valid.
         let finalize = unsafe { (*(*self.as_raw()).config).finalize_features }.ok_or(ENODEV)?;
         // SAFETY: As above; it was reset, and the transport bits were accepted before.
@@ -294,6 +298,12 @@ impl Device<device::Core<'_>> {
         // SAFETY: By the type invariants, `priv` is null or points to the `Queues` of the driver that
         // the device is bound to, which live until it is unbound: longer than `self` in this context.
         unsafe { (*self.as_raw()).priv_.cast::<Queues>().as_ref() }
+    }
+
+    /// Takes the features out that are not in `keep`. Only callbacks write them, one at a time.
+    fn keep_features(&self, keep: u64) {
+        let word = self.feature_word();
+        word.store(word.load(Relaxed) & keep, Relaxed);
     }
 
     fn status(&self) -> u32 {
