@@ -42,6 +42,8 @@ pub enum Job {
     Demo,
     /// Measure both drivers, this many times each.
     Bench { rounds: u32, quick: bool },
+    /// A guest whose console is the terminal.
+    Shell,
     /// Boot a guest and do nothing else.
     Probe,
 }

@@ -20,6 +20,8 @@ pub enum Event {
     End { test: String, seconds: f64, why: Option<String> },
     /// A word for the reader.
     Note { text: String },
+    /// A line of the demo.
+    Say { text: String },
     /// A line of a machine's log.
     Log { file: String, line: String },
     /// A measured cell of the bench.

@@ -16,7 +16,10 @@ ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.
 echo 1 > /proc/sys/kernel/unknown_nmi_panic
 echo 30 > /proc/sys/kernel/hung_task_timeout_secs
 case $(cat /proc/cmdline) in
-*rvsock.shell*)
+*rvsock.shell=*)
+	for module in $(sed 's/.*rvsock.shell=\([^ ]*\).*/\1/; s/,/ /g' /proc/cmdline); do insmod "/modules/$module.ko"; done
+	dmesg | grep 'rvsock: virtio'
+	echo "rvsock: CID 2 is the host: port 1234 there echoes, as in: echo hello | socat - VSOCK-CONNECT:2:1234"
 	echo "rvsock: this guest is yours; 'rvtest help' and 'socat' are here; leave with 'poweroff -f'"
 	setsid cttyhack sh
 	poweroff -f ;;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::{
     config::{Inner, Job},
     events::{Event, Events},
-    session::Session,
+    session::{Session, Side},
     suites,
 };
 
@@ -22,6 +22,7 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Tests(wanted) => suites::run(&mut session, &wanted),
         Job::Probe => session.ensure_guest(),
         Job::Demo => crate::demo::run(&mut session),
+        Job::Shell => shell(&mut session),
         Job::Bench { rounds, quick } => crate::bench::run(&mut session, rounds, quick),
     };
     drop(session);
@@ -30,4 +31,10 @@ pub fn run(config: &Path) -> Result<()> {
     }
     events.send(Event::Done);
     outcome
+}
+
+/// Hands the terminal to a guest; an echo server listens on this side.
+fn shell(session: &mut Session) -> Result<()> {
+    let _echo = session.server(Side::Host, "echo-server --port 1234")?;
+    session.shell()
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 
 use crate::{events::Events, serial::Serial};
@@ -46,19 +46,36 @@ pub struct Machine {
     monitor: PathBuf,
 }
 
+impl Spec {
+    /// The emulator with everything but its console.
+    fn command(&self) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(&self.arguments)
+            .args(["-m", &self.memory_mib.to_string()])
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .arg("-kernel").arg(&self.kernel)
+            .arg("-initrd").arg(&self.initramfs)
+            .args(["-append", &format!("console=ttyS0 {}", self.append)]);
+        command
+    }
+
+    /// Runs the machine with the terminal as its console, until it switches off.
+    pub fn on_terminal(&self) -> Result<()> {
+        let status = self.command().status().context("cannot start qemu-system-x86_64")?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+}
+
 impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
         let monitor = spec.scratch.join(format!("{}.qmp", spec.name));
         let _ = std::fs::remove_file(&monitor);
-        let mut child = Command::new("qemu-system-x86_64")
-            .args(&spec.arguments)
-            .args(["-m", &spec.memory_mib.to_string()])
-            .args(["-nodefaults", "-no-reboot", "-display", "none"])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+        let mut child = spec
+            .command()
             .arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()))
-            .arg("-kernel").arg(&spec.kernel)
-            .arg("-initrd").arg(&spec.initramfs)
-            .args(["-append", &format!("console=ttyS0 {}", spec.append)])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -178,6 +178,11 @@ pub fn bench(_rounds: u32, _quick: bool) -> Result<bool> {
     bail!("the bench is not there yet")
 }
 
-pub fn shell(_driver: Driver) -> Result<bool> {
-    bail!("the shell is not there yet")
+pub fn shell(driver: Driver) -> Result<bool> {
+    let places = Places::from_environment()?;
+    need_driver(&places, driver)?;
+    let logs = log_folder(&places)?;
+    println!("a guest boots; its console is this terminal");
+    Rig::new(places, &logs, driver)?.shell(driver)?;
+    Ok(true)
 }

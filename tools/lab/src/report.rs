@@ -57,6 +57,7 @@ impl Report {
             Event::Start { test } => self.busy(test),
             Event::End { test, seconds, why } => self.end(test, *seconds, why.clone()),
             Event::Note { text } => self.say(&format!("note  {text}")),
+            Event::Say { text } => self.say(text),
             Event::Log { .. } | Event::Measure { .. } | Event::Done => {}
         }
     }

@@ -90,60 +90,14 @@ impl Rig {
 
     /// Runs a job and hands its events over as they come. An error means that the rig itself failed.
     pub fn run(&mut self, job: Job, driver: Driver, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
-        let guest = self.places.guest()?;
         let file = self.logs.join("events.jsonl");
-        let _ = fs::remove_file(&file);
         File::create(&file)?;
-        let host_log = Arc::new(Events::to(&self.logs.join("host-vm.jsonl"))?);
         let mut running = if self.direct {
-            let scratch = self.logs.join("scratch");
-            fs::create_dir_all(&scratch)?;
-            let accelerator = if matches!(self.host, Host::Vhost) { DIRECT } else { EMULATED };
-            let config = Inner {
-                job,
-                driver,
-                kernel: self.places.kernel(),
-                guest_initramfs: guest,
-                accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
-                host: self.host.clone(),
-                programs: self.places.programs()?,
-                scratch: scratch.clone(),
-                events: file.clone(),
-            };
-            let path = scratch.join("lab.json");
-            fs::write(&path, serde_json::to_vec(&config)?)?;
-            Running::Direct(
-                Command::new(std::env::current_exe()?).arg("inner").arg(&path).stdin(Stdio::null()).spawn().context("cannot start the inner lab")?,
-            )
+            let config = self.direct_config(job, driver)?;
+            Running::Direct(self.inner(&config)?.stdin(Stdio::null()).spawn().context("cannot start the inner lab")?)
         } else {
-            let config = Inner {
-                job,
-                driver,
-                kernel: "/guest/vmlinuz".into(),
-                guest_initramfs: "/guest/initramfs".into(),
-                accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
-                host: self.host.clone(),
-                programs: "/bin".into(),
-                scratch: "/tmp".into(),
-                events: "/dev/vport0p1".into(),
-            };
-            let image = self.places.host(&config, &guest)?;
-            let mut arguments: Vec<String> = NESTED.iter().map(|s| s.to_string()).collect();
-            arguments.extend([
-                "-device".into(), "virtio-serial-pci".into(),
-                "-chardev".into(), format!("file,id=events,path={}", file.display()),
-                "-device".into(), "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
-            ]);
-            let spec = Spec {
-                name: "host-vm".into(),
-                kernel: self.places.kernel(),
-                initramfs: image,
-                append: "rdinit=/init panic=-1 mitigations=off".into(),
-                memory_mib: 4096,
-                arguments,
-                scratch: std::env::temp_dir(),
-            };
-            Running::Nested(Machine::boot(&spec, host_log)?)
+            let own_log = Arc::new(Events::to(Path::new("/dev/null"))?);
+            Running::Nested(Machine::boot(&self.host_vm(job, driver, "")?, own_log)?)
         };
         let outcome = self.follow(&mut running, &file, silence, on_event);
         if let Running::Nested(machine) = &mut running {
@@ -153,8 +107,73 @@ impl Rig {
             self.complaints.extend(machine.serial.complaints_since(0).into_iter().filter(|l| !l.starts_with("qemu: ")));
         }
         running.kill();
-        let _ = fs::remove_file(self.logs.join("host-vm.jsonl"));
         outcome
+    }
+
+    /// Hands the terminal to a guest.
+    pub fn shell(&self, driver: Driver) -> Result<()> {
+        if self.direct {
+            let status = self.inner(&self.direct_config(Job::Shell, driver)?)?.status()?;
+            ensure!(status.success(), "the inner lab ended with {status}");
+            return Ok(());
+        }
+        self.host_vm(Job::Shell, driver, "quiet loglevel=3")?.on_terminal()
+    }
+
+    /// The inner lab as a program on this machine.
+    fn inner(&self, config: &Inner) -> Result<Command> {
+        fs::create_dir_all(&config.scratch)?;
+        let path = config.scratch.join("lab.json");
+        fs::write(&path, serde_json::to_vec(config)?)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("inner").arg(&path);
+        Ok(command)
+    }
+
+    fn direct_config(&self, job: Job, driver: Driver) -> Result<Inner> {
+        let accelerator = if matches!(self.host, Host::Vhost) { DIRECT } else { EMULATED };
+        Ok(Inner {
+            job,
+            driver,
+            kernel: self.places.kernel(),
+            guest_initramfs: self.places.guest()?,
+            accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
+            host: self.host.clone(),
+            programs: self.places.programs()?,
+            scratch: self.logs.join("scratch"),
+            events: self.logs.join("events.jsonl"),
+        })
+    }
+
+    /// The host VM, whose first program runs the inner lab.
+    fn host_vm(&self, job: Job, driver: Driver, append: &str) -> Result<Spec> {
+        let config = Inner {
+            job,
+            driver,
+            kernel: "/guest/vmlinuz".into(),
+            guest_initramfs: "/guest/initramfs".into(),
+            accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+            host: Host::Vhost,
+            programs: "/bin".into(),
+            scratch: "/tmp".into(),
+            events: "/dev/vport0p1".into(),
+        };
+        let image = self.places.host(&config, &self.places.guest()?)?;
+        let mut arguments: Vec<String> = NESTED.iter().map(|s| s.to_string()).collect();
+        arguments.extend([
+            "-device".into(), "virtio-serial-pci".into(),
+            "-chardev".into(), format!("file,id=events,path={}", self.logs.join("events.jsonl").display()),
+            "-device".into(), "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
+        ]);
+        Ok(Spec {
+            name: "host-vm".into(),
+            kernel: self.places.kernel(),
+            initramfs: image,
+            append: format!("rdinit=/init panic=-1 mitigations=off {append}"),
+            memory_mib: 4096,
+            arguments,
+            scratch: std::env::temp_dir(),
+        })
     }
 
     fn follow(&self, running: &mut Running, file: &Path, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {

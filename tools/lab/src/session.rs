@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context, Result};
@@ -88,16 +88,8 @@ impl Session {
         self.guest.as_mut().context("no guest is running")
     }
 
-    /// Makes sure that a guest runs with the driver loaded.
-    pub fn ensure_guest(&mut self) -> Result<()> {
-        if let Some(guest) = &mut self.guest {
-            if guest.running() {
-                return Ok(());
-            }
-            self.guest = None;
-        }
-        self.boots += 1;
-        let name = format!("guest-{}-{}", self.driver.name(), self.boots);
+    /// The guest as it is booted; a vhost-user device is started for it.
+    fn spec(&mut self, name: String, append: &str) -> Result<Spec> {
         let mut arguments = self.config.accelerator.clone();
         arguments.extend(
             [
@@ -109,15 +101,28 @@ impl Session {
             .map(str::to_owned),
         );
         arguments.extend(self.start_device()?);
-        let spec = Spec {
+        Ok(Spec {
             name,
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
-            append: "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check no_console_suspend".into(),
+            append: format!("rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {append}"),
             memory_mib: MEMORY_MIB,
             arguments,
             scratch: self.config.scratch.clone(),
-        };
+        })
+    }
+
+    /// Makes sure that a guest runs with the driver loaded.
+    pub fn ensure_guest(&mut self) -> Result<()> {
+        if let Some(guest) = &mut self.guest {
+            if guest.running() {
+                return Ok(());
+            }
+            self.guest = None;
+        }
+        self.boots += 1;
+        let name = format!("guest-{}-{}", self.driver.name(), self.boots);
+        let spec = self.spec(name, "no_console_suspend")?;
         let mut guest = Machine::boot(&spec, self.events.clone())?;
         if guest.serial.wait_for(0, "agent: listening", Duration::from_secs(90)).is_none() {
             let why = guest.diagnose(0)?;
@@ -150,9 +155,9 @@ impl Session {
                     .map(|w| w.replace("SOCKET", &socket.to_string_lossy()).replace("UDS", &uds.to_string_lossy()))
                     .collect();
                 let device = Process::here(&argv)?;
-                let deadline = std::time::Instant::now() + Duration::from_secs(10);
+                let deadline = Instant::now() + Duration::from_secs(10);
                 while !socket.exists() {
-                    ensure!(!device.ended() && std::time::Instant::now() < deadline, "the vhost-user device did not start: {}", device.text());
+                    ensure!(!device.ended() && Instant::now() < deadline, "the vhost-user device did not start: {}", device.text());
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 self.device = Some(device);
@@ -169,6 +174,12 @@ impl Session {
             }
         };
         Ok(words)
+    }
+
+    /// A guest whose console is this program's own terminal, with the driver loaded.
+    pub fn shell(&mut self) -> Result<()> {
+        let modules = self.driver.modules().join(",");
+        self.spec("shell".into(), &format!("quiet rvsock.shell={modules}"))?.on_terminal()
     }
 
     pub fn discard_guest(&mut self) {
@@ -227,6 +238,17 @@ impl Session {
             self.guest_sh(&format!("rmmod {module}")).with_context(|| format!("unloading {module}"))?;
         }
         Ok(())
+    }
+
+    /// rmmod works as soon as the last closing socket is gone, which may take the eight seconds of an unanswered close.
+    pub fn unload_when_free(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(12);
+        loop {
+            match self.unload() {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The virtio device of the socket: its name on the bus, and its driver's.

@@ -1,6 +1,6 @@
 //! The module's life: loading and unloading beside sockets, beside the C driver, and without a device.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
@@ -16,17 +16,6 @@ pub const TESTS: &[Test] = &[
     Test { name: "lifecycle: insmod beside the C driver gives EBUSY and says what to unload", run: beside_c_driver },
     Test { name: "lifecycle: connect without a device gives the C driver's errno", run: without_device },
 ];
-
-/// rmmod works as soon as the last closing socket is gone, which may take the eight seconds of an unanswered close.
-pub fn unload_soon(s: &Session) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(12);
-    loop {
-        match s.unload() {
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
-            outcome => return outcome,
-        }
-    }
-}
 
 fn rmmod_refused(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
@@ -52,7 +41,7 @@ fn reload_with_listener(s: &mut Session) -> Result<()> {
         s.rvtest(Side::Host, &format!("echo-client --cid {} --port {port} --connections 3 --bytes 20000", Side::Guest.cid()))?
             .success(LONG)
             .with_context(|| format!("round {round}: echo with the listener that was open before"))?;
-        unload_soon(s).with_context(|| format!("round {round}"))?;
+        s.unload_when_free().with_context(|| format!("round {round}"))?;
         s.load().with_context(|| format!("round {round}"))?;
         ensure!(!server.ended(), "round {round}: the listener ended: {}", server.text());
     }
@@ -64,7 +53,7 @@ fn beside_c_driver(s: &mut Session) -> Result<()> {
         // Only to validate the test itself: the C driver beside itself would be "File exists".
         return Ok(());
     }
-    unload_soon(s)?;
+    s.unload_when_free()?;
     for module in Driver::C.modules() {
         s.guest_sh(&format!("insmod /modules/{module}.ko"))?;
     }
