@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What every script here shares: where things live, how messages look, locks, space, and steps that show progress.
 
 set -euo pipefail
@@ -15,9 +15,7 @@ BINDGEN_WANT=0.71.1
 GCC_WANT=14
 QEMU_WANT=11.1
 # The Debian kernel that the module is built for; the newest of the same series if the archive no longer has it.
-# shellcheck disable=SC2034 # read by the scripts that source this file
 KERNEL_SERIES=7.2 KERNEL_WANT=7.2.12-1~bpo13+1
-# shellcheck disable=SC2034
 KERNEL=$CACHE/kernel
 
 mkdir -p "$CACHE" "$LOGS" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
@@ -70,7 +68,8 @@ step() {
 		tail -n 25 "$log" >&2
 		die "failed: $text (exit code $status); the whole log is $log"
 	fi
-	[[ -t 2 ]] && say "$text: $((SECONDS - start)) s" || say "  done in $((SECONDS - start)) s"
+	[[ -t 2 ]] || text='  done'
+	say "$text: $((SECONDS - start)) s"
 	rm -f "$log"
 }
 

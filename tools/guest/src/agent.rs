@@ -40,12 +40,14 @@ fn run(connection: TcpStream) -> Result<()> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(());
     }
-    let request: Request = serde_json::from_str(&line).with_context(|| format!("request {line:?}"))?;
+    let request: Request =
+        serde_json::from_str(&line).with_context(|| format!("request {line:?}"))?;
     let to_lab = Arc::new(Mutex::new(connection));
     let mut child = match spawn(&request.argv) {
         Ok(child) => child,
         Err(e) => {
-            let told = Frame::Failed(format!("{:?}: {e:#}", request.argv)).write(&mut *lock(&to_lab));
+            let told =
+                Frame::Failed(format!("{:?}: {e:#}", request.argv)).write(&mut *lock(&to_lab));
             return Ok(told?);
         }
     };
@@ -59,20 +61,30 @@ fn run(connection: TcpStream) -> Result<()> {
     });
 
     let outputs = [
-        child.stdout.take().map(|pipe| forward(pipe, to_lab.clone())),
-        child.stderr.take().map(|pipe| forward(pipe, to_lab.clone())),
+        child
+            .stdout
+            .take()
+            .map(|pipe| forward(pipe, to_lab.clone())),
+        child
+            .stderr
+            .take()
+            .map(|pipe| forward(pipe, to_lab.clone())),
     ];
     let status = child.wait()?;
     for output in outputs.into_iter().flatten() {
         let _ = output.join();
     }
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     let told = Frame::Exit(code).write(&mut *lock(&to_lab));
     Ok(told?)
 }
 
 fn lock(to_lab: &Mutex<TcpStream>) -> std::sync::MutexGuard<'_, TcpStream> {
-    to_lab.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    to_lab
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn spawn(argv: &[String]) -> Result<Child> {
@@ -86,11 +98,17 @@ fn spawn(argv: &[String]) -> Result<Child> {
         .spawn()?)
 }
 
-fn forward(mut pipe: impl Read + Send + 'static, to_lab: Arc<Mutex<TcpStream>>) -> thread::JoinHandle<()> {
+fn forward(
+    mut pipe: impl Read + Send + 'static,
+    to_lab: Arc<Mutex<TcpStream>>,
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 16384];
         while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-            if Frame::Output(buffer[..n].to_vec()).write(&mut *lock(&to_lab)).is_err() {
+            if Frame::Output(buffer[..n].to_vec())
+                .write(&mut *lock(&to_lab))
+                .is_err()
+            {
                 return;
             }
         }

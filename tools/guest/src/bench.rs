@@ -27,8 +27,16 @@ pub fn sink(port: u32) -> Result<()> {
 }
 
 /// Writes for `duration` on each of `flows` connections at once, and waits until all of it was read.
-pub fn source(cid: u32, port: u32, write_size: usize, flows: usize, duration: Duration) -> Result<()> {
-    let streams = (0..flows).map(|_| stream::connect(cid, port)).collect::<Result<Vec<_>>>()?;
+pub fn source(
+    cid: u32,
+    port: u32,
+    write_size: usize,
+    flows: usize,
+    duration: Duration,
+) -> Result<()> {
+    let streams = (0..flows)
+        .map(|_| stream::connect(cid, port))
+        .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let threads: Vec<_> = streams
         .into_iter()
@@ -50,11 +58,19 @@ pub fn source(cid: u32, port: u32, write_size: usize, flows: usize, duration: Du
         .collect();
     let mut totals = Vec::new();
     for thread in threads {
-        totals.push(thread.join().map_err(|_| anyhow::anyhow!("a flow's thread panicked"))??);
+        totals.push(
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a flow's thread panicked"))??,
+        );
     }
     let seconds = start.elapsed().as_secs_f64();
     let sum: u64 = totals.iter().sum();
-    let flows = totals.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    let flows = totals
+        .iter()
+        .map(u64::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
     println!("OK bytes={sum} seconds={seconds:.6} flows={flows}");
     Ok(())
 }
@@ -73,7 +89,12 @@ pub fn ping(cid: u32, port: u32, size: usize, duration: Duration) -> Result<()> 
     }
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    println!("OK count={} p50={:.1} p99={:.1}", times.len(), at(0.5), at(0.99));
+    println!(
+        "OK count={} p50={:.1} p99={:.1}",
+        times.len(),
+        at(0.5),
+        at(0.99)
+    );
     Ok(())
 }
 
@@ -85,6 +106,9 @@ pub fn connects(cid: u32, port: u32, duration: Duration) -> Result<()> {
         drop(stream::connect(cid, port).with_context(|| format!("connect number {count}"))?);
         count += 1;
     }
-    println!("OK count={count} seconds={:.6}", start.elapsed().as_secs_f64());
+    println!(
+        "OK count={count} seconds={:.6}",
+        start.elapsed().as_secs_f64()
+    );
     Ok(())
 }

@@ -51,7 +51,11 @@ impl Frame {
                 io::Error::other(format!("an exit frame of {len} bytes, 4 expected"))
             })?)),
             b'f' => Frame::Failed(String::from_utf8_lossy(&bytes).into_owned()),
-            other => return Err(io::Error::other(format!("a frame of unknown kind {other:#x}"))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "a frame of unknown kind {other:#x}"
+                )))
+            }
         }))
     }
 }

@@ -25,76 +25,180 @@ struct Peer {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the lab's control connections over TCP
-    Agent { #[arg(long)] port: u16 },
+    Agent {
+        #[arg(long)]
+        port: u16,
+    },
     /// Send back whatever comes, on any number of connections
-    EchoServer { #[arg(long)] port: u32 },
+    EchoServer {
+        #[arg(long)]
+        port: u32,
+    },
     /// Echo over several connections at once, and check every byte
     EchoClient {
-        #[command(flatten)] peer: Peer,
-        #[arg(long, default_value_t = 1)] connections: u64,
-        #[arg(long)] bytes: u64,
-        #[arg(long, default_value_t = 65536)] write_size: usize,
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long, default_value_t = 1)]
+        connections: u64,
+        #[arg(long)]
+        bytes: u64,
+        #[arg(long, default_value_t = 65536)]
+        write_size: usize,
     },
     /// Open many connections, keep them, then an echo on each
-    Many { #[command(flatten)] peer: Peer, #[arg(long)] connections: u64 },
+    Many {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        connections: u64,
+    },
     /// Send chunks and read each back whole, without closing a half
-    Chunks { #[command(flatten)] peer: Peer, #[arg(long)] size: usize, #[arg(long)] count: u64 },
+    Chunks {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        count: u64,
+    },
     /// Accept one connection, sleep, then read and check everything
-    SlowServer { #[arg(long)] port: u32, #[arg(long)] pause_ms: u64 },
+    SlowServer {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        pause_ms: u64,
+    },
     /// Send checked data and wait for the peer's close
     Send {
-        #[command(flatten)] peer: Peer,
-        #[arg(long)] bytes: u64,
-        #[arg(long, default_value_t = 65536)] write_size: usize,
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        bytes: u64,
+        #[arg(long, default_value_t = 65536)]
+        write_size: usize,
     },
     /// Connect and echo again and again; count errors by name
-    Traffic { #[command(flatten)] peer: Peer, #[arg(long)] flows: u64, #[arg(long)] seconds: u64 },
+    Traffic {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        flows: u64,
+        #[arg(long)]
+        seconds: u64,
+    },
     /// Accept one connection and sit in a page fault inside recv()
-    StuckServer { #[arg(long)] port: u32, #[arg(long)] hold_ms: u64 },
+    StuckServer {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        hold_ms: u64,
+    },
     /// Say what connect() gives, and how fast
-    Connect { #[command(flatten)] peer: Peer },
+    Connect {
+        #[command(flatten)]
+        peer: Peer,
+    },
     /// Connect, and say how the connection ended
-    WaitEndClient { #[command(flatten)] peer: Peer },
+    WaitEndClient {
+        #[command(flatten)]
+        peer: Peer,
+    },
     /// Accept one connection, and say how it ended
-    WaitEndServer { #[arg(long)] port: u32 },
+    WaitEndServer {
+        #[arg(long)]
+        port: u32,
+    },
     /// Read everything and throw it away
-    Sink { #[arg(long)] port: u32 },
+    Sink {
+        #[arg(long)]
+        port: u32,
+    },
     /// Write as fast as it goes
     Source {
-        #[command(flatten)] peer: Peer,
-        #[arg(long)] write_size: usize,
-        #[arg(long, default_value_t = 1)] flows: usize,
-        #[arg(long)] ms: u64,
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        write_size: usize,
+        #[arg(long, default_value_t = 1)]
+        flows: usize,
+        #[arg(long)]
+        ms: u64,
     },
     /// Round trips against an echo server
-    Ping { #[command(flatten)] peer: Peer, #[arg(long)] size: usize, #[arg(long)] ms: u64 },
+    Ping {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        ms: u64,
+    },
     /// Connect and close, one after the other
-    Connects { #[command(flatten)] peer: Peer, #[arg(long)] ms: u64 },
+    Connects {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        ms: u64,
+    },
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port } => stream::echo_server(port),
-        Command::EchoClient { peer, connections, bytes, write_size } => {
-            stream::echo_client(peer.cid, peer.port, stream::Load { connections, bytes, write_size })
-        }
+        Command::EchoClient {
+            peer,
+            connections,
+            bytes,
+            write_size,
+        } => stream::echo_client(
+            peer.cid,
+            peer.port,
+            stream::Load {
+                connections,
+                bytes,
+                write_size,
+            },
+        ),
         Command::Many { peer, connections } => stream::many(peer.cid, peer.port, connections),
         Command::Chunks { peer, size, count } => stream::chunks(peer.cid, peer.port, size, count),
-        Command::SlowServer { port, pause_ms } => stream::slow_server(port, Duration::from_millis(pause_ms)),
-        Command::Send { peer, bytes, write_size } => stream::send(peer.cid, peer.port, bytes, write_size),
-        Command::Traffic { peer, flows, seconds } => {
-            stream::traffic(peer.cid, peer.port, flows, Duration::from_secs(seconds))
+        Command::SlowServer { port, pause_ms } => {
+            stream::slow_server(port, Duration::from_millis(pause_ms))
         }
-        Command::StuckServer { port, hold_ms } => stuck::server(port, Duration::from_millis(hold_ms)),
+        Command::Send {
+            peer,
+            bytes,
+            write_size,
+        } => stream::send(peer.cid, peer.port, bytes, write_size),
+        Command::Traffic {
+            peer,
+            flows,
+            seconds,
+        } => stream::traffic(peer.cid, peer.port, flows, Duration::from_secs(seconds)),
+        Command::StuckServer { port, hold_ms } => {
+            stuck::server(port, Duration::from_millis(hold_ms))
+        }
         Command::Connect { peer } => probe::connect(peer.cid, peer.port),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),
         Command::Sink { port } => bench::sink(port),
-        Command::Source { peer, write_size, flows, ms } => {
-            bench::source(peer.cid, peer.port, write_size, flows, Duration::from_millis(ms))
+        Command::Source {
+            peer,
+            write_size,
+            flows,
+            ms,
+        } => bench::source(
+            peer.cid,
+            peer.port,
+            write_size,
+            flows,
+            Duration::from_millis(ms),
+        ),
+        Command::Ping { peer, size, ms } => {
+            bench::ping(peer.cid, peer.port, size, Duration::from_millis(ms))
         }
-        Command::Ping { peer, size, ms } => bench::ping(peer.cid, peer.port, size, Duration::from_millis(ms)),
-        Command::Connects { peer, ms } => bench::connects(peer.cid, peer.port, Duration::from_millis(ms)),
+        Command::Connects { peer, ms } => {
+            bench::connects(peer.cid, peer.port, Duration::from_millis(ms))
+        }
     }
 }

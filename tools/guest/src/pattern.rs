@@ -9,12 +9,17 @@ pub fn fill(buffer: &mut [u8], seed: u64, offset: u64) {
 
 /// The first place where `buffer` is not the stream's bytes from `offset` on.
 pub fn mismatch(buffer: &[u8], seed: u64, offset: u64) -> Option<u64> {
-    (0..).zip(buffer).find(|(i, byte)| **byte != at(seed, offset + i)).map(|(i, _)| offset + i)
+    (0..)
+        .zip(buffer)
+        .find(|(i, byte)| **byte != at(seed, offset + i))
+        .map(|(i, _)| offset + i)
 }
 
 fn at(seed: u64, offset: u64) -> u8 {
     // One multiplication serves eight bytes; the place in the word is mixed in by the shift.
-    let word = (offset / 8).wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let word = (offset / 8)
+        .wrapping_add(seed)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((word ^ (word >> 29)) >> ((offset % 8) * 8)) as u8
 }
 

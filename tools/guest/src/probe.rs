@@ -1,6 +1,9 @@
 //! Small questions: what does connect() say and how fast, when does a connection end and how.
 
-use std::{io::{self, Read}, time::Instant};
+use std::{
+    io::{self, Read},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use vsock::VsockStream;
@@ -22,7 +25,10 @@ pub fn connect(cid: u32, port: u32) -> Result<()> {
         Ok(_) => "ok".into(),
         Err(e) => errno_name(&e),
     };
-    println!("CONNECT {outcome} {:.1}", start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "CONNECT {outcome} {:.1}",
+        start.elapsed().as_secs_f64() * 1e3
+    );
     Ok(())
 }
 
@@ -39,7 +45,8 @@ fn wait_end(mut stream: VsockStream) {
 }
 
 pub fn wait_end_client(cid: u32, port: u32) -> Result<()> {
-    let stream = VsockStream::connect_with_cid_port(cid, port).with_context(|| format!("connect to CID {cid} port {port}"))?;
+    let stream = VsockStream::connect_with_cid_port(cid, port)
+        .with_context(|| format!("connect to CID {cid} port {port}"))?;
     println!("CONNECTED");
     wait_end(stream);
     Ok(())

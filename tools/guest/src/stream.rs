@@ -42,7 +42,9 @@ pub fn raise_file_limit() -> Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-fn small_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
+fn small_thread<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>> {
     Ok(thread::Builder::new().stack_size(128 << 10).spawn(body)?)
 }
 
@@ -80,11 +82,17 @@ pub fn echo_client(cid: u32, port: u32, load: Load) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let mut sum = 0;
     for (seed, flow) in flows.into_iter().enumerate() {
-        let crc = flow.join().map_err(|_| anyhow::anyhow!("connection {seed}: its thread panicked"))?;
+        let crc = flow
+            .join()
+            .map_err(|_| anyhow::anyhow!("connection {seed}: its thread panicked"))?;
         sum ^= crc.with_context(|| format!("connection {seed} of {}", load.connections))?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!("OK connections={} bytes={} crc={sum:08x} seconds={seconds:.3}", load.connections, load.bytes * load.connections);
+    println!(
+        "OK connections={} bytes={} crc={sum:08x} seconds={seconds:.3}",
+        load.connections,
+        load.bytes * load.connections
+    );
     Ok(())
 }
 
@@ -96,10 +104,16 @@ fn echo_one(cid: u32, port: u32, load: Load, seed: u64) -> Result<u32> {
         Ok(writer.shutdown(Shutdown::Write)?)
     })?;
     let received = receive_pattern(&mut stream, seed);
-    let sent = sender.join().map_err(|_| anyhow::anyhow!("the sending thread panicked"))?;
+    let sent = sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sending thread panicked"))?;
     sent.context("sending")?;
     let (bytes, crc) = received.context("receiving")?;
-    ensure!(bytes == load.bytes, "{bytes} bytes came back, {} were sent", load.bytes);
+    ensure!(
+        bytes == load.bytes,
+        "{bytes} bytes came back, {} were sent",
+        load.bytes
+    );
     Ok(crc)
 }
 
@@ -109,7 +123,8 @@ pub fn send_pattern(to: &mut impl Write, seed: u64, bytes: u64, write_size: usiz
     while sent < bytes {
         let n = write_size.min((bytes - sent) as usize);
         pattern::fill(&mut buffer[..n], seed, sent);
-        to.write_all(&buffer[..n]).with_context(|| format!("write at byte {sent}"))?;
+        to.write_all(&buffer[..n])
+            .with_context(|| format!("write at byte {sent}"))?;
         sent += n as u64;
     }
     Ok(())
@@ -124,7 +139,9 @@ pub fn receive_pattern(from: &mut impl Read, seed: u64) -> Result<(u64, u32)> {
         let n = match from.read(&mut buffer) {
             Ok(0) => return Ok((received, crc.finalize())),
             Ok(n) => n,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => bail!("nothing came for {STALL:?} after byte {received}"),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                bail!("nothing came for {STALL:?} after byte {received}")
+            }
             Err(e) => return Err(e).with_context(|| format!("read at byte {received}")),
         };
         if let Some(place) = pattern::mismatch(&buffer[..n], seed, received) {
@@ -140,15 +157,20 @@ pub fn many(cid: u32, port: u32, connections: u64) -> Result<()> {
     raise_file_limit()?;
     let mut streams = Vec::new();
     for i in 0..connections {
-        streams.push(connect(cid, port).with_context(|| format!("connection {i} of {connections}"))?);
+        streams
+            .push(connect(cid, port).with_context(|| format!("connection {i} of {connections}"))?);
     }
     println!("OPEN {connections}");
     for (i, stream) in streams.iter_mut().enumerate() {
         let mut message = [0; 64];
         pattern::fill(&mut message, i as u64, 0);
-        stream.write_all(&message).with_context(|| format!("write on connection {i}"))?;
+        stream
+            .write_all(&message)
+            .with_context(|| format!("write on connection {i}"))?;
         let mut back = [0; 64];
-        stream.read_exact(&mut back).with_context(|| format!("echo on connection {i}"))?;
+        stream
+            .read_exact(&mut back)
+            .with_context(|| format!("echo on connection {i}"))?;
         ensure!(message == back, "the echo on connection {i} differs");
     }
     println!("OK connections={connections}");
@@ -161,8 +183,12 @@ pub fn chunks(cid: u32, port: u32, size: usize, count: u64) -> Result<()> {
     let (mut message, mut back) = (vec![0; size], vec![0; size]);
     for chunk in 0..count {
         pattern::fill(&mut message, 0, chunk * size as u64);
-        stream.write_all(&message).with_context(|| format!("chunk {chunk}: write"))?;
-        stream.read_exact(&mut back).with_context(|| format!("chunk {chunk}: read"))?;
+        stream
+            .write_all(&message)
+            .with_context(|| format!("chunk {chunk}: write"))?;
+        stream
+            .read_exact(&mut back)
+            .with_context(|| format!("chunk {chunk}: read"))?;
         ensure!(message == back, "chunk {chunk} came back changed");
     }
     println!("OK count={count}");
@@ -190,7 +216,9 @@ pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize) -> Result<()> {
     println!("SENT {bytes}");
     stream.shutdown(Shutdown::Write)?;
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).context("waiting for the peer's close")?;
+    stream
+        .read_to_end(&mut rest)
+        .context("waiting for the peer's close")?;
     println!("OK sent={bytes}");
     Ok(())
 }
@@ -204,7 +232,9 @@ pub fn traffic(cid: u32, port: u32, flows: u64, duration: Duration) -> Result<()
         .collect::<Result<Vec<_>>>()?;
     let (mut echoes, mut errors) = (0, std::collections::BTreeMap::<String, u64>::new());
     for flow in flows {
-        let (n, seen) = flow.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        let (n, seen) = flow
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         echoes += n;
         for name in seen {
             *errors.entry(name).or_default() += 1;
@@ -228,8 +258,12 @@ fn traffic_one(cid: u32, port: u32, seed: u64, until: Instant) -> (u64, Vec<Stri
             let (mut message, mut back) = ([0; 4096], [0; 4096]);
             while Instant::now() < until {
                 pattern::fill(&mut message, seed, echoes * 4096);
-                stream.write_all(&message).map_err(|e| io::Error::new(e.kind(), format!("write:{}", errno_name(&e))))?;
-                stream.read_exact(&mut back).map_err(|e| io::Error::new(e.kind(), format!("read:{}", errno_name(&e))))?;
+                stream
+                    .write_all(&message)
+                    .map_err(|e| io::Error::new(e.kind(), format!("write:{}", errno_name(&e))))?;
+                stream
+                    .read_exact(&mut back)
+                    .map_err(|e| io::Error::new(e.kind(), format!("read:{}", errno_name(&e))))?;
                 if back != message {
                     return Err(io::Error::other("echo:CORRUPT"));
                 }

@@ -52,7 +52,8 @@ nix::ioctl_readwrite!(uffdio_zeropage, 0xaa, 0x04, UffdioZeropage);
 /// Accepts one connection and reads into a page that is not there; fills the page in after `hold`.
 pub fn server(port: u32, hold: Duration) -> Result<()> {
     // SAFETY: The system call takes flags alone and gives a new descriptor.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) }).context("userfaultfd")?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
+        .context("userfaultfd")?;
     // SAFETY: The descriptor is new, and nobody else's.
     let mut uffd = unsafe { File::from_raw_fd(fd as i32) };
 
@@ -68,8 +69,16 @@ pub fn server(port: u32, hold: Duration) -> Result<()> {
     .context("mmap")?;
     let start = page.as_ptr() as u64;
 
-    let mut api = UffdioApi { api: UFFD_API, ..Default::default() };
-    let mut register = UffdioRegister { start, len: PAGE as u64, mode: UFFDIO_REGISTER_MODE_MISSING, ioctls: 0 };
+    let mut api = UffdioApi {
+        api: UFFD_API,
+        ..Default::default()
+    };
+    let mut register = UffdioRegister {
+        start,
+        len: PAGE as u64,
+        mode: UFFDIO_REGISTER_MODE_MISSING,
+        ioctls: 0,
+    };
     // SAFETY: Both structures are as the kernel's header lays them out, and live through the calls.
     unsafe {
         uffdio_api(uffd.as_raw_fd(), &mut api).context("UFFDIO_API")?;
@@ -84,7 +93,10 @@ pub fn server(port: u32, hold: Duration) -> Result<()> {
         // The fault happens here, inside the system call.
         let n = stream.read(buffer).context("read into the missing page")?;
         ensure!(n > 0, "the connection ended before any data came");
-        ensure!(pattern::mismatch(&buffer[..n], 0, 0).is_none(), "the data that came is wrong");
+        ensure!(
+            pattern::mismatch(&buffer[..n], 0, 0).is_none(),
+            "the data that came is wrong"
+        );
         let mut rest = vec![0; 1 << 16];
         let mut total = n as u64;
         loop {
@@ -92,20 +104,30 @@ pub fn server(port: u32, hold: Duration) -> Result<()> {
             if n == 0 {
                 return Ok(total);
             }
-            ensure!(pattern::mismatch(&rest[..n], 0, total).is_none(), "wrong data after byte {total}");
+            ensure!(
+                pattern::mismatch(&rest[..n], 0, total).is_none(),
+                "wrong data after byte {total}"
+            );
             total += n as u64;
         }
     });
 
     let mut message = [0; UFFD_MSG];
-    uffd.read_exact(&mut message).context("waiting for the page fault")?;
+    uffd.read_exact(&mut message)
+        .context("waiting for the page fault")?;
     println!("STUCK");
     thread::sleep(hold);
-    let mut zero = UffdioZeropage { start, len: PAGE as u64, ..Default::default() };
+    let mut zero = UffdioZeropage {
+        start,
+        len: PAGE as u64,
+        ..Default::default()
+    };
     // SAFETY: As above.
     unsafe { uffdio_zeropage(uffd.as_raw_fd(), &mut zero) }.context("UFFDIO_ZEROPAGE")?;
     println!("RELEASED");
-    let total = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    let total = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     println!("OK received={total}");
     Ok(())
 }

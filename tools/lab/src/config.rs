@@ -19,7 +19,10 @@ impl Driver {
     /// Its modules, in the order of loading.
     pub fn modules(self) -> &'static [&'static str] {
         match self {
-            Driver::C => &["vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"],
+            Driver::C => &[
+                "vmw_vsock_virtio_transport_common",
+                "vmw_vsock_virtio_transport",
+            ],
             Driver::Rvsock => &["rvsock"],
         }
     }

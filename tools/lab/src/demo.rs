@@ -51,37 +51,93 @@ pub fn value(line: &str, name: &str) -> Result<f64> {
 fn show(s: &mut Session) -> Result<()> {
     s.ensure_guest()?;
     let kernel = s.guest_sh("uname -r")?;
-    say(s, format!("guest      Linux {}, up in {}", kernel.trim(), s.guest_sh("cut -d' ' -f1 /proc/uptime")?.trim().to_owned() + " s"));
-    say(s, format!("driver     {} loaded", s.driver.modules().join(" + ")));
+    say(
+        s,
+        format!(
+            "guest      Linux {}, up in {}",
+            kernel.trim(),
+            s.guest_sh("cut -d' ' -f1 /proc/uptime")?.trim().to_owned() + " s"
+        ),
+    );
+    say(
+        s,
+        format!("driver     {} loaded", s.driver.modules().join(" + ")),
+    );
     let (device, driver) = s.device()?;
     let bits = s.guest_sh(&format!("cat /sys/bus/virtio/devices/{device}/features"))?;
     let names: Vec<String> = bits
         .trim()
         .char_indices()
         .filter(|(_, c)| *c == '1')
-        .map(|(bit, _)| FEATURES.iter().find(|(b, _)| *b == bit).map_or(format!("bit {bit}"), |(_, name)| (*name).into()))
+        .map(|(bit, _)| {
+            FEATURES
+                .iter()
+                .find(|(b, _)| *b == bit)
+                .map_or(format!("bit {bit}"), |(_, name)| (*name).into())
+        })
         .collect();
-    say(s, format!("device     {device}, bound to {driver}; CID {GUEST_CID}"));
+    say(
+        s,
+        format!("device     {device}, bound to {driver}; CID {GUEST_CID}"),
+    );
     say(s, format!("features   {}", names.join(" ")));
     let queues = s.guest_sh(&format!("grep -c {device}- /proc/interrupts; grep {device}- /proc/interrupts | sed 's/.*{device}-//' | tr '\\n' ' '"))?;
-    say(s, format!("queues     interrupts of {}", queues.lines().nth(1).unwrap_or_default().trim()));
-    if let Some(line) = s.machine()?.serial.since(0).iter().find(|l| l.contains("rvsock: virtio")) {
-        say(s, format!("log        {}", line.split_once("] ").map_or(line.as_str(), |(_, l)| l)));
+    say(
+        s,
+        format!(
+            "queues     interrupts of {}",
+            queues.lines().nth(1).unwrap_or_default().trim()
+        ),
+    );
+    if let Some(line) = s
+        .machine()?
+        .serial
+        .since(0)
+        .iter()
+        .find(|l| l.contains("rvsock: virtio"))
+    {
+        say(
+            s,
+            format!(
+                "log        {}",
+                line.split_once("] ").map_or(line.as_str(), |(_, l)| l)
+            ),
+        );
     }
 
-    for (client, words) in [(Side::Guest, "guest to host"), (Side::Host, "host to guest")] {
+    for (client, words) in [
+        (Side::Guest, "guest to host"),
+        (Side::Host, "host to guest"),
+    ] {
         let port = s.fresh_port();
         let peer = format!("--cid {} --port {port}", client.other().cid());
         let _server = s.server(client.other(), &format!("echo-server --port {port}"))?;
-        let text = s.rvtest(client, &format!("echo-client {peer} --connections 8 --bytes 262144"))?.success(LONG)?;
-        let crc = text.split_whitespace().find_map(|w| w.strip_prefix("crc=")).unwrap_or("?").to_owned();
+        let text = s
+            .rvtest(
+                client,
+                &format!("echo-client {peer} --connections 8 --bytes 262144"),
+            )?
+            .success(LONG)?;
+        let crc = text
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("crc="))
+            .unwrap_or("?")
+            .to_owned();
         say(s, format!("echo       {words}: 8 connections at once, 8 x 256 KiB there and back, every byte checked, checksum {crc}"));
-        let text = s.rvtest(client, &format!("ping {peer} --size 64 --ms 700"))?.success(LONG)?;
+        let text = s
+            .rvtest(client, &format!("ping {peer} --size 64 --ms 700"))?
+            .success(LONG)?;
         let (p50, p99) = (value(&text, "p50")?, value(&text, "p99")?);
         let sink = s.fresh_port();
         let _sink = s.server(client.other(), &format!("sink --port {sink}"))?;
         let text = s
-            .rvtest(client, &format!("source --cid {} --port {sink} --write-size 65536 --ms 1000", client.other().cid()))?
+            .rvtest(
+                client,
+                &format!(
+                    "source --cid {} --port {sink} --write-size 65536 --ms 1000",
+                    client.other().cid()
+                ),
+            )?
             .success(LONG)?;
         let speed = value(&text, "bytes")? / value(&text, "seconds")? / 1e6;
         say(s, format!("speed      {words}: {speed:.0} MB/s in writes of 64 KiB; a round trip of 64 bytes takes {p50:.0} us (99 of 100 below {p99:.0} us)"));
@@ -93,7 +149,10 @@ fn show(s: &mut Session) -> Result<()> {
 
 fn switch_off(s: &mut Session) -> Result<()> {
     // The agent hangs up when the machine goes.
-    drop(s.spawn(Side::Guest, &["poweroff", "-f"])?.wait(Duration::from_secs(20)));
+    drop(
+        s.spawn(Side::Guest, &["poweroff", "-f"])?
+            .wait(Duration::from_secs(20)),
+    );
     let off = s.machine()?.wait_end(Duration::from_secs(20));
     s.check_log(Ok(()))?;
     s.discard_guest();

@@ -1,12 +1,6 @@
 //! What a run reports, as lines of JSON: written where the tests run, read where they are counted.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::Path,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{fs::File, io::Write, path::Path, sync::Mutex, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -17,7 +11,11 @@ pub enum Event {
     /// A test begins.
     Start { test: String },
     /// A test has ended; `why` is set when it failed.
-    End { test: String, seconds: f64, why: Option<String> },
+    End {
+        test: String,
+        seconds: f64,
+        why: Option<String>,
+    },
     /// A word for the reader.
     Note { text: String },
     /// A line of the demo.
@@ -25,7 +23,12 @@ pub enum Event {
     /// A line of a machine's log.
     Log { file: String, line: String },
     /// A measured cell of the bench.
-    Measure { driver: String, round: u32, cell: String, values: std::collections::BTreeMap<String, f64> },
+    Measure {
+        driver: String,
+        round: u32,
+        cell: String,
+        values: std::collections::BTreeMap<String, f64>,
+    },
     /// The run has come to its end.
     Done,
 }
@@ -42,13 +45,19 @@ impl Events {
             .append(true)
             .open(path)
             .with_context(|| format!("cannot open {} for events", path.display()))?;
-        Ok(Self { to: Mutex::new(file) })
+        Ok(Self {
+            to: Mutex::new(file),
+        })
     }
 
     pub fn send(&self, event: Event) {
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
-        let _ = self.to.lock().unwrap_or_else(|e| e.into_inner()).write_all(&line);
+        let _ = self
+            .to
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .write_all(&line);
     }
 
     pub fn note(&self, text: impl Into<String>) {
@@ -56,7 +65,10 @@ impl Events {
     }
 
     pub fn log(&self, file: &str, line: &str) {
-        self.send(Event::Log { file: file.into(), line: line.into() });
+        self.send(Event::Log {
+            file: file.into(),
+            line: line.into(),
+        });
     }
 
     pub fn start(&self, test: &str) {
@@ -65,6 +77,10 @@ impl Events {
 
     pub fn end(&self, test: &str, time: Duration, outcome: Result<()>) {
         let why = outcome.err().map(|e| format!("{e:#}"));
-        self.send(Event::End { test: test.into(), seconds: time.as_secs_f64(), why });
+        self.send(Event::End {
+            test: test.into(),
+            seconds: time.as_secs_f64(),
+            why,
+        });
     }
 }

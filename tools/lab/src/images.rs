@@ -24,9 +24,16 @@ const PROGRAMS: &[&str] = &["vsock_test", "vsock_diag_test", "vsock_perf"];
 impl Places {
     pub fn from_environment() -> Result<Self> {
         let get = |name: &str| -> Result<PathBuf> {
-            Ok(std::env::var_os(name).with_context(|| format!("{name} is not set: start this through 'make' or scripts/lab"))?.into())
+            Ok(std::env::var_os(name)
+                .with_context(|| {
+                    format!("{name} is not set: start this through 'make' or scripts/lab")
+                })?
+                .into())
         };
-        Ok(Self { checkout: get("RVSOCK_CHECKOUT")?, cache: get("RVSOCK_CACHE")? })
+        Ok(Self {
+            checkout: get("RVSOCK_CHECKOUT")?,
+            cache: get("RVSOCK_CACHE")?,
+        })
     }
 
     pub fn kernel(&self) -> PathBuf {
@@ -43,7 +50,9 @@ impl Places {
 
     /// A program of this workspace, as cargo built it.
     pub fn built(&self, name: &str) -> PathBuf {
-        self.cache.join("target/x86_64-unknown-linux-gnu/release").join(name)
+        self.cache
+            .join("target/x86_64-unknown-linux-gnu/release")
+            .join(name)
     }
 
     pub fn images(&self) -> Result<PathBuf> {
@@ -63,8 +72,13 @@ impl Places {
     }
 
     fn program_files(&self) -> Vec<(&'static str, PathBuf)> {
-        let tests = PROGRAMS.iter().map(|n| (*n, self.cache.join("selftests").join(n)));
-        tests.chain([("rvtest", self.built("rvtest"))]).filter(|(_, from)| from.exists()).collect()
+        let tests = PROGRAMS
+            .iter()
+            .map(|n| (*n, self.cache.join("selftests").join(n)));
+        tests
+            .chain([("rvtest", self.built("rvtest"))])
+            .filter(|(_, from)| from.exists())
+            .collect()
     }
 
     /// The guest's file system: drivers of both kinds are there, and none is loaded.
@@ -74,7 +88,7 @@ impl Places {
         let base = modules.with_dependencies(&["virtio_net", "vsock", "vsock_diag"])?;
         let drivers = modules.with_dependencies(Driver::C.modules())?;
         let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
-        fs.file("modules/order", 0o644, order.join(" ").as_bytes());
+        fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         for (name, bytes) in base.iter().chain(&drivers) {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
@@ -93,16 +107,26 @@ impl Places {
     /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
     pub fn host(&self, config: &Inner, guest: &Path) -> Result<PathBuf> {
         let mut fs = Initramfs::new(include_str!("init-host.sh"))?;
-        let modules = self.modules().with_dependencies(&["kvm-amd", "vhost_vsock", "vsock_diag"])?;
+        let modules =
+            self.modules()
+                .with_dependencies(&["kvm-amd", "vhost_vsock", "vsock_diag"])?;
         let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
-        fs.file("modules/order", 0o644, order.join(" ").as_bytes());
+        fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         for (name, bytes) in &modules {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
         fs.program_with_libraries("/usr/bin/qemu-system-x86_64")?;
-        for firmware in ["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin"] {
+        for firmware in [
+            "seabios/bios-256k.bin",
+            "qemu/kvmvapic.bin",
+            "qemu/linuxboot_dma.bin",
+        ] {
             let from = Path::new("/usr/share").join(firmware);
-            ensure!(from.exists(), "QEMU's firmware {} is missing", from.display());
+            ensure!(
+                from.exists(),
+                "QEMU's firmware {} is missing",
+                from.display()
+            );
             fs.program(&from, &format!("usr/share/{firmware}"))?;
         }
         for (name, from) in self.program_files() {
@@ -125,7 +149,8 @@ fn copy_if_new(from: &Path, to: &Path) -> Result<()> {
     };
     if new {
         let _ = fs::remove_file(to);
-        fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        fs::copy(from, to)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
 mount -t tracefs trace /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug
-for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
+while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 ifconfig lo 127.0.0.1 up
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.2
 # An NMI from the monitor asks a silent guest where it is.
@@ -17,7 +17,7 @@ echo 1 > /proc/sys/kernel/unknown_nmi_panic
 echo 30 > /proc/sys/kernel/hung_task_timeout_secs
 case $(cat /proc/cmdline) in
 *rvsock.shell=*)
-	for module in $(sed 's/.*rvsock.shell=\([^ ]*\).*/\1/; s/,/ /g' /proc/cmdline); do insmod "/modules/$module.ko"; done
+	sed 's/.*rvsock.shell=\([^ ]*\).*/\1/' /proc/cmdline | tr , '\n' | while read -r module; do insmod "/modules/$module.ko"; done
 	dmesg | grep 'rvsock: virtio'
 	echo "rvsock: CID 2 is the host: port 1234 there echoes, as in: echo hello | socat - VSOCK-CONNECT:2:1234"
 	echo "rvsock: this guest is yours; 'rvtest help' and 'socat' are here; leave with 'poweroff -f'"

@@ -30,7 +30,21 @@ impl Initramfs {
 
     fn entry(&mut self, name: &str, mode: u32, data: &[u8]) {
         let inode = self.known.len() + 1;
-        let fields = [inode, mode as usize, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        let fields = [
+            inode,
+            mode as usize,
+            0,
+            0,
+            1,
+            0,
+            data.len(),
+            0,
+            0,
+            0,
+            0,
+            name.len() + 1,
+            0,
+        ];
         self.archive.extend(b"070701");
         for field in fields {
             self.archive.extend(format!("{field:08x}").into_bytes());
@@ -43,7 +57,8 @@ impl Initramfs {
     }
 
     fn pad(&mut self) {
-        self.archive.resize(self.archive.len().next_multiple_of(4), 0);
+        self.archive
+            .resize(self.archive.len().next_multiple_of(4), 0);
     }
 
     fn parents(&mut self, name: &str) {
@@ -88,8 +103,14 @@ impl Initramfs {
     /// Copies a program with the shared libraries that it is linked to.
     pub fn program_with_libraries(&mut self, program: &str) -> Result<()> {
         self.program(program, program.trim_start_matches('/'))?;
-        let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
-        for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
+        let output = Command::new("ldd")
+            .arg(program)
+            .output()
+            .context("cannot run ldd")?;
+        for word in String::from_utf8_lossy(&output.stdout)
+            .split_whitespace()
+            .filter(|w| w.starts_with('/'))
+        {
             self.program(word, word.trim_start_matches('/'))?;
         }
         Ok(())
@@ -125,11 +146,19 @@ impl Modules {
         if done.iter().any(|(known, _)| *known == name) {
             return Ok(());
         }
-        let path = find(&self.root, &name)?
-            .with_context(|| format!("no module {name} under {}: is it built into the kernel?", self.root.display()))?;
+        let path = find(&self.root, &name)?.with_context(|| {
+            format!(
+                "no module {name} under {}: is it built into the kernel?",
+                self.root.display()
+            )
+        })?;
         let bytes = match path.extension().and_then(|e| e.to_str()) {
             Some("xz") => {
-                let output = Command::new("xz").arg("-dc").arg(&path).output().context("cannot run xz")?;
+                let output = Command::new("xz")
+                    .arg("-dc")
+                    .arg(&path)
+                    .output()
+                    .context("cannot run xz")?;
                 output.stdout
             }
             _ => fs::read(&path)?,
@@ -148,9 +177,18 @@ impl Modules {
 /// What the module's own `depends=` says.
 fn depends(module: &[u8]) -> Vec<String> {
     let key = b"\0depends=";
-    let Some(at) = module.windows(key.len()).position(|w| w == key) else { return Vec::new() };
-    let value = module[at + key.len()..].split(|b| *b == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(value).split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+    let Some(at) = module.windows(key.len()).position(|w| w == key) else {
+        return Vec::new();
+    };
+    let value = module[at + key.len()..]
+        .split(|b| *b == 0)
+        .next()
+        .unwrap_or_default();
+    String::from_utf8_lossy(value)
+        .split(',')
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
@@ -160,8 +198,10 @@ fn find(dir: &Path, name: &str) -> Result<Option<PathBuf>> {
             if let Some(found) = find(&path, name)? {
                 return Ok(Some(found));
             }
-        } else if let Some((stem, "ko" | "ko.xz")) =
-            path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'))
+        } else if let Some((stem, "ko" | "ko.xz")) = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.split_once('.'))
         {
             if stem.replace('-', "_") == name {
                 return Ok(Some(path));

@@ -12,7 +12,8 @@ use crate::{
 };
 
 pub fn run(config: &Path) -> Result<()> {
-    let text = std::fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
+    let text =
+        std::fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
     let config: Inner = serde_json::from_slice(&text).context("the lab's configuration")?;
     std::fs::create_dir_all(&config.scratch)?;
     let events = Arc::new(Events::to(&config.events)?);

@@ -54,16 +54,26 @@ impl Spec {
             .args(&self.arguments)
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .arg("-kernel").arg(&self.kernel)
-            .arg("-initrd").arg(&self.initramfs)
+            .args([
+                "-chardev",
+                "stdio,id=console,signal=off",
+                "-serial",
+                "chardev:console",
+            ])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initramfs)
             .args(["-append", &format!("console=ttyS0 {}", self.append)]);
         command
     }
 
     /// Runs the machine with the terminal as its console, until it switches off.
     pub fn on_terminal(&self) -> Result<()> {
-        let status = self.command().status().context("cannot start qemu-system-x86_64")?;
+        let status = self
+            .command()
+            .status()
+            .context("cannot start qemu-system-x86_64")?;
         ensure!(status.success(), "QEMU ended with {status}");
         Ok(())
     }
@@ -75,7 +85,8 @@ impl Machine {
         let _ = std::fs::remove_file(&monitor);
         let mut child = spec
             .command()
-            .arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()))
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -88,7 +99,12 @@ impl Machine {
             emulator.context("no pipe for the emulator's messages")?,
             events,
         );
-        Ok(Self { name: spec.name.clone(), serial, child, monitor })
+        Ok(Self {
+            name: spec.name.clone(),
+            serial,
+            child,
+            monitor,
+        })
     }
 
     pub fn running(&mut self) -> bool {
@@ -114,7 +130,8 @@ impl Machine {
 
     /// Sends one command to the monitor and gives its answer.
     pub fn monitor(&self, command: &str, arguments: Value) -> Result<Value> {
-        let stream = UnixStream::connect(&self.monitor).context("the emulator's monitor does not answer")?;
+        let stream =
+            UnixStream::connect(&self.monitor).context("the emulator's monitor does not answer")?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         lines.next().context("no greeting from the monitor")??;
@@ -123,7 +140,8 @@ impl Machine {
             line.push(b'\n');
             (&stream).write_all(&line)?;
             loop {
-                let answer: Value = serde_json::from_str(&lines.next().context("the monitor hung up")??)?;
+                let answer: Value =
+                    serde_json::from_str(&lines.next().context("the monitor hung up")??)?;
                 if let Some(error) = answer.get("error") {
                     bail!("monitor command {name}: {error}");
                 }
@@ -142,7 +160,12 @@ impl Machine {
     pub fn diagnose(&mut self, mark: usize) -> Result<String, RigDied> {
         // What the console still has to say comes through a pipe.
         std::thread::sleep(Duration::from_millis(300));
-        if let Some(complaint) = self.serial.complaints_since(mark).into_iter().find(|l| !l.starts_with("qemu: ")) {
+        if let Some(complaint) = self
+            .serial
+            .complaints_since(mark)
+            .into_iter()
+            .find(|l| !l.starts_with("qemu: "))
+        {
             return Ok(format!("its kernel said: {}", complaint.trim()));
         }
         if let Some(line) = self.serial.rig_failure() {
@@ -150,7 +173,10 @@ impl Machine {
         }
         if !self.running() {
             let last = self.serial.since(0).last().cloned().unwrap_or_default();
-            return Err(RigDied(format!("QEMU of {} ended without a word from its kernel; the last line: {last}", self.name)));
+            return Err(RigDied(format!(
+                "QEMU of {} ended without a word from its kernel; the last line: {last}",
+                self.name
+            )));
         }
         // A guest that still runs answers an NMI with a panic (the init script asked for that) or at least a line.
         let before = self.serial.mark();
@@ -165,7 +191,10 @@ impl Machine {
             }
         }
         let status = self.monitor("query-status", json!({})).unwrap_or_default();
-        Err(RigDied(format!("{} stands still, even for an NMI (QEMU says {status})", self.name)))
+        Err(RigDied(format!(
+            "{} stands still, even for an NMI (QEMU says {status})",
+            self.name
+        )))
     }
 }
 

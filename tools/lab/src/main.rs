@@ -83,7 +83,10 @@ enum Command {
 fn run() -> Result<bool> {
     match Cli::parse().command {
         Command::Test { choice, list: true } => outer::list(&choice).map(|()| true),
-        Command::Test { choice, list: false } => outer::test(&choice),
+        Command::Test {
+            choice,
+            list: false,
+        } => outer::test(&choice),
         Command::Soak { choice, rounds } => outer::soak(&choice, rounds),
         Command::Demo { driver } => outer::demo(driver),
         Command::Bench { rounds, quick } => outer::bench(rounds, quick),

@@ -24,7 +24,9 @@ const LOGS_CLEAN: &str = "logs: no kernel complains in any serial log";
 
 /// A folder for this run's logs; `latest` points to it.
 fn log_folder(places: &Places) -> Result<PathBuf> {
-    let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let stamp = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .as_secs();
     let name = format!("run-{stamp}-{}", std::process::id());
     let dir = places.cache.join("logs").join(&name);
     fs::create_dir_all(&dir)?;
@@ -45,14 +47,27 @@ struct Plan {
 impl Plan {
     fn new(places: &Places, choice: &Choice) -> Result<Self> {
         let pick = |names: Vec<String>| -> Vec<String> {
-            names.into_iter().filter(|n| choice.filter.is_empty() || choice.filter.iter().any(|f| n.contains(f.as_str()))).collect()
+            names
+                .into_iter()
+                .filter(|n| {
+                    choice.filter.is_empty() || choice.filter.iter().any(|f| n.contains(f.as_str()))
+                })
+                .collect()
         };
-        let own = |tests: Vec<&suites::Test>| tests.into_iter().map(|t| t.name.to_owned()).collect::<Vec<_>>();
+        let own = |tests: Vec<&suites::Test>| {
+            tests
+                .into_iter()
+                .map(|t| t.name.to_owned())
+                .collect::<Vec<_>>()
+        };
         let mut rig = suites::kernel::names(&places.cache.join("selftests"))?;
         rig.extend(own(suites::own()));
         // The C driver has no pure code.
         let (host, kunit) = match choice.driver {
-            Driver::Rvsock => (outside::host::names(places)?, outside::kunit::names(places)?),
+            Driver::Rvsock => (
+                outside::host::names(places)?,
+                outside::kunit::names(places)?,
+            ),
             Driver::C => Default::default(),
         };
         Ok(Self {
@@ -70,7 +85,9 @@ impl Plan {
     }
 
     fn all(&self) -> Vec<String> {
-        let mut all = [&self.host, &self.kunit, &self.vhost_user, &self.rig].map(|s| s.as_slice()).concat();
+        let mut all = [&self.host, &self.kunit, &self.vhost_user, &self.rig]
+            .map(|s| s.as_slice())
+            .concat();
         if !self.rig.is_empty() || !self.vhost_user.is_empty() {
             all.push(LOGS_CLEAN.into());
         }
@@ -87,7 +104,11 @@ pub fn list(choice: &Choice) -> Result<()> {
 }
 
 fn need_driver(places: &Places, driver: Driver) -> Result<()> {
-    ensure!(driver == Driver::C || places.driver().exists(), "{} is missing: run 'make' first", places.driver().display());
+    ensure!(
+        driver == Driver::C || places.driver().exists(),
+        "{} is missing: run 'make' first",
+        places.driver().display()
+    );
     Ok(())
 }
 
@@ -111,11 +132,31 @@ pub fn test(choice: &Choice) -> Result<bool> {
 }
 
 /// The suites that boot guests: on a device in user space, and on the kernel's vhost-vsock.
-fn in_guests(places: Places, plan: &Plan, driver: Driver, report: &mut Report, logs: &Path) -> Result<()> {
+fn in_guests(
+    places: Places,
+    plan: &Plan,
+    driver: Driver,
+    report: &mut Report,
+    logs: &Path,
+) -> Result<()> {
     if !plan.vhost_user.is_empty() {
         report.busy("guests on vhost-device-vsock ...");
-        let mut device = vec![places.cache.join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock").to_string_lossy().into_owned()];
-        device.extend(["--guest-cid", "3", "--socket", "SOCKET", "--uds-path", "UDS"].map(str::to_owned));
+        let mut device = vec![places
+            .cache
+            .join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock")
+            .to_string_lossy()
+            .into_owned()];
+        device.extend(
+            [
+                "--guest-cid",
+                "3",
+                "--socket",
+                "SOCKET",
+                "--uds-path",
+                "UDS",
+            ]
+            .map(str::to_owned),
+        );
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
         start_until_done(&mut rig, &plan.vhost_user, driver, report);
     }
@@ -129,7 +170,9 @@ fn in_guests(places: Places, plan: &Plan, driver: Driver, report: &mut Report, l
     }
     if !plan.rig.is_empty() || !plan.vhost_user.is_empty() {
         complaints.extend(serial::complaints_in_folder(logs)?);
-        let why = complaints.first().map(|first| format!("{} lines, the first: {first}", complaints.len()));
+        let why = complaints
+            .first()
+            .map(|first| format!("{} lines, the first: {first}", complaints.len()));
         report.end(LOGS_CLEAN, 0.0, why);
     }
     Ok(())
@@ -142,8 +185,12 @@ fn start_until_done(rig: &mut Rig, tests: &[String], driver: Driver, report: &mu
         if missing.is_empty() {
             return;
         }
-        if let Err(e) = rig.run(Job::Tests(missing), driver, SILENCE, &mut |event| report.event(event)) {
-            report.say(&format!("note  the rig died (start {number} of {RIG_STARTS}): {e:#}"));
+        if let Err(e) = rig.run(Job::Tests(missing), driver, SILENCE, &mut |event| {
+            report.event(event)
+        }) {
+            report.say(&format!(
+                "note  the rig died (start {number} of {RIG_STARTS}): {e:#}"
+            ));
         }
     }
 }

@@ -60,15 +60,21 @@ impl Process {
             child.stdout.take().map(|p| Box::new(p) as _),
             child.stderr.take().map(|p| Box::new(p) as _),
         ];
-        let readers: Vec<_> = pipes.into_iter().flatten().map(|mut pipe| {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                let mut buffer = [0; 16384];
-                while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                    update(&shared, |s| s.text.push_str(&String::from_utf8_lossy(&buffer[..n])));
-                }
+        let readers: Vec<_> = pipes
+            .into_iter()
+            .flatten()
+            .map(|mut pipe| {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let mut buffer = [0; 16384];
+                    while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+                        update(&shared, |s| {
+                            s.text.push_str(&String::from_utf8_lossy(&buffer[..n]))
+                        });
+                    }
+                })
             })
-        }).collect();
+            .collect();
         let waiter = shared.clone();
         thread::spawn(move || {
             let status = child.wait();
@@ -77,11 +83,17 @@ impl Process {
             }
             update(&waiter, |s| {
                 s.exit = Some(status.map_err(|e| e.to_string()).map(|status| {
-                    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+                    status
+                        .code()
+                        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
                 }));
             });
         });
-        Ok(Self { what: argv.join(" "), shared, handle: Handle::Here(pid) })
+        Ok(Self {
+            what: argv.join(" "),
+            shared,
+            handle: Handle::Here(pid),
+        })
     }
 
     /// Starts a program through the guest's agent.
@@ -89,7 +101,9 @@ impl Process {
         let connection = TcpStream::connect_timeout(&agent, Duration::from_secs(5))
             .context("the guest's agent does not accept connections")?;
         connection.set_nodelay(true)?;
-        let mut request = serde_json::to_vec(&Request { argv: argv.to_vec() })?;
+        let mut request = serde_json::to_vec(&Request {
+            argv: argv.to_vec(),
+        })?;
         request.push(b'\n');
         BufWriter::new(&connection).write_all(&request)?;
         let shared = Shared::default();
@@ -97,7 +111,9 @@ impl Process {
         thread::spawn(move || loop {
             let end = match Frame::read(&mut stream) {
                 Ok(Some(Frame::Output(bytes))) => {
-                    update(&reader, |s| s.text.push_str(&String::from_utf8_lossy(&bytes)));
+                    update(&reader, |s| {
+                        s.text.push_str(&String::from_utf8_lossy(&bytes))
+                    });
                     continue;
                 }
                 Ok(Some(Frame::Exit(code))) => Ok(code),
@@ -107,7 +123,11 @@ impl Process {
             };
             return update(&reader, |s| s.exit = Some(end));
         });
-        Ok(Self { what: format!("guest: {}", argv.join(" ")), shared, handle: Handle::Guest(connection) })
+        Ok(Self {
+            what: format!("guest: {}", argv.join(" ")),
+            shared,
+            handle: Handle::Guest(connection),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +143,11 @@ impl Process {
     }
 
     /// Waits until `done` gives a value, or the program ended, or time is up (the last two: `None`).
-    fn until<T>(&self, timeout: Duration, mut done: impl FnMut(&State) -> Option<T>) -> (Option<T>, bool) {
+    fn until<T>(
+        &self,
+        timeout: Duration,
+        mut done: impl FnMut(&State) -> Option<T>,
+    ) -> (Option<T>, bool) {
         let deadline = Instant::now() + timeout;
         let mut state = self.state();
         loop {
@@ -134,7 +158,12 @@ impl Process {
             if state.exit.is_some() || left.is_zero() {
                 return (None, state.exit.is_some());
             }
-            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+            state = self
+                .shared
+                .1
+                .wait_timeout(state, left)
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
         }
     }
 
@@ -142,12 +171,24 @@ impl Process {
     pub fn expect(&self, start: &str, timeout: Duration) -> Result<String> {
         let (line, ended) = self.until(timeout, |s| {
             let complete = s.text.rfind('\n').map_or("", |end| &s.text[..end]);
-            complete.lines().find(|l| l.starts_with(start)).map(str::to_owned)
+            complete
+                .lines()
+                .find(|l| l.starts_with(start))
+                .map(str::to_owned)
         });
         match line {
             Some(line) => Ok(line),
-            None if ended => bail!("`{}` ended ({}) without saying {start:?}; it said: {}", self.what, self.exit_text(), tail(&self.text())),
-            None => bail!("`{}` did not say {start:?} within {timeout:?}; it said: {}", self.what, tail(&self.text())),
+            None if ended => bail!(
+                "`{}` ended ({}) without saying {start:?}; it said: {}",
+                self.what,
+                self.exit_text(),
+                tail(&self.text())
+            ),
+            None => bail!(
+                "`{}` did not say {start:?} within {timeout:?}; it said: {}",
+                self.what,
+                tail(&self.text())
+            ),
         }
     }
 
@@ -158,7 +199,11 @@ impl Process {
         match &state.exit {
             Some(Ok(code)) => Ok((*code, state.text.clone())),
             Some(Err(why)) => bail!("`{}`: {why}", self.what),
-            None => bail!("`{}` did not end within {timeout:?}; it said: {}", self.what, tail(&state.text)),
+            None => bail!(
+                "`{}` did not end within {timeout:?}; it said: {}",
+                self.what,
+                tail(&state.text)
+            ),
         }
     }
 
@@ -166,7 +211,11 @@ impl Process {
     pub fn success(&self, timeout: Duration) -> Result<String> {
         match self.wait(timeout)? {
             (0, text) => Ok(text),
-            (code, text) => bail!("`{}` failed with exit code {code}: {}", self.what, tail(&text)),
+            (code, text) => bail!(
+                "`{}` failed with exit code {code}: {}",
+                self.what,
+                tail(&text)
+            ),
         }
     }
 
@@ -201,5 +250,9 @@ impl Drop for Process {
 pub fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(8)..].join(" | ");
-    if last.is_empty() { "(nothing)".into() } else { last }
+    if last.is_empty() {
+        "(nothing)".into()
+    } else {
+        last
+    }
 }

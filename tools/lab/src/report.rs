@@ -26,7 +26,12 @@ impl Report {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { expected, results: BTreeMap::new(), bar, logs: logs.to_owned() }
+        Self {
+            expected,
+            results: BTreeMap::new(),
+            bar,
+            logs: logs.to_owned(),
+        }
     }
 
     pub fn say(&self, text: &str) {
@@ -64,7 +69,11 @@ impl Report {
 
     /// Of `tests`, those without a result yet.
     pub fn missing(&self, tests: &[String]) -> Vec<String> {
-        tests.iter().filter(|t| !self.results.contains_key(*t)).cloned().collect()
+        tests
+            .iter()
+            .filter(|t| !self.results.contains_key(*t))
+            .cloned()
+            .collect()
     }
 
     /// Prints the summary; true when everything that was expected ran and passed.
@@ -73,7 +82,12 @@ impl Report {
             self.end(&test, 0.0, Some("it was expected and did not run".into()));
         }
         self.bar.finish_and_clear();
-        let failed: BTreeSet<_> = self.results.iter().filter(|(_, why)| why.is_some()).map(|(test, _)| test).collect();
+        let failed: BTreeSet<_> = self
+            .results
+            .iter()
+            .filter(|(_, why)| why.is_some())
+            .map(|(test, _)| test)
+            .collect();
         if !failed.is_empty() {
             println!("failed:");
             for test in &failed {
@@ -81,7 +95,11 @@ impl Report {
             }
         }
         println!("logs: {}", self.logs.display());
-        println!("{} passed, {} failed", self.results.len() - failed.len(), failed.len());
+        println!(
+            "{} passed, {} failed",
+            self.results.len() - failed.len(),
+            failed.len()
+        );
         failed.is_empty()
     }
 }

@@ -20,7 +20,14 @@ use crate::{
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software.
 const NESTED: &[&str] = &[
-    "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "EPYC,+svm,+npt,-xsavec,-xsaves", "-M", "q35",
+    "-accel",
+    "tcg,thread=multi",
+    "-smp",
+    "2",
+    "-cpu",
+    "EPYC,+svm,+npt,-xsavec,-xsaves",
+    "-M",
+    "q35",
 ];
 const DIRECT: &[&str] = &["-accel", "kvm", "-cpu", "host"];
 
@@ -61,7 +68,13 @@ impl Running {
 impl Rig {
     /// Finds out which rig this machine allows. KVM is believed only after a guest has booted on it.
     pub fn new(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
-        let mut rig = Self { places, logs: logs.to_owned(), direct: false, host: Host::Vhost, complaints: Vec::new() };
+        let mut rig = Self {
+            places,
+            logs: logs.to_owned(),
+            direct: false,
+            host: Host::Vhost,
+            complaints: Vec::new(),
+        };
         let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
         if usable("/dev/kvm") && usable("/dev/vhost-vsock") {
             rig.direct = true;
@@ -77,7 +90,13 @@ impl Rig {
 
     /// A rig for guests on a vhost-user device: it needs no KVM.
     pub fn with_vhost_user(places: Places, logs: &Path, device: Vec<String>) -> Self {
-        Self { places, logs: logs.to_owned(), direct: true, host: Host::VhostUser(device), complaints: Vec::new() }
+        Self {
+            places,
+            logs: logs.to_owned(),
+            direct: true,
+            host: Host::VhostUser(device),
+            complaints: Vec::new(),
+        }
     }
 
     pub fn describe(&self) -> &'static str {
@@ -89,12 +108,23 @@ impl Rig {
     }
 
     /// Runs a job and hands its events over as they come. An error means that the rig itself failed.
-    pub fn run(&mut self, job: Job, driver: Driver, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    pub fn run(
+        &mut self,
+        job: Job,
+        driver: Driver,
+        silence: Duration,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
         let file = self.logs.join("events.jsonl");
         File::create(&file)?;
         let mut running = if self.direct {
             let config = self.direct_config(job, driver)?;
-            Running::Direct(self.inner(&config)?.stdin(Stdio::null()).spawn().context("cannot start the inner lab")?)
+            Running::Direct(
+                self.inner(&config)?
+                    .stdin(Stdio::null())
+                    .spawn()
+                    .context("cannot start the inner lab")?,
+            )
         } else {
             let own_log = Arc::new(Events::to(Path::new("/dev/null"))?);
             Running::Nested(Machine::boot(&self.host_vm(job, driver, "")?, own_log)?)
@@ -103,8 +133,17 @@ impl Rig {
         if let Running::Nested(machine) = &mut running {
             machine.wait_end(Duration::from_secs(15));
             std::thread::sleep(Duration::from_millis(200));
-            fs::write(self.logs.join("host-vm.log"), machine.serial.since(0).join("\n") + "\n")?;
-            self.complaints.extend(machine.serial.complaints_since(0).into_iter().filter(|l| !l.starts_with("qemu: ")));
+            fs::write(
+                self.logs.join("host-vm.log"),
+                machine.serial.since(0).join("\n") + "\n",
+            )?;
+            self.complaints.extend(
+                machine
+                    .serial
+                    .complaints_since(0)
+                    .into_iter()
+                    .filter(|l| !l.starts_with("qemu: ")),
+            );
         }
         running.kill();
         outcome
@@ -113,11 +152,14 @@ impl Rig {
     /// Hands the terminal to a guest.
     pub fn shell(&self, driver: Driver) -> Result<()> {
         if self.direct {
-            let status = self.inner(&self.direct_config(Job::Shell, driver)?)?.status()?;
+            let status = self
+                .inner(&self.direct_config(Job::Shell, driver)?)?
+                .status()?;
             ensure!(status.success(), "the inner lab ended with {status}");
             return Ok(());
         }
-        self.host_vm(Job::Shell, driver, "quiet loglevel=3")?.on_terminal()
+        self.host_vm(Job::Shell, driver, "quiet loglevel=3")?
+            .on_terminal()
     }
 
     /// The inner lab as a program on this machine.
@@ -131,7 +173,11 @@ impl Rig {
     }
 
     fn direct_config(&self, job: Job, driver: Driver) -> Result<Inner> {
-        let accelerator = if matches!(self.host, Host::Vhost) { DIRECT } else { EMULATED };
+        let accelerator = if matches!(self.host, Host::Vhost) {
+            DIRECT
+        } else {
+            EMULATED
+        };
         Ok(Inner {
             job,
             driver,
@@ -161,9 +207,15 @@ impl Rig {
         let image = self.places.host(&config, &self.places.guest()?)?;
         let mut arguments: Vec<String> = NESTED.iter().map(|s| s.to_string()).collect();
         arguments.extend([
-            "-device".into(), "virtio-serial-pci".into(),
-            "-chardev".into(), format!("file,id=events,path={}", self.logs.join("events.jsonl").display()),
-            "-device".into(), "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
+            "-device".into(),
+            "virtio-serial-pci".into(),
+            "-chardev".into(),
+            format!(
+                "file,id=events,path={}",
+                self.logs.join("events.jsonl").display()
+            ),
+            "-device".into(),
+            "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
         ]);
         Ok(Spec {
             name: "host-vm".into(),
@@ -176,7 +228,13 @@ impl Rig {
         })
     }
 
-    fn follow(&self, running: &mut Running, file: &Path, silence: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<()> {
+    fn follow(
+        &self,
+        running: &mut Running,
+        file: &Path,
+        silence: Duration,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
         let mut reader = BufReader::new(File::open(file)?);
         let (mut line, mut heard) = (String::new(), Instant::now());
         loop {
@@ -186,7 +244,8 @@ impl Rig {
                     break;
                 }
                 heard = Instant::now();
-                let event: Event = serde_json::from_str(&line).with_context(|| format!("an event that cannot be read: {line}"))?;
+                let event: Event = serde_json::from_str(&line)
+                    .with_context(|| format!("an event that cannot be read: {line}"))?;
                 line.clear();
                 if let Event::Log { file, line } = &event {
                     self.keep(file, line)?;
@@ -198,12 +257,17 @@ impl Rig {
             }
             if ended {
                 let last = match running {
-                    Running::Nested(machine) => machine.serial.since(0).last().cloned().unwrap_or_default(),
+                    Running::Nested(machine) => {
+                        machine.serial.since(0).last().cloned().unwrap_or_default()
+                    }
                     Running::Direct(_) => String::new(),
                 };
                 bail!("the rig ended before its job was done; its last line: {last}");
             }
-            ensure!(heard.elapsed() < silence, "the rig said nothing for {silence:?}");
+            ensure!(
+                heard.elapsed() < silence,
+                "the rig said nothing for {silence:?}"
+            );
             std::thread::sleep(Duration::from_millis(40));
         }
     }

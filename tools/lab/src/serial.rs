@@ -64,10 +64,16 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Words by which the emulator says that it failed, and not the guest.
-pub const RIG_FAILURES: &[&str] = &["KVM internal error", "kvm run failed", "qemu: fatal", "KVM: entry failed"];
+pub const RIG_FAILURES: &[&str] = &[
+    "KVM internal error",
+    "kvm run failed",
+    "qemu: fatal",
+    "KVM: entry failed",
+];
 
 pub fn is_complaint(line: &str) -> bool {
-    COMPLAINTS.iter().any(|word| line.contains(word)) && !HARMLESS.iter().any(|word| line.contains(word))
+    COMPLAINTS.iter().any(|word| line.contains(word))
+        && !HARMLESS.iter().any(|word| line.contains(word))
 }
 
 pub struct Serial {
@@ -83,14 +89,23 @@ impl Serial {
         emulator: impl Read + Send + 'static,
         events: Arc<Events>,
     ) -> Arc<Self> {
-        let serial = Arc::new(Self { lines: Mutex::default(), arrived: Condvar::new() });
-        for (prefix, pipe) in [("", Box::new(console) as Box<dyn Read + Send>), ("qemu: ", Box::new(emulator))] {
+        let serial = Arc::new(Self {
+            lines: Mutex::default(),
+            arrived: Condvar::new(),
+        });
+        for (prefix, pipe) in [
+            ("", Box::new(console) as Box<dyn Read + Send>),
+            ("qemu: ", Box::new(emulator)),
+        ] {
             let (serial, events, name) = (serial.clone(), events.clone(), name.to_owned());
             thread::spawn(move || {
                 let mut reader = BufReader::new(pipe);
                 let mut bytes = Vec::new();
                 while let Ok(1..) = reader.read_until(b'\n', &mut bytes) {
-                    let line = format!("{prefix}{}", String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']));
+                    let line = format!(
+                        "{prefix}{}",
+                        String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n'])
+                    );
                     events.log(&name, &line);
                     serial.lock().push(line);
                     serial.arrived.notify_all();
@@ -115,11 +130,17 @@ impl Serial {
     }
 
     pub fn complaints_since(&self, mark: usize) -> Vec<String> {
-        self.since(mark).into_iter().filter(|l| is_complaint(l)).collect()
+        self.since(mark)
+            .into_iter()
+            .filter(|l| is_complaint(l))
+            .collect()
     }
 
     pub fn rig_failure(&self) -> Option<String> {
-        self.lock().iter().find(|l| RIG_FAILURES.iter().any(|w| l.contains(w))).cloned()
+        self.lock()
+            .iter()
+            .find(|l| RIG_FAILURES.iter().any(|w| l.contains(w)))
+            .cloned()
     }
 
     /// Waits for a line with `text` after `mark`.
@@ -134,7 +155,11 @@ impl Serial {
             if left.is_zero() {
                 return None;
             }
-            lines = self.arrived.wait_timeout(lines, left).unwrap_or_else(|e| e.into_inner()).0;
+            lines = self
+                .arrived
+                .wait_timeout(lines, left)
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
         }
     }
 }
@@ -146,9 +171,16 @@ pub fn complaints_in_folder(folder: &Path) -> Result<Vec<String>> {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "log") {
             let text = fs::read(&path)?;
-            for line in String::from_utf8_lossy(&text).lines().filter(|l| !l.starts_with("qemu: ")) {
+            for line in String::from_utf8_lossy(&text)
+                .lines()
+                .filter(|l| !l.starts_with("qemu: "))
+            {
                 if is_complaint(line) {
-                    found.push(format!("{}: {}", path.file_name().unwrap_or_default().to_string_lossy(), line.trim()));
+                    found.push(format!(
+                        "{}: {}",
+                        path.file_name().unwrap_or_default().to_string_lossy(),
+                        line.trim()
+                    ));
                 }
             }
         }
@@ -162,9 +194,17 @@ mod tests {
 
     #[test]
     fn complaints_are_told_from_boot_messages() {
-        assert!(is_complaint("[    1.0] WARNING: CPU: 0 PID: 1 at net/core/sock.c:1"));
-        assert!(is_complaint("[    1.0] refcount_t: underflow; use-after-free."));
-        assert!(!is_complaint("[    1.0] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., lockdep"));
-        assert!(!is_complaint("[    1.0] rvsock: loading out-of-tree module taints kernel."));
+        assert!(is_complaint(
+            "[    1.0] WARNING: CPU: 0 PID: 1 at net/core/sock.c:1"
+        ));
+        assert!(is_complaint(
+            "[    1.0] refcount_t: underflow; use-after-free."
+        ));
+        assert!(!is_complaint(
+            "[    1.0] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., lockdep"
+        ));
+        assert!(!is_complaint(
+            "[    1.0] rvsock: loading out-of-tree module taints kernel."
+        ));
     }
 }

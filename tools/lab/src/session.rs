@@ -71,7 +71,16 @@ pub struct Session {
 
 impl Session {
     pub fn new(config: Inner, events: Arc<Events>) -> Self {
-        Self { driver: config.driver, config, events, guest: None, device: None, boots: 0, port: 5000, checked: 0 }
+        Self {
+            driver: config.driver,
+            config,
+            events,
+            guest: None,
+            device: None,
+            boots: 0,
+            port: 5000,
+            checked: 0,
+        }
     }
 
     fn agent() -> SocketAddr {
@@ -105,7 +114,9 @@ impl Session {
             name,
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
-            append: format!("rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {append}"),
+            append: format!(
+                "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {append}"
+            ),
             memory_mib: MEMORY_MIB,
             arguments,
             scratch: self.config.scratch.clone(),
@@ -124,7 +135,11 @@ impl Session {
         let name = format!("guest-{}-{}", self.driver.name(), self.boots);
         let spec = self.spec(name, "no_console_suspend")?;
         let mut guest = Machine::boot(&spec, self.events.clone())?;
-        if guest.serial.wait_for(0, "agent: listening", Duration::from_secs(90)).is_none() {
+        if guest
+            .serial
+            .wait_for(0, "agent: listening", Duration::from_secs(90))
+            .is_none()
+        {
             let why = guest.diagnose(0)?;
             bail!("the guest did not come up: {why}");
         }
@@ -152,12 +167,19 @@ impl Session {
                 }
                 let argv: Vec<String> = command
                     .iter()
-                    .map(|w| w.replace("SOCKET", &socket.to_string_lossy()).replace("UDS", &uds.to_string_lossy()))
+                    .map(|w| {
+                        w.replace("SOCKET", &socket.to_string_lossy())
+                            .replace("UDS", &uds.to_string_lossy())
+                    })
                     .collect();
                 let device = Process::here(&argv)?;
                 let deadline = Instant::now() + Duration::from_secs(10);
                 while !socket.exists() {
-                    ensure!(!device.ended() && Instant::now() < deadline, "the vhost-user device did not start: {}", device.text());
+                    ensure!(
+                        !device.ended() && Instant::now() < deadline,
+                        "the vhost-user device did not start: {}",
+                        device.text()
+                    );
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 self.device = Some(device);
@@ -179,7 +201,8 @@ impl Session {
     /// A guest whose console is this program's own terminal, with the driver loaded.
     pub fn shell(&mut self) -> Result<()> {
         let modules = self.driver.modules().join(",");
-        self.spec("shell".into(), &format!("quiet rvsock.shell={modules}"))?.on_terminal()
+        self.spec("shell".into(), &format!("quiet rvsock.shell={modules}"))?
+            .on_terminal()
     }
 
     pub fn discard_guest(&mut self) {
@@ -204,7 +227,9 @@ impl Session {
 
     /// Starts rvtest with the words of `command` on one side.
     pub fn rvtest(&self, side: Side, command: &str) -> Result<Process> {
-        let argv: Vec<&str> = std::iter::once("rvtest").chain(command.split_whitespace()).collect();
+        let argv: Vec<&str> = std::iter::once("rvtest")
+            .chain(command.split_whitespace())
+            .collect();
         self.spawn(side, &argv)
     }
 
@@ -217,12 +242,14 @@ impl Session {
 
     /// Runs a shell command in the guest; it must succeed.
     pub fn guest_sh(&self, script: &str) -> Result<String> {
-        self.spawn(Side::Guest, &["sh", "-c", script])?.success(Duration::from_secs(30))
+        self.spawn(Side::Guest, &["sh", "-c", script])?
+            .success(Duration::from_secs(30))
     }
 
     /// Runs a shell command in the guest; gives its exit code too.
     pub fn guest_try(&self, script: &str, timeout: Duration) -> Result<(i32, String)> {
-        self.spawn(Side::Guest, &["sh", "-c", script])?.wait(timeout)
+        self.spawn(Side::Guest, &["sh", "-c", script])?
+            .wait(timeout)
     }
 
     pub fn load(&self) -> Result<()> {
@@ -235,7 +262,8 @@ impl Session {
 
     pub fn unload(&self) -> Result<()> {
         for module in self.driver.modules().iter().rev() {
-            self.guest_sh(&format!("rmmod {module}")).with_context(|| format!("unloading {module}"))?;
+            self.guest_sh(&format!("rmmod {module}"))
+                .with_context(|| format!("unloading {module}"))?;
         }
         Ok(())
     }
@@ -245,7 +273,9 @@ impl Session {
         let deadline = Instant::now() + Duration::from_secs(12);
         loop {
             match self.unload() {
-                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(200))
+                }
                 outcome => return outcome,
             }
         }
@@ -258,14 +288,18 @@ impl Session {
         )?;
         let mut words = text.split_whitespace().map(str::to_owned);
         let device = words.next().context("the guest has no virtio device 19")?;
-        let driver = words.next().with_context(|| format!("no driver is bound to {device}"))?;
+        let driver = words
+            .next()
+            .with_context(|| format!("no driver is bound to {device}"))?;
         Ok((device, driver))
     }
 
     /// Ends a test: asks whether the guest is well, and turns a dead rig into `RigDied`.
     pub fn settle(&mut self, outcome: Result<()>) -> Result<()> {
         let mark = self.checked;
-        let Some(guest) = &mut self.guest else { return outcome };
+        let Some(guest) = &mut self.guest else {
+            return outcome;
+        };
         let well = Process::guest(Self::agent(), &["true".into()])
             .and_then(|p| p.success(Duration::from_secs(15)))
             .is_ok();
@@ -285,7 +319,9 @@ impl Session {
 
     /// A complaint in the guest's log fails whatever test it came in.
     pub fn check_log(&mut self, outcome: Result<()>) -> Result<()> {
-        let Some(guest) = &self.guest else { return outcome };
+        let Some(guest) = &self.guest else {
+            return outcome;
+        };
         let complaints = guest.serial.complaints_since(self.checked);
         self.checked = guest.serial.mark();
         match complaints.first() {
@@ -305,7 +341,10 @@ impl Session {
     pub fn confirm_driver(&self) -> Result<()> {
         let (device, driver) = self.device()?;
         let want = self.driver.modules().last().copied().unwrap_or_default();
-        ensure!(driver == want || driver.starts_with("rv") == want.starts_with("rv"), "{device} is bound to {driver}, not to {want}");
+        ensure!(
+            driver == want || driver.starts_with("rv") == want.starts_with("rv"),
+            "{device} is bound to {driver}, not to {want}"
+        );
         Ok(())
     }
 }

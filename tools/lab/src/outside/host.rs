@@ -25,12 +25,19 @@ fn cargo(places: &Places, arguments: &str) -> Result<std::process::Child> {
 }
 
 /// Follows cargo's output; calls back with each line and the test file that it belongs to.
-fn follow(mut child: std::process::Child, mut each: impl FnMut(&str, &str)) -> Result<(bool, String)> {
+fn follow(
+    mut child: std::process::Child,
+    mut each: impl FnMut(&str, &str),
+) -> Result<(bool, String)> {
     let (mut file, mut all) = (String::new(), String::new());
     for line in BufReader::new(child.stdout.take().context("no pipe from cargo")?).lines() {
         let line = line?;
         if let Some(rest) = line.trim_start().strip_prefix("Running ") {
-            file = rest.split_whitespace().find(|w| w.ends_with(".rs")).unwrap_or("?").to_owned();
+            file = rest
+                .split_whitespace()
+                .find(|w| w.ends_with(".rs"))
+                .unwrap_or("?")
+                .to_owned();
         } else if line.trim_start().starts_with("Doc-tests") {
             file = "doc".into();
         }
@@ -58,8 +65,16 @@ pub fn run(places: &Places, report: &mut Report) -> Result<()> {
     let mut begin = Instant::now();
     let mut failed = Vec::new();
     let (_, text) = follow(cargo(places, "--test-threads=2")?, |file, line| {
-        let Some((name, outcome)) = line.strip_prefix("test ").and_then(|l| l.rsplit_once(" ... ")) else { return };
-        let name = format!("{PREFIX}{file}: {}", name.trim_end_matches(" - should panic"));
+        let Some((name, outcome)) = line
+            .strip_prefix("test ")
+            .and_then(|l| l.rsplit_once(" ... "))
+        else {
+            return;
+        };
+        let name = format!(
+            "{PREFIX}{file}: {}",
+            name.trim_end_matches(" - should panic")
+        );
         if outcome == "ok" {
             report.end(&name, begin.elapsed().as_secs_f64(), None);
         } else if outcome == "FAILED" {
@@ -70,8 +85,16 @@ pub fn run(places: &Places, report: &mut Report) -> Result<()> {
     for name in failed {
         // cargo prints why at the end, under the test's own name.
         let test = name.rsplit(": ").next().unwrap_or_default();
-        let why = text.split(&format!("---- {test} stdout ----")).nth(1).unwrap_or("cargo does not say why");
-        let why: Vec<_> = why.lines().map(str::trim).filter(|l| !l.is_empty()).take(6).collect();
+        let why = text
+            .split(&format!("---- {test} stdout ----"))
+            .nth(1)
+            .unwrap_or("cargo does not say why");
+        let why: Vec<_> = why
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .take(6)
+            .collect();
         report.end(&name, 0.0, Some(why.join(" | ")));
     }
     Ok(())

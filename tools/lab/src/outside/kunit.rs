@@ -34,7 +34,10 @@ pub fn names(places: &Places) -> Result<Vec<String>> {
     for room in ["wire", "proto"] {
         walk(&places.checkout.join("rust").join(room), &mut names)?;
     }
-    ensure!(!names.is_empty(), "rust/wire and rust/proto have no #[test]");
+    ensure!(
+        !names.is_empty(),
+        "rust/wire and rust/proto have no #[test]"
+    );
     Ok(names)
 }
 
@@ -51,7 +54,12 @@ fn walk(dir: &Path, names: &mut Vec<String>) -> Result<()> {
             let text = fs::read_to_string(&path)?;
             let found = tests_of(&text);
             let count = text.lines().filter(|l| l.trim() == "#[test]").count();
-            ensure!(found.len() == count, "{}: {count} tests, of which only {} stand below a kunit_tests(...)", path.display(), found.len());
+            ensure!(
+                found.len() == count,
+                "{}: {count} tests, of which only {} stand below a kunit_tests(...)",
+                path.display(),
+                found.len()
+            );
             names.extend(found);
         }
     }
@@ -62,12 +70,19 @@ fn tests_of(text: &str) -> Vec<String> {
     let (mut suite, mut is_test, mut found) = (None, false, Vec::new());
     for line in text.lines().map(str::trim) {
         if let Some(at) = line.find("kunit_tests(") {
-            suite = line[at + "kunit_tests(".len()..].split(')').next().map(str::to_owned);
+            suite = line[at + "kunit_tests(".len()..]
+                .split(')')
+                .next()
+                .map(str::to_owned);
         }
         if line == "#[test]" {
             is_test = true;
-        } else if let (true, Some(name), Some(suite)) = (is_test, line.strip_prefix("fn "), &suite) {
-            found.push(format!("kunit: {suite}: {}", name.split('(').next().unwrap_or_default()));
+        } else if let (true, Some(name), Some(suite)) = (is_test, line.strip_prefix("fn "), &suite)
+        {
+            found.push(format!(
+                "kunit: {suite}: {}",
+                name.split('(').next().unwrap_or_default()
+            ));
             is_test = false;
         }
     }
@@ -111,19 +126,32 @@ pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path)
     for (name, bytes) in &modules {
         fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
     }
-    fs.program(places.cache.join("module-uml/rust/rvsock.ko"), "modules/rvsock.ko")?;
+    fs.program(
+        places.cache.join("module-uml/rust/rvsock.ko"),
+        "modules/rvsock.ko",
+    )?;
     let image = places.images()?.join("kunit.cpio");
     fs.write(&image)?;
 
     let mut child = Command::new(places.cache.join("uml/linux"))
-        .args(["mem=256M", "rdinit=/init", "con=null", "con0=null,fd:1", "ssl0=null", "panic=-1"])
+        .args([
+            "mem=256M",
+            "rdinit=/init",
+            "con=null",
+            "con0=null,fd:1",
+            "ssl0=null",
+            "panic=-1",
+        ])
         .arg(format!("initrd={}", image.display()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start User-mode Linux")?;
-    let pipe = child.stdout.take().context("no pipe from User-mode Linux")?;
+    let pipe = child
+        .stdout
+        .take()
+        .context("no pipe from User-mode Linux")?;
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = std::io::BufReader::new(pipe).read_to_end(&mut bytes);
@@ -158,7 +186,10 @@ pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path)
 fn lines_about(log: &str, name: &str) -> String {
     let test = name.rsplit(": ").next().unwrap_or_default();
     let lines: Vec<_> = log.lines().map(str::trim).collect();
-    let at = lines.iter().position(|l| l.contains("not ok ") && l.ends_with(test)).unwrap_or(0);
+    let at = lines
+        .iter()
+        .position(|l| l.contains("not ok ") && l.ends_with(test))
+        .unwrap_or(0);
     lines[at.saturating_sub(6)..at].join(" | ")
 }
 
@@ -168,7 +199,8 @@ mod tests {
 
     #[test]
     fn tests_and_results_meet() {
-        let source = "#[kunit_tests(rvsock_credit)]\nmod tests {\n    #[test]\n    fn never_negative() {\n";
+        let source =
+            "#[kunit_tests(rvsock_credit)]\nmod tests {\n    #[test]\n    fn never_negative() {\n";
         let log = "[    0.1] KTAP version 1\n[    0.1] 1..1\n    KTAP version 1\n[    0.1]     # Subtest: rvsock_credit\n[    0.1]     1..2\n[    0.1]     ok 1 never_negative\n[    0.1]     not ok 2 other\n[    0.1] not ok 1 rvsock_credit\n";
         let name = "kunit: rvsock_credit: never_negative".to_owned();
         assert_eq!(tests_of(source), [name.clone()]);

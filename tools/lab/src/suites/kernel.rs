@@ -15,7 +15,9 @@ use crate::{
 
 /// Which of vsock_test's tests must pass: today streams without MSG_ZEROCOPY. `true` takes all.
 fn in_scope(name: &str) -> bool {
-    name.contains("SOCK_STREAM") && !name.contains("ZEROCOPY") && name != "SOCK_STREAM accept()ed socket custom setsockopt()"
+    name.contains("SOCK_STREAM")
+        && !name.contains("ZEROCOPY")
+        && name != "SOCK_STREAM accept()ed socket custom setsockopt()"
 }
 
 const DIAG: &str = "vsock_diag_test";
@@ -54,13 +56,20 @@ impl Direction {
 /// The names and numbers of the program's tests, as it lists them.
 fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
     // It ends with an error after listing.
-    let output = Command::new(vsock_test).arg("--list").output().with_context(|| format!("cannot run {}", vsock_test.display()))?;
+    let output = Command::new(vsock_test)
+        .arg("--list")
+        .output()
+        .with_context(|| format!("cannot run {}", vsock_test.display()))?;
     let tests: Vec<_> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.split_once('\t'))
         .filter_map(|(id, name)| Some((id.parse().ok()?, name.to_owned())))
         .collect();
-    ensure!(!tests.is_empty(), "{} --list names no tests", vsock_test.display());
+    ensure!(
+        !tests.is_empty(),
+        "{} --list names no tests",
+        vsock_test.display()
+    );
     Ok(tests)
 }
 
@@ -70,26 +79,57 @@ pub fn names(programs: &Path) -> Result<Vec<String>> {
     Ok(Direction::ALL
         .iter()
         .flat_map(|d| {
-            let picked = tests.iter().map(|(_, n)| n.as_str()).filter(|n| in_scope(n));
-            picked.chain([DIAG]).map(|n| format!("{}{n}", d.prefix())).collect::<Vec<_>>()
+            let picked = tests
+                .iter()
+                .map(|(_, n)| n.as_str())
+                .filter(|n| in_scope(n));
+            picked
+                .chain([DIAG])
+                .map(|n| format!("{}{n}", d.prefix()))
+                .collect::<Vec<_>>()
         })
         .collect())
 }
 
-fn start(session: &Session, direction: Direction, program: &str, extra: &[String]) -> Result<(Process, Process)> {
+fn start(
+    session: &Session,
+    direction: Direction,
+    program: &str,
+    extra: &[String],
+) -> Result<(Process, Process)> {
     let port = CONTROL.to_string();
-    let cid = |side: Side| if side == Side::Guest { HOST_CID } else { GUEST_CID }.to_string();
+    let cid = |side: Side| {
+        if side == Side::Guest {
+            HOST_CID
+        } else {
+            GUEST_CID
+        }
+        .to_string()
+    };
     let peer = |side: Side| format!("--peer-cid={}", cid(side));
     let (server, client) = (direction.server(), direction.server().other());
-    let mut argv = vec![program.to_owned(), "--mode=server".into(), format!("--control-port={port}"), peer(server)];
+    let mut argv = vec![
+        program.to_owned(),
+        "--mode=server".into(),
+        format!("--control-port={port}"),
+        peer(server),
+    ];
     argv.extend_from_slice(extra);
-    let server_process = session.spawn(server, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let server_process =
+        session.spawn(server, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
     // The client tries once: the server must listen by then.
     wait_for_listener(session, server, CONTROL)?;
     let (host, port) = client.control_of_other();
-    let mut argv = vec![program.to_owned(), "--mode=client".into(), format!("--control-host={host}"), format!("--control-port={port}"), peer(client)];
+    let mut argv = vec![
+        program.to_owned(),
+        "--mode=client".into(),
+        format!("--control-host={host}"),
+        format!("--control-port={port}"),
+        peer(client),
+    ];
     argv.extend_from_slice(extra);
-    let client_process = session.spawn(client, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let client_process =
+        session.spawn(client, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
     Ok((server_process, client_process))
 }
 
@@ -132,7 +172,10 @@ pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) 
         .filter(|(_, name)| left.iter().any(|l| l.strip_prefix(prefix) == Some(name)))
         .map(|(id, _)| format!("--pick={id}"))
         .collect();
-    ensure!(!picks.is_empty(), "vsock_test has none of the tests {left:?}");
+    ensure!(
+        !picks.is_empty(),
+        "vsock_test has none of the tests {left:?}"
+    );
     let (server, client) = start(session, direction, "vsock_test", &picks)?;
     let mut begin = Instant::now();
     let mut announced = String::new();
@@ -161,8 +204,16 @@ pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) 
         }
         let failed = (client.ended() || server.ended()) && begin.elapsed() > Duration::from_secs(3);
         if over || failed || begin.elapsed() > SILENCE || session.machine().is_err() {
-            let current = left.iter().find(|l| **l == announced).or(left.first()).cloned();
-            let why = anyhow::anyhow!("client: {} || server: {}", tail(&client.text()), tail(&server.text()));
+            let current = left
+                .iter()
+                .find(|l| **l == announced)
+                .or(left.first())
+                .cloned();
+            let why = anyhow::anyhow!(
+                "client: {} || server: {}",
+                tail(&client.text()),
+                tail(&server.text())
+            );
             client.kill();
             server.kill();
             let outcome = session.settle(Err(why));
@@ -173,7 +224,13 @@ pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) 
     }
 }
 
-fn finish(session: &Session, left: &mut Vec<String>, test: &str, begin: Instant, outcome: Result<()>) -> Result<()> {
+fn finish(
+    session: &Session,
+    left: &mut Vec<String>,
+    test: &str,
+    begin: Instant,
+    outcome: Result<()>,
+) -> Result<()> {
     match outcome {
         Err(e) if Session::is_rig_death(&e) => Err(e),
         outcome => {
@@ -188,7 +245,9 @@ fn finish(session: &Session, left: &mut Vec<String>, test: &str, begin: Instant,
 fn results(text: &str) -> Vec<(String, bool)> {
     let mut tests: Vec<(String, bool)> = Vec::new();
     for line in text.lines() {
-        let begun = line.split_once(" - ").filter(|(id, _)| id.parse::<u32>().is_ok());
+        let begun = line
+            .split_once(" - ")
+            .filter(|(id, _)| id.parse::<u32>().is_ok());
         let begun = begun.and_then(|(_, rest)| rest.split_once("..."));
         if begun.is_some() || line.starts_with("All tests have been executed") {
             if let Some(last) = tests.last_mut() {
@@ -214,8 +273,20 @@ mod tests {
     fn results_are_read_as_they_come() {
         let text = "Control socket connected\n0 - SOCK_STREAM connection reset...a word\nok\n1 - X...skipped\n2 - SOCK_STREAM MSG_PEEK...";
         let reset = "SOCK_STREAM connection reset".to_owned();
-        assert_eq!(results(text), [(reset.clone(), true), ("SOCK_STREAM MSG_PEEK".to_owned(), false)]);
-        assert_eq!(results("0 - SOCK_STREAM connection reset...ok\n"), [(reset.clone(), false)]);
-        assert_eq!(results("0 - SOCK_STREAM connection reset...ok\nAll tests have been executed."), [(reset, true)]);
+        assert_eq!(
+            results(text),
+            [
+                (reset.clone(), true),
+                ("SOCK_STREAM MSG_PEEK".to_owned(), false)
+            ]
+        );
+        assert_eq!(
+            results("0 - SOCK_STREAM connection reset...ok\n"),
+            [(reset.clone(), false)]
+        );
+        assert_eq!(
+            results("0 - SOCK_STREAM connection reset...ok\nAll tests have been executed."),
+            [(reset, true)]
+        );
     }
 }

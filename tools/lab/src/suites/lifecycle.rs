@@ -11,26 +11,53 @@ use crate::{
 };
 
 pub const TESTS: &[Test] = &[
-    Test { name: "lifecycle: rmmod is refused while a connection is open, and harms nothing", run: rmmod_refused },
-    Test { name: "lifecycle: 20 rounds of rmmod and insmod with an open listener", run: reload_with_listener },
-    Test { name: "lifecycle: insmod beside the C driver gives EBUSY and says what to unload", run: beside_c_driver },
-    Test { name: "lifecycle: connect without a device gives the C driver's errno", run: without_device },
+    Test {
+        name: "lifecycle: rmmod is refused while a connection is open, and harms nothing",
+        run: rmmod_refused,
+    },
+    Test {
+        name: "lifecycle: 20 rounds of rmmod and insmod with an open listener",
+        run: reload_with_listener,
+    },
+    Test {
+        name: "lifecycle: insmod beside the C driver gives EBUSY and says what to unload",
+        run: beside_c_driver,
+    },
+    Test {
+        name: "lifecycle: connect without a device gives the C driver's errno",
+        run: without_device,
+    },
 ];
 
 fn rmmod_refused(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let _server = s.server(Side::Host, &format!("echo-server --port {port}"))?;
-    let traffic = s.rvtest(Side::Guest, &format!("traffic --cid {} --port {port} --flows 3 --seconds 4", Side::Host.cid()))?;
+    let traffic = s.rvtest(
+        Side::Guest,
+        &format!(
+            "traffic --cid {} --port {port} --flows 3 --seconds 4",
+            Side::Host.cid()
+        ),
+    )?;
     traffic.expect("RUNNING", LONG)?;
     std::thread::sleep(Duration::from_millis(500));
     let module = s.driver.modules().last().copied().unwrap_or_default();
     for _ in 0..5 {
         let (code, text) = s.guest_try(&format!("rmmod {module}"), LONG)?;
-        ensure!(code != 0, "rmmod of {module} succeeded while connections were open");
-        ensure!(text.contains("Resource temporarily unavailable"), "rmmod was refused with another error than EAGAIN: {text}");
+        ensure!(
+            code != 0,
+            "rmmod of {module} succeeded while connections were open"
+        );
+        ensure!(
+            text.contains("Resource temporarily unavailable"),
+            "rmmod was refused with another error than EAGAIN: {text}"
+        );
     }
     let text = traffic.success(LONG)?;
-    ensure!(!text.contains("ERROR"), "the open connections noticed the refused rmmod: {text}");
+    ensure!(
+        !text.contains("ERROR"),
+        "the open connections noticed the refused rmmod: {text}"
+    );
     Ok(())
 }
 
@@ -38,12 +65,23 @@ fn reload_with_listener(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
     for round in 1..=20 {
-        s.rvtest(Side::Host, &format!("echo-client --cid {} --port {port} --connections 3 --bytes 20000", Side::Guest.cid()))?
-            .success(LONG)
-            .with_context(|| format!("round {round}: echo with the listener that was open before"))?;
-        s.unload_when_free().with_context(|| format!("round {round}"))?;
+        s.rvtest(
+            Side::Host,
+            &format!(
+                "echo-client --cid {} --port {port} --connections 3 --bytes 20000",
+                Side::Guest.cid()
+            ),
+        )?
+        .success(LONG)
+        .with_context(|| format!("round {round}: echo with the listener that was open before"))?;
+        s.unload_when_free()
+            .with_context(|| format!("round {round}"))?;
         s.load().with_context(|| format!("round {round}"))?;
-        ensure!(!server.ended(), "round {round}: the listener ended: {}", server.text());
+        ensure!(
+            !server.ended(),
+            "round {round}: the listener ended: {}",
+            server.text()
+        );
     }
     Ok(())
 }
@@ -59,22 +97,45 @@ fn beside_c_driver(s: &mut Session) -> Result<()> {
     }
     let mark = s.machine()?.serial.mark();
     let (code, text) = s.guest_try("insmod /modules/rvsock.ko", LONG)?;
-    ensure!(code != 0, "insmod of rvsock succeeded though the C driver is loaded");
-    ensure!(text.contains("Device or resource busy"), "insmod failed with another error than EBUSY: {text}");
-    let line = s.machine()?.serial.wait_for(mark, "vmw_vsock_virtio_transport", Duration::from_secs(5));
-    ensure!(line.is_some_and(|l| l.contains("rvsock")), "no log line of rvsock names vmw_vsock_virtio_transport as what to unload");
+    ensure!(
+        code != 0,
+        "insmod of rvsock succeeded though the C driver is loaded"
+    );
+    ensure!(
+        text.contains("Device or resource busy"),
+        "insmod failed with another error than EBUSY: {text}"
+    );
+    let line =
+        s.machine()?
+            .serial
+            .wait_for(mark, "vmw_vsock_virtio_transport", Duration::from_secs(5));
+    ensure!(
+        line.is_some_and(|l| l.contains("rvsock")),
+        "no log line of rvsock names vmw_vsock_virtio_transport as what to unload"
+    );
     for module in Driver::C.modules().iter().rev() {
         s.guest_sh(&format!("rmmod {module}"))?;
     }
-    s.load().context("loading again after the C driver has gone")?;
+    s.load()
+        .context("loading again after the C driver has gone")?;
     s.confirm_driver()
 }
 
 fn without_device(s: &mut Session) -> Result<()> {
     let (device, driver) = s.device()?;
-    s.guest_sh(&format!("echo {device} > /sys/bus/virtio/drivers/{driver}/unbind"))?;
-    let text = s.rvtest(Side::Guest, "connect --cid 2 --port 9999")?.success(LONG)?;
-    s.guest_sh(&format!("echo {device} > /sys/bus/virtio/drivers/{driver}/bind"))?;
-    ensure!(text.starts_with("CONNECT ENODEV"), "connect() without a device: {}, the C driver gives ENODEV", text.trim());
+    s.guest_sh(&format!(
+        "echo {device} > /sys/bus/virtio/drivers/{driver}/unbind"
+    ))?;
+    let text = s
+        .rvtest(Side::Guest, "connect --cid 2 --port 9999")?
+        .success(LONG)?;
+    s.guest_sh(&format!(
+        "echo {device} > /sys/bus/virtio/drivers/{driver}/bind"
+    ))?;
+    ensure!(
+        text.starts_with("CONNECT ENODEV"),
+        "connect() without a device: {}, the C driver gives ENODEV",
+        text.trim()
+    );
     s.confirm_driver()
 }

@@ -20,7 +20,11 @@ pub struct Test {
 
 /// Our own tests that need a guest, in the order in which they run. The ones that may leave a guest behind come last.
 pub fn own() -> Vec<&'static Test> {
-    streams::TESTS.iter().chain(lifecycle::TESTS).chain(device::TESTS).collect()
+    streams::TESTS
+        .iter()
+        .chain(lifecycle::TESTS)
+        .chain(device::TESTS)
+        .collect()
 }
 
 /// How often a dead rig is replaced before the run gives up.
@@ -31,7 +35,9 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
     let mut deaths = 0;
     let mut survive = |session: &mut Session, died: RigDied| -> Result<()> {
         deaths += 1;
-        session.events.note(format!("{died} (number {deaths}; the test under way is run again in a new guest)"));
+        session.events.note(format!(
+            "{died} (number {deaths}; the test under way is run again in a new guest)"
+        ));
         session.discard_guest();
         if deaths > RIG_RETRIES {
             return Err(died.into());
@@ -40,7 +46,11 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
     };
 
     for direction in kernel::Direction::ALL {
-        let mut left: Vec<String> = wanted.iter().filter(|t| direction.owns(t)).cloned().collect();
+        let mut left: Vec<String> = wanted
+            .iter()
+            .filter(|t| direction.owns(t))
+            .cloned()
+            .collect();
         while !left.is_empty() {
             match kernel::run(session, direction, &mut left) {
                 Ok(()) => {}
@@ -48,7 +58,11 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
             }
         }
     }
-    for test in own().into_iter().chain(vhost_user::TESTS).filter(|t| wanted.iter().any(|w| w == t.name)) {
+    for test in own()
+        .into_iter()
+        .chain(vhost_user::TESTS)
+        .filter(|t| wanted.iter().any(|w| w == t.name))
+    {
         loop {
             let start = Instant::now();
             session.events.start(test.name);

@@ -8,55 +8,117 @@ use super::{Test, AT_ONCE, LONG};
 use crate::session::{Session, Side};
 
 pub const TESTS: &[Test] = &[
-    Test { name: "streams: 64 connections echo at once, guest to host", run: |s| echo_64(s, Side::Guest) },
-    Test { name: "streams: 64 connections echo at once, host to guest", run: |s| echo_64(s, Side::Host) },
-    Test { name: "streams: 2000 connections open at once, guest to host", run: |s| open_2000(s, Side::Guest) },
-    Test { name: "streams: 2000 connections open at once, host to guest", run: |s| open_2000(s, Side::Host) },
-    Test { name: "streams: a slow reader in the guest stops nobody else", run: |s| slow_reader(s, Side::Guest) },
-    Test { name: "streams: a slow reader on the host stops nobody else", run: |s| slow_reader(s, Side::Host) },
-    Test { name: "streams: a reader in a page fault inside recv() stops nobody else", run: stuck_reader },
-    Test { name: "streams: 100000 one-byte writes to a sleeping reader, host to guest", run: |s| one_byte_writes(s, Side::Host) },
-    Test { name: "streams: 100000 one-byte writes to a sleeping reader, guest to host", run: |s| one_byte_writes(s, Side::Guest) },
-    Test { name: "streams: connect to a port where nobody listens, from the guest", run: |s| nobody_listens(s, Side::Guest) },
-    Test { name: "streams: connect to a port where nobody listens, from the host", run: |s| nobody_listens(s, Side::Host) },
-    Test { name: "streams: SIGKILL of the guest's side is seen by the host", run: |s| sigkill(s, Side::Guest) },
-    Test { name: "streams: SIGKILL of the host's side is seen by the guest", run: |s| sigkill(s, Side::Host) },
+    Test {
+        name: "streams: 64 connections echo at once, guest to host",
+        run: |s| echo_64(s, Side::Guest),
+    },
+    Test {
+        name: "streams: 64 connections echo at once, host to guest",
+        run: |s| echo_64(s, Side::Host),
+    },
+    Test {
+        name: "streams: 2000 connections open at once, guest to host",
+        run: |s| open_2000(s, Side::Guest),
+    },
+    Test {
+        name: "streams: 2000 connections open at once, host to guest",
+        run: |s| open_2000(s, Side::Host),
+    },
+    Test {
+        name: "streams: a slow reader in the guest stops nobody else",
+        run: |s| slow_reader(s, Side::Guest),
+    },
+    Test {
+        name: "streams: a slow reader on the host stops nobody else",
+        run: |s| slow_reader(s, Side::Host),
+    },
+    Test {
+        name: "streams: a reader in a page fault inside recv() stops nobody else",
+        run: stuck_reader,
+    },
+    Test {
+        name: "streams: 100000 one-byte writes to a sleeping reader, host to guest",
+        run: |s| one_byte_writes(s, Side::Host),
+    },
+    Test {
+        name: "streams: 100000 one-byte writes to a sleeping reader, guest to host",
+        run: |s| one_byte_writes(s, Side::Guest),
+    },
+    Test {
+        name: "streams: connect to a port where nobody listens, from the guest",
+        run: |s| nobody_listens(s, Side::Guest),
+    },
+    Test {
+        name: "streams: connect to a port where nobody listens, from the host",
+        run: |s| nobody_listens(s, Side::Host),
+    },
+    Test {
+        name: "streams: SIGKILL of the guest's side is seen by the host",
+        run: |s| sigkill(s, Side::Guest),
+    },
+    Test {
+        name: "streams: SIGKILL of the host's side is seen by the guest",
+        run: |s| sigkill(s, Side::Host),
+    },
 ];
 
 /// A server on the side opposite to `client`; gives it with the words that name it to a client.
 fn echo_server(s: &mut Session, client: Side) -> Result<(crate::process::Process, String)> {
     let port = s.fresh_port();
     let server = s.server(client.other(), &format!("echo-server --port {port}"))?;
-    Ok((server, format!("--cid {} --port {port}", client.other().cid())))
+    Ok((
+        server,
+        format!("--cid {} --port {port}", client.other().cid()),
+    ))
 }
 
 fn echo_64(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
-    s.rvtest(client, &format!("echo-client {peer} --connections 64 --bytes 300000 --write-size 10007"))?.success(LONG)?;
+    s.rvtest(
+        client,
+        &format!("echo-client {peer} --connections 64 --bytes 300000 --write-size 10007"),
+    )?
+    .success(LONG)?;
     Ok(())
 }
 
 fn open_2000(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
-    s.rvtest(client, &format!("many {peer} --connections 2000"))?.success(LONG)?;
+    s.rvtest(client, &format!("many {peer} --connections 2000"))?
+        .success(LONG)?;
     Ok(())
 }
 
 /// Others must echo while one reader sleeps with its buffer full; then it must get every byte.
 fn slow_reader(s: &mut Session, reader: Side) -> Result<()> {
     let (port, writer) = (s.fresh_port(), reader.other());
-    let slow = s.server(reader, &format!("slow-server --port {port} --pause-ms 6000"))?;
+    let slow = s.server(
+        reader,
+        &format!("slow-server --port {port} --pause-ms 6000"),
+    )?;
     let bytes = 3 << 20;
-    let sender = s.rvtest(writer, &format!("send --cid {} --port {port} --bytes {bytes}", reader.cid()))?;
+    let sender = s.rvtest(
+        writer,
+        &format!("send --cid {} --port {port} --bytes {bytes}", reader.cid()),
+    )?;
     slow.expect("ACCEPTED", LONG)?;
     // The writer runs into the reader's full buffer.
     std::thread::sleep(Duration::from_millis(700));
-    ensure!(!sender.text().contains("SENT"), "3 MiB went into the buffer of a reader that sleeps");
+    ensure!(
+        !sender.text().contains("SENT"),
+        "3 MiB went into the buffer of a reader that sleeps"
+    );
     others_echo(s, writer, "a slow reader")?;
-    ensure!(!slow.ended(), "the others were done only after the slow reader had woken: too slow to tell");
+    ensure!(
+        !slow.ended(),
+        "the others were done only after the slow reader had woken: too slow to tell"
+    );
     sender.success(LONG)?;
     let text = slow.success(LONG)?;
-    ensure!(text.contains(&format!("received={bytes} ")), "the slow reader got something else than {bytes} bytes: {text}");
+    ensure!(
+        text.contains(&format!("received={bytes} ")),
+        "the slow reader got something else than {bytes} bytes: {text}"
+    );
     Ok(())
 }
 
@@ -64,9 +126,12 @@ fn slow_reader(s: &mut Session, reader: Side) -> Result<()> {
 fn others_echo(s: &mut Session, client: Side, beside: &str) -> Result<()> {
     for client in [client, client.other()] {
         let (_server, peer) = echo_server(s, client)?;
-        s.rvtest(client, &format!("echo-client {peer} --connections 4 --bytes 40000 --write-size 4000"))?
-            .success(Duration::from_secs(20))
-            .with_context(|| format!("echo beside {beside}"))?;
+        s.rvtest(
+            client,
+            &format!("echo-client {peer} --connections 4 --bytes 40000 --write-size 4000"),
+        )?
+        .success(Duration::from_secs(20))
+        .with_context(|| format!("echo beside {beside}"))?;
     }
     Ok(())
 }
@@ -74,36 +139,74 @@ fn others_echo(s: &mut Session, client: Side, beside: &str) -> Result<()> {
 /// The guest's reader holds its socket's lock inside a page fault: no other path may wait for that lock.
 fn stuck_reader(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
-    let stuck = s.server(Side::Guest, &format!("stuck-server --port {port} --hold-ms 6000"))?;
+    let stuck = s.server(
+        Side::Guest,
+        &format!("stuck-server --port {port} --hold-ms 6000"),
+    )?;
     let bytes = 1 << 20;
-    let sender = s.rvtest(Side::Host, &format!("send --cid {} --port {port} --bytes {bytes}", Side::Guest.cid()))?;
+    let sender = s.rvtest(
+        Side::Host,
+        &format!(
+            "send --cid {} --port {port} --bytes {bytes}",
+            Side::Guest.cid()
+        ),
+    )?;
     stuck.expect("STUCK", LONG)?;
     // More data and credit for the stuck socket arrive while it is locked.
     std::thread::sleep(Duration::from_millis(300));
     others_echo(s, Side::Host, "a reader in a page fault")?;
-    ensure!(!stuck.text().contains("RELEASED"), "the others were done only after the reader had been released");
+    ensure!(
+        !stuck.text().contains("RELEASED"),
+        "the others were done only after the reader had been released"
+    );
     sender.success(LONG)?;
     let text = stuck.success(LONG)?;
-    ensure!(text.contains(&format!("received={bytes}")), "the reader got something else than {bytes} bytes: {text}");
+    ensure!(
+        text.contains(&format!("received={bytes}")),
+        "the reader got something else than {bytes} bytes: {text}"
+    );
     Ok(())
 }
 
 fn one_byte_writes(s: &mut Session, writer: Side) -> Result<()> {
     let (port, reader) = (s.fresh_port(), writer.other());
-    let slow = s.server(reader, &format!("slow-server --port {port} --pause-ms 12000"))?;
-    let sender = s.rvtest(writer, &format!("send --cid {} --port {port} --bytes 100000 --write-size 1", reader.cid()))?;
+    let slow = s.server(
+        reader,
+        &format!("slow-server --port {port} --pause-ms 12000"),
+    )?;
+    let sender = s.rvtest(
+        writer,
+        &format!(
+            "send --cid {} --port {port} --bytes 100000 --write-size 1",
+            reader.cid()
+        ),
+    )?;
     sender.success(LONG)?;
     let text = slow.success(LONG)?;
-    ensure!(text.contains("received=100000 "), "the reader got something else than 100000 bytes: {text}");
+    ensure!(
+        text.contains("received=100000 "),
+        "the reader got something else than 100000 bytes: {text}"
+    );
     Ok(())
 }
 
 fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
     let port = s.fresh_port();
-    let text = s.rvtest(client, &format!("connect --cid {} --port {port}", client.other().cid()))?.success(LONG)?;
+    let text = s
+        .rvtest(
+            client,
+            &format!("connect --cid {} --port {port}", client.other().cid()),
+        )?
+        .success(LONG)?;
     let mut words = text.split_whitespace().skip(1);
-    let (outcome, ms) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    ensure!(outcome == "ECONNRESET", "connect() gave {outcome}, not ECONNRESET");
+    let (outcome, ms) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    ensure!(
+        outcome == "ECONNRESET",
+        "connect() gave {outcome}, not ECONNRESET"
+    );
     let ms: f64 = ms.parse().with_context(|| format!("a time of {ms:?}"))?;
     ensure!(ms < 500.0, "connect() took {ms} ms to fail");
     Ok(())
@@ -112,16 +215,31 @@ fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
 fn sigkill(s: &mut Session, victim: Side) -> Result<()> {
     for victim_connects in [true, false] {
         let (port, survivor) = (s.fresh_port(), victim.other());
-        let (server_side, client_side) = if victim_connects { (survivor, victim) } else { (victim, survivor) };
+        let (server_side, client_side) = if victim_connects {
+            (survivor, victim)
+        } else {
+            (victim, survivor)
+        };
         let server = s.server(server_side, &format!("wait-end-server --port {port}"))?;
-        let client = s.rvtest(client_side, &format!("wait-end-client --cid {} --port {port}", server_side.cid()))?;
+        let client = s.rvtest(
+            client_side,
+            &format!("wait-end-client --cid {} --port {port}", server_side.cid()),
+        )?;
         server.expect("ACCEPTED", LONG)?;
         client.expect("CONNECTED", LONG)?;
-        let (killed, left) = if victim_connects { (client, server) } else { (server, client) };
+        let (killed, left) = if victim_connects {
+            (client, server)
+        } else {
+            (server, client)
+        };
         let start = Instant::now();
         killed.kill();
         let end = left.expect("END", LONG)?;
-        ensure!(start.elapsed() < AT_ONCE, "the end ({end}) was seen after {:?}", start.elapsed());
+        ensure!(
+            start.elapsed() < AT_ONCE,
+            "the end ({end}) was seen after {:?}",
+            start.elapsed()
+        );
     }
     Ok(())
 }

@@ -13,22 +13,31 @@ use super::{Test, LONG};
 use crate::session::{Session, Side};
 
 pub const TESTS: &[Test] = &[
-    Test { name: "vhost-device-vsock: echo with writes of 64 KiB, guest to host", run: guest_to_host },
-    Test { name: "vhost-device-vsock: echo with writes of 64 KiB, host to guest", run: host_to_guest },
+    Test {
+        name: "vhost-device-vsock: echo with writes of 64 KiB, guest to host",
+        run: guest_to_host,
+    },
+    Test {
+        name: "vhost-device-vsock: echo with writes of 64 KiB, host to guest",
+        run: host_to_guest,
+    },
 ];
 
 const SIZE: usize = 64 << 10;
 const COUNT: u32 = 40;
 
 fn uds(s: &Session) -> Result<PathBuf> {
-    s.config.vhost_user_uds().context("this session has no vhost-user device")
+    s.config
+        .vhost_user_uds()
+        .context("this session has no vhost-user device")
 }
 
 /// The device listens for us under the path with the port's number.
 fn guest_to_host(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let path = PathBuf::from(format!("{}_{port}", uds(s)?.display()));
-    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
     std::thread::spawn(move || {
         if let Ok((mut stream, _)) = listener.accept() {
             let mut buffer = vec![0; SIZE];
@@ -41,9 +50,18 @@ fn guest_to_host(s: &mut Session) -> Result<()> {
     });
     // The device does not forward a half-close, so the client counts instead of waiting for the end.
     let text = s
-        .rvtest(Side::Guest, &format!("chunks --cid {} --port {port} --size {SIZE} --count {COUNT}", Side::Host.cid()))?
+        .rvtest(
+            Side::Guest,
+            &format!(
+                "chunks --cid {} --port {port} --size {SIZE} --count {COUNT}",
+                Side::Host.cid()
+            ),
+        )?
         .success(LONG)?;
-    ensure!(text.contains(&format!("OK count={COUNT}")), "not every chunk came back: {text}");
+    ensure!(
+        text.contains(&format!("OK count={COUNT}")),
+        "not every chunk came back: {text}"
+    );
     Ok(())
 }
 
@@ -51,19 +69,29 @@ fn host_to_guest(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let _server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
     let path = uds(s)?;
-    let mut stream = UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
+    let mut stream = UnixStream::connect(&path)
+        .with_context(|| format!("cannot connect to {}", path.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.set_write_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut answer = String::new();
-    reader.read_line(&mut answer).context("waiting for the device's OK")?;
-    ensure!(answer.starts_with("OK "), "the device answered {answer:?} to CONNECT {port}");
+    reader
+        .read_line(&mut answer)
+        .context("waiting for the device's OK")?;
+    ensure!(
+        answer.starts_with("OK "),
+        "the device answered {answer:?} to CONNECT {port}"
+    );
     let (mut message, mut back) = (vec![0; SIZE], vec![0; SIZE]);
     for chunk in 0..u64::from(COUNT) {
         guest::pattern::fill(&mut message, 1, chunk * SIZE as u64);
-        stream.write_all(&message).with_context(|| format!("chunk {chunk}: write"))?;
-        reader.read_exact(&mut back).with_context(|| format!("chunk {chunk}: read"))?;
+        stream
+            .write_all(&message)
+            .with_context(|| format!("chunk {chunk}: write"))?;
+        reader
+            .read_exact(&mut back)
+            .with_context(|| format!("chunk {chunk}: read"))?;
         ensure!(message == back, "chunk {chunk} came back changed");
     }
     Ok(())
