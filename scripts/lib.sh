@@ -6,6 +6,8 @@ set -euo pipefail
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${RVSOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rvsock}
 LOGS=$CACHE/logs
+# What is built from this checkout, so that two checkouts never mix.
+OWN=$CACHE/checkout-$(printf %s "$CHECKOUT" | sha256sum | cut -c1-12)
 
 # The versions that this driver is built and tested with. The root's name carries a number that goes up
 # whenever the list of packages in scripts/toolchain changes, so that an old root is never taken for a new one.
@@ -18,7 +20,7 @@ QEMU_WANT=11.1
 KERNEL_SERIES=7.2 KERNEL_WANT=7.2.12-1~bpo13+1
 KERNEL=$CACHE/kernel
 
-mkdir -p "$CACHE" "$LOGS" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
+mkdir -p "$LOGS" "$OWN" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
 
 say() { printf 'rvsock: %s\n' "$*" >&2; }
 die() { printf 'rvsock: error: %s\n' "$*" >&2; exit 1; }
@@ -33,7 +35,7 @@ need_space() {
 	((have >= $2)) || die "$1 has $have MiB of free space, and this step needs $2 MiB: make room, or set XDG_CACHE_HOME to a folder on a larger disk"
 }
 
-# lock NAME: hold a lock of the cache until this process ends, so that two runs never build the same thing at once.
+# lock NAME: hold a lock of the cache until this (sub)shell ends, so that two runs never build the same thing at once.
 lock() {
 	local fd
 	exec {fd}>"$CACHE/.lock-$1"

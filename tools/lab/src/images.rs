@@ -17,6 +17,10 @@ use crate::{
 pub struct Places {
     pub checkout: PathBuf,
     pub cache: PathBuf,
+    /// What was built from this checkout.
+    own: PathBuf,
+    /// What this run makes for its machines; it goes when the run ends.
+    images: PathBuf,
 }
 
 const PROGRAMS: &[&str] = &["vsock_test", "vsock_diag_test", "vsock_perf"];
@@ -30,9 +34,12 @@ impl Places {
                 })?
                 .into())
         };
+        let own = get("RVSOCK_OWN")?;
         Ok(Self {
             checkout: get("RVSOCK_CHECKOUT")?,
             cache: get("RVSOCK_CACHE")?,
+            images: own.join(format!("images-{}", std::process::id())),
+            own,
         })
     }
 
@@ -48,17 +55,23 @@ impl Places {
         self.checkout.join("rust/rvsock.ko")
     }
 
-    /// A program of this workspace, as cargo built it.
+    /// A program of this workspace.
     pub fn built(&self, name: &str) -> PathBuf {
-        self.cache
-            .join("target/x86_64-unknown-linux-gnu/release")
-            .join(name)
+        self.own.join("bin").join(name)
     }
 
-    pub fn images(&self) -> Result<PathBuf> {
-        let dir = self.cache.join("images");
-        fs::create_dir_all(&dir)?;
-        Ok(dir)
+    /// rvsock.ko for a kernel of our own.
+    pub fn driver_for(&self, kernel: &str) -> PathBuf {
+        self.own.join(format!("module-{kernel}/rust/rvsock.ko"))
+    }
+
+    pub fn images(&self) -> Result<&Path> {
+        fs::create_dir_all(&self.images)?;
+        Ok(&self.images)
+    }
+
+    pub fn remove_images(&self) {
+        let _ = fs::remove_dir_all(&self.images);
     }
 
     /// The programs that tests run on this side, gathered in one folder.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 use serde_json::{json, Value};
 
 use crate::{events::Events, serial::Serial};
@@ -83,8 +84,13 @@ impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
         let monitor = spec.scratch.join(format!("{}.qmp", spec.name));
         let _ = std::fs::remove_file(&monitor);
-        let mut child = spec
-            .command()
+        let mut command = spec.command();
+        // SAFETY: Between fork and exec only a system call is made.
+        unsafe {
+            // A machine must not outlive the lab, however that ends.
+            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let mut child = command
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::null())

@@ -96,7 +96,11 @@ fn run() -> Result<bool> {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let outcome = run();
+    if let Ok(places) = images::Places::from_environment() {
+        places.remove_images();
+    }
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
     config::{Driver, Job},
@@ -27,6 +27,7 @@ fn log_folder(places: &Places) -> Result<PathBuf> {
     let stamp = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?
         .as_secs();
+    forget_old_logs(&places.cache.join("logs"))?;
     let name = format!("run-{stamp}-{}", std::process::id());
     let dir = places.cache.join("logs").join(&name);
     fs::create_dir_all(&dir)?;
@@ -34,6 +35,26 @@ fn log_folder(places: &Places) -> Result<PathBuf> {
     let _ = fs::remove_file(&latest);
     std::os::unix::fs::symlink(&name, &latest)?;
     Ok(dir)
+}
+
+/// The last runs are kept, and no more.
+fn forget_old_logs(folder: &Path) -> Result<()> {
+    const KEEP: usize = 40;
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(());
+    };
+    let mut runs: Vec<_> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("run-"))
+        })
+        .collect();
+    runs.sort();
+    for old in runs.iter().rev().skip(KEEP) {
+        fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
+    }
+    Ok(())
 }
 
 /// What is to run, suite by suite.

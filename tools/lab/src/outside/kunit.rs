@@ -126,10 +126,7 @@ pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path)
     for (name, bytes) in &modules {
         fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
     }
-    fs.program(
-        places.cache.join("module-uml/rust/rvsock.ko"),
-        "modules/rvsock.ko",
-    )?;
+    fs.program(places.driver_for("uml"), "modules/rvsock.ko")?;
     let image = places.images()?.join("kunit.cpio");
     fs.write(&image)?;
 
