@@ -49,13 +49,11 @@ use kernel::{
 };
 
 mod driver;
-// What follows is complete by itself, and tested; the driver need not use all of it.
+// A library: the driver need not use all of it.
 #[allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 mod ext;
-#[allow(dead_code, unreachable_pub, unused_imports)]
-mod proto;
-#[allow(dead_code, unreachable_pub, unused_imports)]
-mod wire;
+pub mod proto;
+pub mod wire;
 
 module! {
     type: Rvsock,

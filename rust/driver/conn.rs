@@ -8,7 +8,9 @@
 //! with the socket locked holds up nobody but itself.
 
 use super::{
+    data::Stored,
     device,
+    inbox::Inbox,
     packet::{
         self,
         Kind, //
@@ -27,12 +29,6 @@ use crate::{
         error::NetError,
         mm::PageBlock,
         net::{
-            msg::Msg,
-            skbuff::{
-                ControlBlock,
-                SkBuff,
-                SkBuffQueue, //
-            },
             vsock::{
                 Addr,
                 OwnedSock,
@@ -46,23 +42,19 @@ use crate::{
         }, //
     },
     proto::{
-        self,
         Actions,
-        Arrival,
         Connection,
         Credit,
         Send,
         SockError,
-        State,
-        Store, //
+        State, //
     },
     wire::{
         Address,
         Header,
         Op,
         ShutdownFlags,
-        SocketType,
-        HEADER_LEN, //
+        SocketType, //
     }, //
 };
 use kernel::{
@@ -83,14 +75,6 @@ use kernel::{
     },
 };
 
-/// Received bytes that wait for a reader.
-pub(super) struct Unread {
-    /// How many of them were read.
-    consumed: usize,
-}
-
-impl ControlBlock for Unread {}
-
 /// The connection of a socket that this driver serves.
 #[pin_data]
 pub(crate) struct Conn {
@@ -103,13 +87,14 @@ pub(crate) struct Conn {
     update_waits: AtomicFlag,
     table: Arc<Connections>,
     #[pin]
-    inner: SpinLockBh<Inner>,
+    pub(super) inner: SpinLockBh<Inner>,
 }
 
-struct Inner {
-    state: Connection,
-    credit: Credit,
-    queue: SkBuffQueue<Unread>,
+/// What the connection's lock guards.
+pub(super) struct Inner {
+    pub(super) state: Connection,
+    pub(super) credit: Credit,
+    pub(super) inbox: Inbox,
     /// Where the connection is to be found; none unless it is in the table.
     key: Option<Key>,
     /// Who we are to the peer, and who the peer is.
@@ -186,7 +171,7 @@ impl Conn {
                     Inner {
                         state: Connection::new(),
                         credit: Credit::new(buf_alloc),
-                        queue: SkBuffQueue::new(),
+                        inbox: Inbox::new(),
                         key: None,
                         local_port: 0,
                         peer: Addr { cid: 0, port: 0 },
@@ -206,7 +191,7 @@ impl Conn {
     }
 
     /// A header of a packet to the peer; the source's CID is the device's to fill in.
-    fn header(inner: &Inner, ty: SocketType, op: Op, flags: u32) -> Header {
+    pub(super) fn header(&self, inner: &Inner, op: Op, flags: u32) -> Header {
         let src = Address {
             cid: device::guest_cid(),
             port: inner.local_port,
@@ -217,7 +202,7 @@ impl Conn {
         };
         Header {
             flags,
-            ..Header::new(src, dst, ty, op)
+            ..Header::new(src, dst, self.ty, op)
         }
     }
 
@@ -244,6 +229,11 @@ impl Conn {
         self.inner.lock().credit.rx.unread()
     }
 
+    /// The number of whole messages to read.
+    pub(super) fn messages(&self) -> u32 {
+        self.inner.lock().inbox.messages()
+    }
+
     /// The number of bytes that may be sent.
     pub(super) fn writable(&self) -> u32 {
         self.inner.lock().credit.tx.free()
@@ -262,7 +252,7 @@ impl Conn {
             let mut inner = self.inner.lock();
             self.unlink(&mut inner);
             inner.news = News::default();
-            inner.queue = SkBuffQueue::new();
+            inner.inbox = Inbox::new();
             inner.credit.reset();
             inner.local_port = local_port;
             inner.peer = peer;
@@ -299,7 +289,7 @@ impl Conn {
 
     /// Answers the REQUEST of [`accept`](Self::accept).
     pub(super) fn respond(self: &Arc<Self>) -> Result {
-        let header = Self::header(&self.inner.lock(), self.ty, Op::Response, 0);
+        let header = self.header(&self.inner.lock(), Op::Response, 0);
         device::send(packet::control(&header, Some(self.clone()), Kind::Reply)?)
     }
 
@@ -335,7 +325,7 @@ impl Conn {
     /// Has the state machine decide, and notes what follows from it at once.
     ///
     /// The table is left under the same lock: afterwards the socket may connect anew.
-    fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
+    pub(super) fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
         let mut inner = self.inner.lock();
         let actions = decision(&mut inner);
         if actions.unlink {
@@ -356,38 +346,58 @@ impl Conn {
         payload: usize,
     ) -> Option<PageBlock> {
         let mut block = Some(block);
-        let (mut had_room, mut has_room, mut readable) = (false, false, None);
+        let (mut had_room, mut has_room, mut due) = (false, false, false);
+        let mut stored = Stored::Silently;
         let actions = self.decide(|inner| {
             had_room = inner.credit.tx.free() > 0;
             inner.credit.update(header);
             has_room = inner.credit.tx.free() > 0;
             let unread = inner.credit.rx.unread() > 0;
             let actions = inner.state.packet(op, header.flags, unread);
-            if actions.deliver || actions.discard {
-                if let Err(error) = inner.store(&mut block, payload, actions.discard) {
-                    STATS.count(Counter::Overrun);
-                    return inner.state.abort(error);
-                }
-                readable = actions.deliver.then(|| inner.credit.rx.unread());
+            if !actions.deliver && !actions.discard {
+                // A peer that has just told of a smaller buffer may stall earlier than was thought.
+                due = actions.write_space && inner.credit.rx.update_due(0);
+                return actions;
             }
-            actions
+            match inner.store(self.ty, header, &mut block, payload, actions.discard) {
+                Ok(what) => {
+                    stored = what;
+                    due = inner.message_is_stuck(self.ty);
+                    actions
+                }
+                Err(error) => {
+                    STATS.count(Counter::Overrun);
+                    inner.state.abort(error)
+                }
+            }
         });
         if actions.reply_rst {
             device::refuse(header);
         }
         self.follow(actions);
-        let wakes_writer = has_room && !had_room;
-        if wakes_writer || readable.is_some() {
-            if let Some(sk) = self.sk.upgrade() {
-                if readable.is_some_and(|readable| readable >= sk.rcvlowat()) {
-                    sk.data_ready();
-                }
-                if wakes_writer {
-                    sk.write_space();
-                }
-            }
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
         }
+        self.wake(stored, has_room && !had_room);
         block
+    }
+
+    /// Wakes those who wait for what has come.
+    fn wake(&self, stored: Stored, room: bool) {
+        if stored == Stored::Silently && !room {
+            return;
+        }
+        let Some(sk) = self.sk.upgrade() else {
+            return;
+        };
+        match stored {
+            Stored::Silently => {}
+            Stored::Bytes(bytes) if bytes < sk.rcvlowat() => {}
+            Stored::Bytes(_) | Stored::Message => sk.data_ready(),
+        }
+        if room {
+            sk.write_space();
+        }
     }
 
     /// Carries out what [`decide`](Self::decide) returned, where the socket is not owned by us.
@@ -402,7 +412,7 @@ impl Conn {
         }
     }
 
-    fn send(self: &Arc<Self>, what: Option<Send>) -> Result {
+    pub(super) fn send(self: &Arc<Self>, what: Option<Send>) -> Result {
         let (op, flags, kind) = match what {
             None => return Ok(()),
             Some(Send::Request) => (Op::Request, 0, Kind::Call),
@@ -413,7 +423,7 @@ impl Conn {
         if kind == Kind::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full) {
             return Ok(());
         }
-        let header = Self::header(&self.inner.lock(), self.ty, op, flags);
+        let header = self.header(&self.inner.lock(), op, flags);
         let result = packet::control(&header, Some(self.clone()), kind).and_then(device::send);
         if result.is_err() && kind == Kind::CreditUpdate {
             self.update_is_sent();
@@ -476,118 +486,21 @@ impl Conn {
         }
     }
 
-    /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
-    pub(super) fn enqueue(
-        self: &Arc<Self>,
-        sk: &OwnedSock<'_>,
-        msg: &mut Msg,
-        len: usize,
-    ) -> Result<usize> {
-        let want = u32::try_from(len).unwrap_or(u32::MAX);
-        let (granted, header) = {
-            let mut inner = self.inner.lock();
-            let header = Self::header(&inner, self.ty, Op::Rw, 0);
-            (inner.credit.tx.take(want) as usize, header)
-        };
-        let mut sent = 0;
-        let mut result = Ok(());
-        while sent < granted && result.is_ok() {
-            result = packet::data(header, self, sk, msg, granted - sent).and_then(
-                |(packet, len)| {
-                    device::send(packet)?;
-                    sent += len;
-                    Ok(())
-                },
-            );
-        }
-        if sent < granted {
-            let unsent = u32::try_from(granted - sent).unwrap_or(u32::MAX);
-            self.inner.lock().credit.tx.give_back(unsent);
-        }
-        match result {
-            Err(error) if sent == 0 => Err(error),
-            _ => Ok(sent),
-        }
-    }
-
-    /// A writer is about to sleep: asks a peer for credit that does not know that we wait.
-    pub(super) fn before_write_sleep(self: &Arc<Self>) {
-        let ask = self.inner.lock().credit.tx.ask_before_sleep();
-        if ask {
-            let header = Self::header(&self.inner.lock(), self.ty, Op::CreditRequest, 0);
-            let _ = packet::control(&header, Some(self.clone()), Kind::Call).and_then(device::send);
-        }
-    }
-
-    /// Hands up to `len` received bytes to the user. May sleep.
-    ///
-    /// The queue is taken out meanwhile, so that nothing is locked while the user's memory is
-    /// touched; what arrives then begins another.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT` if nothing could be handed over.
-    pub(super) fn dequeue(
-        self: &Arc<Self>,
-        sk: &OwnedSock<'_>,
-        msg: &mut Msg,
-        len: usize,
-        peek: bool,
-    ) -> Result<usize> {
-        let mut queue = core::mem::replace(&mut self.inner.lock().queue, SkBuffQueue::new());
-        let mut copied = 0;
-        let result = if peek {
-            copy_front(&queue, msg, len, &mut copied)
-        } else {
-            take_front(&mut queue, msg, len, &mut copied)
-        };
-        let mut due = false;
-        let drained = self.decide(|inner| {
-            inner.queue.prepend(queue);
-            if peek {
-                return Actions::NONE;
-            }
-            inner.credit.rx.consume(u32::try_from(copied).unwrap_or(u32::MAX));
-            due = inner.credit.rx.update_due(sk.rcvlowat());
-            if inner.credit.rx.unread() > 0 {
-                return Actions::NONE;
-            }
-            inner.state.drained()
-        });
-        if due {
-            let _ = self.send(Some(Send::CreditUpdate));
-        }
-        if !drained.is_empty() {
-            let _ = self.send(drained.send);
-            self.told(sk);
-        }
-        match result {
-            Err(error) if copied == 0 => Err(error),
-            _ => Ok(copied),
-        }
-    }
-
-    /// A reader is going to wait for `target` bytes: the peer must be able to send them (K4).
-    pub(super) fn before_read_sleep(self: &Arc<Self>, target: u32) {
-        let due = self.inner.lock().credit.rx.update_due(target);
-        if due {
-            let _ = self.send(Some(Send::CreditUpdate));
-        }
-    }
-
     /// Sets the size of our buffer and tells the peer.
     pub(super) fn set_buf_alloc(self: &Arc<Self>, buf_alloc: u32) {
-        let tell = {
+        let (tell, room) = {
             let mut inner = self.inner.lock();
-            inner.credit.set_buf_alloc(buf_alloc) && inner.state.state() == State::Established
+            let had_room = inner.credit.tx.free() > 0;
+            let changed = inner.credit.set_buf_alloc(buf_alloc);
+            (
+                changed && inner.state.state() == State::Established,
+                inner.credit.tx.free() > 0 && !had_room,
+            )
         };
         if tell {
             let _ = self.send(Some(Send::CreditUpdate));
         }
+        self.wake(Stored::Silently, room);
     }
 
     /// `shutdown()`.
@@ -599,7 +512,7 @@ impl Conn {
     /// The socket is released. May sleep, if it lingers.
     pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
         let actions = self.decide(|inner| {
-            inner.queue = SkBuffQueue::new();
+            inner.inbox = Inbox::new();
             inner.state.close()
         });
         let _ = self.send(actions.send);
@@ -633,7 +546,7 @@ impl Conn {
     pub(super) fn destruct(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
         self.unlink(&mut inner);
-        inner.queue = SkBuffQueue::new();
+        inner.inbox = Inbox::new();
     }
 
     /// The device has lost the connection: it is over (C5, C7).
@@ -667,108 +580,4 @@ impl Conn {
             self.tell();
         }
     }
-}
-
-impl Inner {
-    /// Stores `payload` bytes that lie in `block`, behind the header (K3).
-    fn store(
-        &mut self,
-        block: &mut Option<PageBlock>,
-        payload: usize,
-        discard: bool,
-    ) -> Result<(), SockError> {
-        let len = u32::try_from(payload).map_err(|_| SockError::NoBufs)?;
-        let unread = self.credit.rx.unread();
-        self.credit.rx.receive(len).map_err(|_| SockError::NoBufs)?;
-        if discard {
-            self.credit.rx.consume(len);
-            return Ok(());
-        }
-        let Some(kept) = block.take() else {
-            return Ok(());
-        };
-        if payload == 0 {
-            *block = Some(kept);
-            return Ok(());
-        }
-        let arrival = Arrival {
-            payload,
-            buffer: kept.len(),
-            tail_room: self.queue.back_mut().map_or(0, |tail| tail.tailroom()),
-            unread: unread as usize,
-        };
-        match proto::store(&arrival) {
-            Store::Append => {
-                if let Some(mut tail) = self.queue.back_mut() {
-                    tail.put_block(&kept, HEADER_LEN, payload)
-                        .map_err(|_| SockError::NoMem)?;
-                }
-                *block = Some(kept);
-                return Ok(());
-            }
-            Store::Compact { capacity } => {
-                let fresh = Unread { consumed: 0 };
-                if let Ok(mut skb) = SkBuff::alloc(capacity, GFP_ATOMIC, fresh) {
-                    skb.put_block(&kept, HEADER_LEN, payload)
-                        .map_err(|_| SockError::NoMem)?;
-                    self.queue.push_back(skb);
-                    *block = Some(kept);
-                    return Ok(());
-                }
-            }
-            Store::TakePages => {}
-        }
-        let fresh = Unread { consumed: 0 };
-        let mut skb = SkBuff::alloc(0, GFP_ATOMIC, fresh).map_err(|_| SockError::NoMem)?;
-        skb.add_block(kept, HEADER_LEN, payload)
-            .map_err(|_| SockError::NoMem)?;
-        self.queue.push_back(skb);
-        Ok(())
-    }
-}
-
-/// Copies the first bytes of `queue` to the user; `copied` counts them.
-fn copy_front(
-    queue: &SkBuffQueue<Unread>,
-    msg: &mut Msg,
-    len: usize,
-    copied: &mut usize,
-) -> Result {
-    for skb in queue.iter() {
-        let consumed = skb.control().consumed;
-        let bytes = skb.len().saturating_sub(consumed).min(len.saturating_sub(*copied));
-        if bytes == 0 {
-            break;
-        }
-        skb.copy_to(consumed, msg, bytes)?;
-        *copied = copied.saturating_add(bytes);
-    }
-    Ok(())
-}
-
-/// Moves the first bytes of `queue` to the user; `copied` counts them.
-fn take_front(
-    queue: &mut SkBuffQueue<Unread>,
-    msg: &mut Msg,
-    len: usize,
-    copied: &mut usize,
-) -> Result {
-    while *copied < len {
-        let Some(mut skb) = queue.pop_front() else {
-            break;
-        };
-        let consumed = skb.control().consumed;
-        let left = skb.len().saturating_sub(consumed);
-        let bytes = left.min(len.saturating_sub(*copied));
-        let result = skb.copy_to(consumed, msg, bytes);
-        if result.is_ok() {
-            *copied = copied.saturating_add(bytes);
-            skb.control_mut().consumed = consumed.saturating_add(bytes);
-        }
-        if result.is_err() || bytes < left {
-            queue.push_front(skb);
-        }
-        result?;
-    }
-    Ok(())
 }

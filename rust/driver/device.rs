@@ -141,6 +141,11 @@ pub(super) fn guest_cid() -> u32 {
     with(Vsock::cid).unwrap_or(CID_ANY)
 }
 
+/// Whether SOCK_SEQPACKET was negotiated.
+pub(super) fn allows_seqpacket() -> bool {
+    with(|device| device.profile.seqpacket).unwrap_or(false)
+}
+
 /// Sends `packet`. Does not sleep.
 ///
 /// # Errors
@@ -408,7 +413,7 @@ pub(crate) struct Driver;
 #[vtable]
 impl virtio::Driver for Driver {
     const ID_TABLE: virtio::IdTable = &ID_TABLE;
-    const FEATURES: &'static [u32] = &[Feature::Stream as u32];
+    const FEATURES: &'static [u32] = &[Feature::Stream as u32, Feature::Seqpacket as u32];
     type Data = Vsock;
 
     fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {

@@ -28,8 +28,10 @@
 #![deny(unsafe_code)]
 
 mod conn;
+mod data;
 mod device;
 mod event;
+mod inbox;
 mod packet;
 mod request;
 mod rx;

@@ -17,6 +17,8 @@ use crate::{
     },
     wire::{
         Header,
+        SeqFlags,
+        SocketType,
         HEADER_LEN, //
     }, //
 };
@@ -139,6 +141,14 @@ pub(super) fn data(
     };
     let mut packet = SkBuff::alloc(HEADER_LEN.saturating_add(linear), GFP_KERNEL, sent)?;
     header.len = payload;
+    if conn.socket_type() == SocketType::Seqpacket && msg.left() == len {
+        let eor = if msg.ends_record() {
+            SeqFlags::EOR
+        } else {
+            SeqFlags::NONE
+        };
+        header.flags = SeqFlags::EOM.union(eor).as_raw();
+    }
     packet.put_slice(&header.to_bytes())?;
     match block {
         Some(block) => packet.add_msg(block, msg, len)?,

@@ -109,6 +109,32 @@ impl Transport for VirtioTransport {
         conn.writable()
     }
 
+    fn seqpacket_enqueue(
+        conn: ArcBorrow<'_, Conn>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
+        Arc::from(conn).enqueue(sk, msg, len)
+    }
+
+    fn seqpacket_dequeue(
+        conn: ArcBorrow<'_, Conn>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        peek: bool,
+    ) -> Result<usize> {
+        Arc::from(conn).dequeue_message(sk, msg, peek)
+    }
+
+    fn seqpacket_has_data(conn: ArcBorrow<'_, Conn>) -> u32 {
+        conn.messages()
+    }
+
+    fn seqpacket_allow(sk: &VsockSock, _remote_cid: u32) -> bool {
+        sk.is_global() && device::allows_seqpacket()
+    }
+
     fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
         sk.is_global()
     }

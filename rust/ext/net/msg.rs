@@ -38,6 +38,17 @@ impl Msg {
         unsafe { (*self.0.get()).msg_flags }
     }
 
+    /// Whether the sender ends a record with it, `MSG_EOR`.
+    pub(crate) fn ends_record(&self) -> bool {
+        self.flags() & bindings::MSG_EOR != 0
+    }
+
+    /// Has the receiver see `MSG_EOR`.
+    pub(crate) fn set_end_of_record(&mut self) {
+        // SAFETY: By the type invariant the message is valid and ours.
+        unsafe { (*self.0.get()).msg_flags |= bindings::MSG_EOR };
+    }
+
     pub(super) fn iter(&mut self) -> *mut bindings::iov_iter {
         // SAFETY: By the type invariant the message is valid.
         unsafe { &raw mut (*self.0.get()).msg_iter }

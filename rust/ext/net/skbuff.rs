@@ -581,6 +581,16 @@ impl<C: ControlBlock> SkBuffMut<'_, C> {
         self.skb.put_block(block, offset, len)
     }
 
+    /// As [`SkBuff::put_slice`].
+    pub(crate) fn put_slice(&mut self, data: &[u8]) -> Result {
+        self.skb.put_slice(data)
+    }
+
+    /// As [`SkBuff::put_skb`].
+    pub(crate) fn put_skb(&mut self, other: &SkBuff<C>, offset: usize, len: usize) -> Result {
+        self.skb.put_skb(other, offset, len)
+    }
+
     /// As [`SkBuff::control_mut`].
     pub(crate) fn control_mut(&mut self) -> &mut C {
         self.skb.control_mut()

@@ -7,6 +7,7 @@
 use super::{
     Addr,
     OwnedSock,
+    SockType,
     VsockSock,
     WeakSock, //
 };
@@ -103,6 +104,34 @@ pub(crate) trait Transport: Sized + 'static {
     /// No socket data may be expected.
     fn seqpacket_allow(_sk: &VsockSock, _remote_cid: u32) -> bool {
         false
+    }
+
+    /// Sends a message, or the rest of one: what the peer and memory have room for, of `len` bytes.
+    /// Returns how many were sent; the last of them end the message.
+    fn seqpacket_enqueue(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+        _msg: &mut Msg,
+        _len: usize,
+    ) -> Result<usize> {
+        Err(NetError::OpNotSupp.into())
+    }
+
+    /// Hands the first message to the user, as far as there is room. Returns its length.
+    ///
+    /// With `peek` it stays to be read again.
+    fn seqpacket_dequeue(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _sk: &OwnedSock<'_>,
+        _msg: &mut Msg,
+        _peek: bool,
+    ) -> Result<usize> {
+        Err(NetError::OpNotSupp.into())
+    }
+
+    /// The number of whole messages to read. Any context; must not sleep.
+    fn seqpacket_has_data(_data: ArcBorrow<'_, Self::Socket>) -> u32 {
+        0
     }
 
     /// A reader is about to wait until there are `target` bytes.
@@ -222,10 +251,10 @@ impl Table {
             stream_rcvhiwat: Some(stream_rcvhiwat::<T>),
             stream_is_active: Some(stream_is_active),
             stream_allow: Some(stream_allow::<T>),
-            seqpacket_dequeue: None,
-            seqpacket_enqueue: None,
+            seqpacket_dequeue: Some(seqpacket_dequeue::<T>),
+            seqpacket_enqueue: Some(seqpacket_enqueue::<T>),
             seqpacket_allow: Some(seqpacket_allow::<T>),
-            seqpacket_has_data: None,
+            seqpacket_has_data: Some(seqpacket_has_data::<T>),
             notify_poll_in: Some(notify_poll_in::<T>),
             notify_poll_out: Some(notify_poll_out::<T>),
             notify_recv_init: Some(notify_recv),
@@ -456,6 +485,36 @@ unsafe extern "C" fn stream_allow<T: Transport>(
     T::stream_allow(unsafe { VsockSock::from_raw(vsk) }, Addr { cid, port })
 }
 
+unsafe extern "C" fn seqpacket_dequeue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    flags: c_int,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    let peek = flags as u32 & bindings::MSG_PEEK != 0;
+    // SAFETY: See above.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::seqpacket_dequeue(data, sk, msg, peek)) })
+}
+
+unsafe extern "C" fn seqpacket_enqueue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+) -> c_int {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    // SAFETY: See above.
+    let sent = unsafe { with::<T, _>(vsk, |data, sk| T::seqpacket_enqueue(data, sk, msg, len)) };
+    // CAST: A message is shorter than a window, whose length af_vsock takes as an `int` too.
+    count(sent) as c_int
+}
+
+unsafe extern "C" fn seqpacket_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> u32 {
+    // SAFETY: See above.
+    T::seqpacket_has_data(unsafe { data::<T>(vsk) })
+}
+
 unsafe extern "C" fn seqpacket_allow<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     remote_cid: u32,
@@ -470,9 +529,15 @@ unsafe extern "C" fn notify_poll_in<T: Transport>(
     ready: *mut bool,
 ) -> c_int {
     // SAFETY: See above.
-    let data = T::stream_has_data(unsafe { data::<T>(vsk) });
+    let (sk, data) = unsafe { (VsockSock::from_raw(vsk), data::<T>(vsk)) };
+    let is_ready = if sk.sock_type() == SockType::Seqpacket {
+        // A part of a message is nothing to read.
+        T::seqpacket_has_data(data) > 0
+    } else {
+        T::stream_has_data(data) as usize >= target
+    };
     // SAFETY: The caller's variable.
-    unsafe { *ready = data as usize >= target };
+    unsafe { *ready = is_ready };
     0
 }
 

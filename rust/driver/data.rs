@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A connection's payload: from the user to packets, and from packets to the user.
+
+use super::{
+    conn::{
+        Conn,
+        Inner, //
+    },
+    device,
+    inbox::{
+        self,
+        Message, //
+    },
+    packet::{
+        self,
+        Kind, //
+    },
+};
+use crate::{
+    ext::{
+        error::NetError,
+        mm::PageBlock,
+        net::{
+            msg::Msg,
+            vsock::OwnedSock, //
+        }, //
+    },
+    proto::{
+        Actions,
+        Send,
+        SockError, //
+    },
+    wire::{
+        Header,
+        Op,
+        SeqFlags,
+        SocketType, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// What is to be done for the user once a packet's payload is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// Nothing: there is nobody to read it, or not yet enough.
+    Silently,
+    /// Wake a reader who waits for no more than so many bytes.
+    Bytes(u32),
+    /// Wake a reader: a whole message has arrived (S3).
+    Message,
+}
+
+impl Inner {
+    /// Stores the payload of a packet, in `block` behind the header, for the reader; or, with
+    /// `discard`, counts it as read.
+    pub(super) fn store(
+        &mut self,
+        ty: SocketType,
+        header: &Header,
+        block: &mut Option<PageBlock>,
+        payload: usize,
+        discard: bool,
+    ) -> Result<Stored, SockError> {
+        let len = u32::try_from(payload).map_err(|_| SockError::NoBufs)?;
+        let unread = self.credit.rx.unread();
+        self.credit.rx.receive(len).map_err(|_| SockError::NoBufs)?;
+        if discard {
+            self.credit.rx.consume(len);
+            return Ok(Stored::Silently);
+        }
+        let message =
+            (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
+        self.inbox.store(block, payload, unread, message)?;
+        Ok(match message {
+            None => Stored::Bytes(self.credit.rx.unread()),
+            Some(flags) if flags.contains(SeqFlags::EOM) => Stored::Message,
+            Some(_) => Stored::Silently,
+        })
+    }
+
+    /// Whether the peer cannot end the message that it has begun without being told of room (K4).
+    pub(super) fn message_is_stuck(&self, ty: SocketType) -> bool {
+        let unread = self.credit.rx.unread();
+        ty == SocketType::Seqpacket
+            && self.inbox.messages() == 0
+            && self.credit.rx.update_due(unread.saturating_add(1))
+    }
+}
+
+impl Conn {
+    /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `EMSGSIZE`: a message can never be sent, being longer than the window (S4).
+    /// - If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
+        let want = u32::try_from(len).unwrap_or(u32::MAX);
+        let message = self.socket_type() == SocketType::Seqpacket;
+        let (granted, header) = {
+            let mut inner = self.inner.lock();
+            if message && want > inner.credit.tx.window() {
+                return Err(NetError::MsgSize.into());
+            }
+            let header = self.header(&inner, Op::Rw, 0);
+            (inner.credit.tx.take(want) as usize, header)
+        };
+        let mut sent = 0;
+        let mut result = Ok(());
+        while sent < granted && result.is_ok() {
+            let piece = packet::data(header, self, sk, msg, granted.saturating_sub(sent));
+            result = piece.and_then(|(packet, len)| {
+                device::send(packet)?;
+                sent = sent.saturating_add(len);
+                Ok(())
+            });
+        }
+        if sent < granted {
+            let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
+            self.inner.lock().credit.tx.give_back(unsent);
+        }
+        match result {
+            Err(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
+        }
+    }
+
+    /// A writer is about to sleep: asks a peer for credit that does not know that we wait.
+    pub(super) fn before_write_sleep(self: &Arc<Self>) {
+        let request = {
+            let mut inner = self.inner.lock();
+            let ask = inner.credit.tx.ask_before_sleep();
+            ask.then(|| self.header(&inner, Op::CreditRequest, 0))
+        };
+        if let Some(header) = request {
+            // Without memory the peer's own updates have to do.
+            let _ = packet::control(&header, Some(self.clone()), Kind::Call).and_then(device::send);
+        }
+    }
+
+    /// Hands up to `len` received bytes to the user. May sleep.
+    ///
+    /// The buffers are taken out meanwhile, so that nothing is locked while the user's memory is
+    /// touched; what arrives then begins another queue.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if nothing could be handed over.
+    pub(super) fn dequeue(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+        peek: bool,
+    ) -> Result<usize> {
+        let mut queue = self.inner.lock().inbox.take();
+        let mut copied = 0;
+        let result = if peek {
+            inbox::copy_bytes(&queue, msg, len, &mut copied)
+        } else {
+            inbox::take_bytes(&mut queue, msg, len, &mut copied)
+        };
+        self.is_read(sk, queue, if peek { 0 } else { copied }, None);
+        match result {
+            Err(error) if copied == 0 => Err(error),
+            _ => Ok(copied),
+        }
+    }
+
+    /// Hands the first message to the user, and returns its length (S2). May sleep.
+    ///
+    /// As [`dequeue`](Self::dequeue). A message that does not fit is cut, and gone.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: the user's memory cannot be written; the message is gone, unless it was but to be
+    /// looked at.
+    pub(super) fn dequeue_message(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        peek: bool,
+    ) -> Result<usize> {
+        let mut queue = {
+            let mut inner = self.inner.lock();
+            if inner.inbox.messages() == 0 {
+                return Ok(0);
+            }
+            inner.inbox.take()
+        };
+        let (message, result) = if peek {
+            inbox::copy_message(&queue, msg)
+        } else {
+            inbox::take_message(&mut queue, msg)
+        };
+        if message.eor {
+            msg.set_end_of_record();
+        }
+        if peek {
+            self.is_read(sk, queue, 0, None);
+        } else {
+            self.is_read(sk, queue, message.len, Some(&message));
+        }
+        result.map(|()| message.len)
+    }
+
+    /// Puts back what was not read of `queue`, and tells the peer of room if it is time.
+    fn is_read(
+        self: &Arc<Self>,
+        sk: &OwnedSock<'_>,
+        queue: inbox::Queue,
+        bytes: usize,
+        message: Option<&Message>,
+    ) {
+        let mut due = false;
+        let drained = self.decide(|inner| {
+            inner.inbox.put_back(queue);
+            if let Some(message) = message {
+                inner.inbox.message_is_read(message);
+            }
+            if bytes == 0 {
+                return Actions::NONE;
+            }
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            inner.credit.rx.consume(bytes);
+            due = inner.credit.rx.update_due(sk.rcvlowat())
+                || inner.message_is_stuck(self.socket_type());
+            if inner.credit.rx.unread() > 0 {
+                return Actions::NONE;
+            }
+            inner.state.drained()
+        });
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+        if !drained.is_empty() {
+            let _ = self.send(drained.send);
+            self.told(sk);
+        }
+    }
+
+    /// A reader is going to wait for `target` bytes: the peer must be able to send them (K4).
+    pub(super) fn before_read_sleep(self: &Arc<Self>, target: u32) {
+        let due = self.inner.lock().credit.rx.update_due(target);
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+    }
+}
