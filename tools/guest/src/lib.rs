@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bench;
 pub mod frame;
+pub mod hold;
 pub mod pattern;
 pub mod probe;
 pub mod stream;

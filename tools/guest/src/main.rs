@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use guest::{agent, bench, probe, stream, stuck};
+use guest::{agent, bench, hold, probe, stream, stuck};
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
 #[derive(Parser)]
@@ -93,6 +93,24 @@ enum Command {
         #[arg(long)]
         hold_ms: u64,
     },
+    /// Accept a number of connections, and never read
+    HoldServer {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        connections: u64,
+    },
+    /// Open a number of connections, write to each, and hold them
+    HoldClient {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        connections: u64,
+        #[arg(long, default_value_t = 0)]
+        bytes: u64,
+        #[arg(long, default_value_t = 0)]
+        write_size: usize,
+    },
     /// Say what connect() gives, and how fast
     Connect {
         #[command(flatten)]
@@ -178,6 +196,13 @@ fn main() -> Result<()> {
         Command::StuckServer { port, hold_ms } => {
             stuck::server(port, Duration::from_millis(hold_ms))
         }
+        Command::HoldServer { port, connections } => hold::server(port, connections),
+        Command::HoldClient {
+            peer,
+            connections,
+            bytes,
+            write_size,
+        } => hold::client(peer.cid, peer.port, connections, bytes, write_size),
         Command::Connect { peer } => probe::connect(peer.cid, peer.port),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),

@@ -1,9 +1,377 @@
-//! Measures drivers.
+//! Measures the C driver and this one in turn, in guests that differ in nothing else.
 
-use anyhow::{bail, Result};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use crate::session::Session;
+use anyhow::{ensure, Context, Result};
 
-pub fn run(_session: &mut Session, _rounds: u32, _quick: bool) -> Result<()> {
-    bail!("the bench is not there yet")
+use crate::{
+    config::Driver,
+    demo::value,
+    events::Event,
+    session::{Session, Side},
+    suites::LONG,
+};
+
+const SIZES: &[(usize, &str)] = &[
+    (64, "64 B"),
+    (1 << 10, "1 KiB"),
+    (4 << 10, "4 KiB"),
+    (64 << 10, "64 KiB"),
+    (256 << 10, "256 KiB"),
+];
+const TRACING: &str = "/sys/kernel/tracing";
+
+/// What one measurement found, by unit.
+type Values = BTreeMap<String, f64>;
+
+struct Bench<'a> {
+    s: &'a mut Session,
+    round: u32,
+    /// How long a cell is measured.
+    ms: u32,
+}
+
+pub fn run(session: &mut Session, rounds: u32, quick: bool) -> Result<()> {
+    for round in 1..=rounds {
+        for driver in [Driver::C, Driver::Rvsock] {
+            let mut deaths = 0;
+            loop {
+                session.discard_guest();
+                session.driver = driver;
+                session.events.start(&format!(
+                    "round {round} of {rounds}, driver {}",
+                    driver.name()
+                ));
+                let mut bench = Bench {
+                    s: session,
+                    round,
+                    ms: if quick { 150 } else { 1000 },
+                };
+                let outcome = bench.guest();
+                match session.settle(outcome) {
+                    // Cells that came before the rig died are measured again; the later value counts.
+                    Err(e) if Session::is_rig_death(&e) && deaths < 3 => {
+                        deaths += 1;
+                        session
+                            .events
+                            .note(format!("{e:#}: the round is measured again"));
+                    }
+                    outcome => break outcome?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn way(client: Side) -> &'static str {
+    match client {
+        Side::Guest => "guest to host",
+        Side::Host => "host to guest",
+    }
+}
+
+impl Bench<'_> {
+    fn report(
+        &self,
+        cell: impl Into<String>,
+        values: impl IntoIterator<Item = (&'static str, f64)>,
+    ) {
+        self.s.events.send(Event::Measure {
+            driver: self.s.driver.name().into(),
+            round: self.round,
+            cell: cell.into(),
+            values: values
+                .into_iter()
+                .map(|(unit, v)| (unit.to_owned(), v))
+                .collect::<Values>(),
+        });
+    }
+
+    /// Everything in one guest.
+    fn guest(&mut self) -> Result<()> {
+        self.s.ensure_guest()?;
+        self.pinned()?;
+        for client in [Side::Guest, Side::Host] {
+            let sink = self.s.fresh_port();
+            let echo = self.s.fresh_port();
+            let _sink = self
+                .s
+                .server(client.other(), &format!("sink --port {sink}"))?;
+            let _echo = self
+                .s
+                .server(client.other(), &format!("echo-server --port {echo}"))?;
+            for (size, name) in SIZES {
+                self.throughput(client, sink, *size, name)?;
+            }
+            self.parallel(client, sink)?;
+            for (size, name) in [SIZES[0], SIZES[2]] {
+                self.round_trips(client, echo, size, name)?;
+            }
+            self.connects(client, echo)?;
+        }
+        self.idle()?;
+        for (size, name) in [(64, "64 B"), (200, "200 B"), (4096, "4 KiB")] {
+            self.unread(size, name)?;
+        }
+        Ok(())
+    }
+
+    fn source(
+        &self,
+        client: Side,
+        port: u32,
+        size: usize,
+        flows: usize,
+        ms: u32,
+    ) -> Result<String> {
+        let cid = client.other().cid();
+        self.s
+            .rvtest(client, &format!("source --cid {cid} --port {port} --write-size {size} --flows {flows} --ms {ms}"))?
+            .success(LONG)
+    }
+
+    /// Bytes per second undisturbed; then, in a run of its own, what each megabyte costs in events.
+    fn throughput(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
+        let cell = format!("throughput, {}, {name}", way(client));
+        let text = self.source(client, port, size, 1, self.ms)?;
+        self.report(
+            &cell,
+            [(
+                "MB/s",
+                value(&text, "bytes")? / value(&text, "seconds")? / 1e6,
+            )],
+        );
+
+        let probes = Probes::start(self.s)?;
+        let text = self.source(client, port, size, 1, self.ms / 3)?;
+        let megabytes = value(&text, "bytes")? / 1e6;
+        let counts = probes.stop(self.s)?;
+        self.report(
+            &cell,
+            counts.into_iter().map(|(unit, n)| (unit, n / megabytes)),
+        );
+        Ok(())
+    }
+
+    /// Eight flows at once: their sum, and the share of the slowest in an even part.
+    fn parallel(&mut self, client: Side, port: u32) -> Result<()> {
+        let text = self.source(client, port, 64 << 10, 8, self.ms)?;
+        let flows: Vec<f64> = text
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("flows="))
+            .context("no flows in the answer")?
+            .split(',')
+            .map(|n| n.parse().context("a flow's bytes"))
+            .collect::<Result<_>>()?;
+        let (sum, least) = (
+            flows.iter().sum::<f64>(),
+            flows.iter().copied().fold(f64::MAX, f64::min),
+        );
+        ensure!(sum > 0.0, "nothing was sent");
+        self.report(
+            format!("8 parallel streams, {}, 64 KiB", way(client)),
+            [
+                ("MB/s", sum / value(&text, "seconds")? / 1e6),
+                ("least flow's share of even", least * 8.0 / sum),
+            ],
+        );
+        Ok(())
+    }
+
+    fn round_trips(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
+        let cid = client.other().cid();
+        let text = self
+            .s
+            .rvtest(
+                client,
+                &format!(
+                    "ping --cid {cid} --port {port} --size {size} --ms {}",
+                    self.ms
+                ),
+            )?
+            .success(LONG)?;
+        self.report(
+            format!(
+                "round trip from the {}, {name}",
+                if client == Side::Guest {
+                    "guest"
+                } else {
+                    "host"
+                }
+            ),
+            [
+                ("us, p50", value(&text, "p50")?),
+                ("us, p99", value(&text, "p99")?),
+            ],
+        );
+        Ok(())
+    }
+
+    fn connects(&mut self, client: Side, port: u32) -> Result<()> {
+        let cid = client.other().cid();
+        let text = self
+            .s
+            .rvtest(
+                client,
+                &format!("connects --cid {cid} --port {port} --ms {}", self.ms),
+            )?
+            .success(LONG)?;
+        self.report(
+            format!("connections, {}", way(client)),
+            [(
+                "per second",
+                value(&text, "count")? / value(&text, "seconds")?,
+            )],
+        );
+        Ok(())
+    }
+
+    /// What the guest's kernel holds beside caches and user memory, in bytes.
+    fn kernel_memory(&self) -> Result<f64> {
+        std::thread::sleep(Duration::from_millis(300));
+        let text = self
+            .s
+            .guest_sh("sync; echo 3 > /proc/sys/vm/drop_caches; cat /proc/meminfo")?;
+        let field = |name: &str| -> Result<f64> {
+            let line = text.lines().find(|l| l.starts_with(&format!("{name}:")));
+            let value = line
+                .and_then(|l| l.split_whitespace().nth(1))
+                .and_then(|v| v.parse::<f64>().ok());
+            Ok(value.with_context(|| format!("no {name} in the guest's /proc/meminfo"))? * 1024.0)
+        };
+        let mut used = field("MemTotal")? - field("MemFree")?;
+        for other in [
+            "Buffers",
+            "Cached",
+            "AnonPages",
+            "PageTables",
+            "KernelStack",
+        ] {
+            used -= field(other)?;
+        }
+        Ok(used)
+    }
+
+    /// Receive buffers: the difference that the device's driver makes.
+    fn pinned(&mut self) -> Result<()> {
+        let (device, driver) = self.s.device()?;
+        let at = format!("/sys/bus/virtio/drivers/{driver}");
+        self.s.guest_sh(&format!("echo {device} > {at}/unbind"))?;
+        let without = self.kernel_memory()?;
+        self.s.guest_sh(&format!("echo {device} > {at}/bind"))?;
+        let with = self.kernel_memory()?;
+        self.report(
+            "memory of a bound device",
+            [("KiB", (with - without) / 1024.0)],
+        );
+        Ok(())
+    }
+
+    /// Opens connections from the host and says what each costs the guest.
+    fn held(&mut self, connections: u64, bytes: u64, size: usize) -> Result<f64> {
+        let port = self.s.fresh_port();
+        let server = self.s.server(
+            Side::Guest,
+            &format!("hold-server --port {port} --connections {connections}"),
+        )?;
+        let before = self.kernel_memory()?;
+        let client = self.s.rvtest(
+            Side::Host,
+            &format!(
+                "hold-client --cid {} --port {port} --connections {connections} --bytes {bytes} --write-size {size}",
+                Side::Guest.cid()
+            ),
+        )?;
+        server.expect("HELD", LONG)?;
+        client.expect("FILLED", LONG)?;
+        Ok(self.kernel_memory()? - before)
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        const CONNECTIONS: u64 = 1000;
+        let used = self.held(CONNECTIONS, 0, 1)?;
+        self.report(
+            "memory of an idle connection",
+            [("bytes", used / CONNECTIONS as f64)],
+        );
+        Ok(())
+    }
+
+    fn unread(&mut self, size: usize, name: &str) -> Result<()> {
+        const CONNECTIONS: u64 = 50;
+        const BYTES: u64 = 100_000;
+        let used = self.held(CONNECTIONS, BYTES, size)?;
+        let sent = CONNECTIONS * (BYTES / size as u64) * size as u64;
+        self.report(
+            format!("memory per unread byte, {name}"),
+            [("bytes", used / sent as f64)],
+        );
+        Ok(())
+    }
+}
+
+/// Counters in both kernels: used buffers (packets) and exits in the host's, kicks and interrupts in the guest's.
+struct Probes {
+    exits: f64,
+    interrupts: f64,
+}
+
+impl Probes {
+    fn start(s: &Session) -> Result<Self> {
+        s.guest_sh(&format!(
+            "cd {TRACING}; echo 'p:kicks vp_notify' > kprobe_events; echo 1 > events/kprobes/kicks/enable"
+        ))?;
+        let tracing = Path::new(TRACING);
+        fs::write(tracing.join("kprobe_events"), "p:packets vhost_add_used\n")
+            .context("a kprobe in the host's kernel")?;
+        fs::write(tracing.join("events/kprobes/packets/enable"), "1")?;
+        Ok(Self {
+            exits: exits()?,
+            interrupts: interrupts(s)?,
+        })
+    }
+
+    fn stop(self, s: &Session) -> Result<Vec<(&'static str, f64)>> {
+        let (exits, interrupts) = (exits()? - self.exits, interrupts(s)? - self.interrupts);
+        let kicks = s.guest_sh(&format!(
+            "cd {TRACING}; cat kprobe_profile; echo 0 > events/kprobes/kicks/enable; echo > kprobe_events"
+        ))?;
+        let tracing = Path::new(TRACING);
+        let packets = fs::read_to_string(tracing.join("kprobe_profile"))?;
+        fs::write(tracing.join("events/kprobes/packets/enable"), "0")?;
+        fs::write(tracing.join("kprobe_events"), "\n")?;
+        Ok(vec![
+            ("packets/MB", hits(&packets, "packets")?),
+            ("kicks/MB", hits(&kicks, "kicks")?),
+            ("interrupts/MB", interrupts),
+            ("exits/MB", exits),
+        ])
+    }
+}
+
+fn hits(profile: &str, event: &str) -> Result<f64> {
+    profile
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>())
+        .find(|w| w.first().is_some_and(|w| w.ends_with(event)))
+        .and_then(|w| w.get(1)?.parse().ok())
+        .with_context(|| format!("no hits of {event} in {profile:?}"))
+}
+
+/// Exits of all guests, as KVM counts them.
+fn exits() -> Result<f64> {
+    let text =
+        fs::read_to_string("/sys/kernel/debug/kvm/exits").context("KVM's counters in debugfs")?;
+    Ok(text.trim().parse()?)
+}
+
+/// Interrupts of the socket device so far.
+fn interrupts(s: &Session) -> Result<f64> {
+    let (device, _) = s.device()?;
+    let text = s.guest_sh(&format!("grep {device}- /proc/interrupts"))?;
+    Ok(text
+        .split_whitespace()
+        .filter_map(|w| w.parse::<f64>().ok())
+        .sum())
 }

@@ -16,6 +16,7 @@ mod rig;
 mod serial;
 mod session;
 mod suites;
+mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 

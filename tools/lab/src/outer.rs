@@ -9,11 +9,14 @@ use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
     config::{Driver, Job},
+    events::Event,
     images::Places,
     outside,
     report::Report,
     rig::Rig,
-    serial, suites, Choice,
+    serial, suites,
+    table::Table,
+    Choice,
 };
 
 /// How often the whole rig is started again after it died.
@@ -242,8 +245,41 @@ pub fn demo(driver: Driver) -> Result<bool> {
     Ok(report.finish())
 }
 
-pub fn bench(_rounds: u32, _quick: bool) -> Result<bool> {
-    bail!("the bench is not there yet")
+pub fn bench(rounds: u32, quick: bool) -> Result<bool> {
+    let places = Places::from_environment()?;
+    need_driver(&places, Driver::Rvsock)?;
+    let logs = log_folder(&places)?;
+    let kernel = fs::read_to_string(places.cache.join("kernel/release")).unwrap_or_default();
+    let report = Report::new(Vec::new(), &logs);
+    let mut rig = Rig::new(places, &logs, Driver::Rvsock)?;
+    report.say(&format!("      {}", rig.describe()));
+    let mut table = Table::default();
+    let mut whole = false;
+    let outcome = rig.run(
+        Job::Bench { rounds, quick },
+        Driver::C,
+        SILENCE,
+        &mut |event| {
+            table.take(event);
+            whole |= matches!(event, Event::Done);
+            match event {
+                Event::Start { test } => report.say(&format!("      {test}")),
+                Event::Note { text } => report.say(&format!("note  {text}")),
+                _ => {}
+            }
+        },
+    );
+    report.clear();
+    if !table.is_empty() {
+        table.print();
+        let json = logs.join("bench.json");
+        table.write(&json, kernel.trim())?;
+        println!("JSON: {}", json.display());
+    }
+    println!("logs: {}", logs.display());
+    outcome?;
+    ensure!(whole, "the bench did not come to its end");
+    Ok(true)
 }
 
 pub fn shell(driver: Driver) -> Result<bool> {

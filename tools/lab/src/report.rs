@@ -34,6 +34,10 @@ impl Report {
         }
     }
 
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
     pub fn say(&self, text: &str) {
         self.bar.suspend(|| {
             println!("{text}");
