@@ -29,7 +29,10 @@
 //! Source: virtio 1.3, "Socket Device".
 
 use crate::ext::{
-    module_param::module_param_u32,
+    module_param::{
+        module_param_bool,
+        module_param_u32, //
+    },
     net::vsock::{
         self,
         declare_vsock_transport, //
@@ -76,6 +79,13 @@ module_param_u32!(
     0..=5,
     0o444,
     "size of a receive buffer: this power of two, in pages"
+);
+
+module_param_bool!(
+    zerocopy,
+    true,
+    0o644,
+    "send MSG_ZEROCOPY from the user's pages; off: always copy, for hosts that cannot take packets in several pieces"
 );
 
 declare_vsock_transport! {

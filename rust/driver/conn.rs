@@ -401,7 +401,7 @@ impl Conn {
     }
 
     /// Carries out what [`decide`](Self::decide) returned, where the socket is not owned by us.
-    fn follow(self: &Arc<Self>, actions: Actions) {
+    pub(super) fn follow(self: &Arc<Self>, actions: Actions) {
         if actions.count_bad_op {
             STATS.count(Counter::BadOp);
         }

@@ -14,7 +14,8 @@ use super::{
     },
     packet::{
         self,
-        Kind, //
+        Kind,
+        Pinned, //
     },
 };
 use crate::{
@@ -23,7 +24,9 @@ use crate::{
         mm::PageBlock,
         net::{
             msg::Msg,
-            vsock::OwnedSock, //
+            skbuff::SkBuff,
+            vsock::OwnedSock,
+            zerocopy::ZeroCopy, //
         }, //
     },
     proto::{
@@ -114,15 +117,40 @@ impl Conn {
             let header = self.header(&inner, Op::Rw, 0);
             (inner.credit.tx.take(want) as usize, header)
         };
+        if granted == 0 {
+            return Ok(0);
+        }
+        let zerocopy = match ZeroCopy::begin(sk, msg, granted) {
+            Ok(zerocopy) => zerocopy,
+            Err(error) => {
+                let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
+                self.inner.lock().credit.tx.give_back(unsent);
+                return Err(error);
+            }
+        };
+        let pinned = match &zerocopy {
+            Some(zerocopy) => {
+                // All of it, or none: the notification speaks of the whole call.
+                let pinned = granted == len && device::can_pin(msg);
+                if !pinned {
+                    zerocopy.is_copied();
+                }
+                Some((zerocopy, if pinned { Pinned::Yes } else { Pinned::No }))
+            }
+            None => None,
+        };
         let mut sent = 0;
         let mut result = Ok(());
         while sent < granted && result.is_ok() {
-            let piece = packet::data(header, self, sk, msg, granted.saturating_sub(sent));
+            let piece = packet::data(header, self, sk, msg, granted.saturating_sub(sent), pinned);
             result = piece.and_then(|(packet, len)| {
                 device::send(packet)?;
                 sent = sent.saturating_add(len);
                 Ok(())
             });
+        }
+        if let Some(zerocopy) = zerocopy {
+            zerocopy.end(sent > 0);
         }
         if sent < granted {
             let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
@@ -221,9 +249,9 @@ impl Conn {
         bytes: usize,
         message: Option<&Message>,
     ) {
-        let mut due = false;
+        let (mut due, mut missed) = (false, false);
         let drained = self.decide(|inner| {
-            inner.inbox.put_back(queue);
+            missed = inner.inbox.put_back(queue);
             if let Some(message) = message {
                 inner.inbox.message_is_read(message);
             }
@@ -246,6 +274,9 @@ impl Conn {
             let _ = self.send(drained.send);
             self.told(sk);
         }
+        if missed {
+            sk.data_ready();
+        }
     }
 
     /// A reader is going to wait for `target` bytes: the peer must be able to send them (K4).
@@ -254,5 +285,37 @@ impl Conn {
         if due {
             let _ = self.send(Some(Send::CreditUpdate));
         }
+    }
+
+    /// Takes the next of what was received as a buffer of its own, for sockmap. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `EAGAIN`: there is nothing, or a reader has it just now, and will say so when it is done.
+    /// - `ENOMEM`: no memory; it stays.
+    pub(super) fn read_skb(self: &Arc<Self>) -> Result<SkBuff> {
+        let mut due = false;
+        let mut read = Err(EAGAIN);
+        let drained = self.decide(|inner| {
+            read = inner.inbox.read_skb();
+            let Ok((skb, message)) = &read else {
+                return Actions::NONE;
+            };
+            let bytes = u32::try_from(skb.len()).unwrap_or(u32::MAX);
+            if let Some(message) = message {
+                inner.inbox.message_is_read(message);
+            }
+            inner.credit.rx.consume(bytes);
+            due = inner.credit.rx.update_due(0);
+            if inner.credit.rx.unread() > 0 {
+                return Actions::NONE;
+            }
+            inner.state.drained()
+        });
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
+        self.follow(drained);
+        read.map(|(skb, _)| skb)
     }
 }

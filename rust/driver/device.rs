@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     ext::{
-        net::vsock::CID_ANY,
+        net::{
+            msg::Msg,
+            vsock::CID_ANY, //
+        },
         sync::RcuArc,
         virtio::{
             self,
@@ -144,6 +147,14 @@ pub(super) fn guest_cid() -> u32 {
 /// Whether SOCK_SEQPACKET was negotiated.
 pub(super) fn allows_seqpacket() -> bool {
     with(|device| device.profile.seqpacket).unwrap_or(false)
+}
+
+/// Whether what is left of `msg` can be sent from where it lies: the transmit queue can take it, and
+/// the administrator does not forbid it.
+pub(super) fn can_pin(msg: &Msg) -> bool {
+    // The header takes a descriptor too.
+    let most = with(|device| device.tx.size()).unwrap_or(0).saturating_sub(1);
+    crate::zerocopy.get() && msg.can_be_pinned(most)
 }
 
 /// Sends `packet`. Does not sleep.

@@ -70,6 +70,10 @@ pub(super) struct Inbox {
     messages: u32,
     /// Parts without bytes, which credit does not bound.
     empties: Empties,
+    /// A reader has taken the buffers out, to put back what it does not read.
+    taken: bool,
+    /// Meanwhile somebody else wanted to read.
+    missed: bool,
 }
 
 /// A message that was read, or looked at.
@@ -80,6 +84,8 @@ pub(super) struct Message {
     pub(super) eor: bool,
     /// How many of its parts were empty.
     empties: u32,
+    /// Its last part was among them.
+    whole: bool,
 }
 
 /// A part of a message, where it lies in a buffer.
@@ -102,6 +108,8 @@ impl Inbox {
             queue: Queue::new(),
             messages: 0,
             empties: Empties::new(),
+            taken: false,
+            missed: false,
         }
     }
 
@@ -112,6 +120,7 @@ impl Inbox {
 
     /// Takes the buffers out, to be read while nothing is locked.
     pub(super) fn take(&mut self) -> Queue {
+        self.taken = true;
         core::mem::replace(&mut self.queue, Queue::new())
     }
 
@@ -119,7 +128,9 @@ impl Inbox {
     ///
     /// What came first began a buffer of its own, as the last one was away; with many readers that
     /// only look, such buffers would add up. It moves into the last one where it fits.
-    pub(super) fn put_back(&mut self, mut queue: Queue) {
+    ///
+    /// Returns whether [`read_skb`](Self::read_skb) was called meanwhile, and there is something now.
+    pub(super) fn put_back(&mut self, mut queue: Queue) -> bool {
         while let Some(mut last) = queue.back_mut() {
             let Some(next) = self.queue.pop_front() else {
                 break;
@@ -132,11 +143,57 @@ impl Inbox {
             }
         }
         self.queue.prepend(queue);
+        self.taken = false;
+        core::mem::replace(&mut self.missed, false) && !self.queue.is_empty()
+    }
+
+    /// Takes the next bytes, or the next part of a message, as a buffer of their own.
+    ///
+    /// # Errors
+    ///
+    /// - `EAGAIN`: there is nothing, or a reader has it.
+    /// - `ENOMEM`: no memory; it stays.
+    pub(super) fn read_skb(&mut self) -> Result<(SkBuff, Option<Message>)> {
+        if self.taken {
+            self.missed = true;
+            return Err(EAGAIN);
+        }
+        let mut skb = self.queue.pop_front().ok_or(EAGAIN)?;
+        let consumed = skb.control().consumed;
+        let part = part_at(&skb, consumed).unwrap_or(Part {
+            start: consumed,
+            len: skb.len().saturating_sub(consumed),
+            flags: SeqFlags::NONE,
+        });
+        let message = (skb.control().form != Form::Bytes).then(|| Message {
+            len: part.len,
+            eor: part.flags.contains(SeqFlags::EOR),
+            empties: u32::from(part.len == 0),
+            whole: part.flags.contains(SeqFlags::EOM),
+        });
+        if part.start == 0 && part.end() >= skb.len() {
+            // As it is; the control block goes.
+            return Ok((skb.forget_control(), message));
+        }
+        let copy = SkBuff::alloc(part.len, GFP_ATOMIC, ())
+            .and_then(|mut copy| copy.put_skb(&skb, part.start, part.len).map(|()| copy));
+        let copy = match copy {
+            Ok(copy) => copy,
+            Err(error) => {
+                self.queue.push_front(skb);
+                return Err(error);
+            }
+        };
+        if part.end() < skb.len() {
+            skb.control_mut().consumed = part.end();
+            self.queue.push_front(skb);
+        }
+        Ok((copy, message))
     }
 
     /// `message` was taken out of the buffers for good.
     pub(super) fn message_is_read(&mut self, message: &Message) {
-        self.messages = self.messages.saturating_sub(1);
+        self.messages = self.messages.saturating_sub(u32::from(message.whole));
         for _ in 0..message.empties {
             self.empties.read();
         }
@@ -336,6 +393,7 @@ impl Assembly {
                 len: 0,
                 eor: false,
                 empties: 0,
+                whole: false,
             },
             room: msg.left(),
             result: Ok(()),
@@ -352,7 +410,8 @@ impl Assembly {
         self.message.len = self.message.len.saturating_add(part.len);
         self.message.empties = self.message.empties.saturating_add(u32::from(part.len == 0));
         self.message.eor |= part.flags.contains(SeqFlags::EOR);
-        part.flags.contains(SeqFlags::EOM)
+        self.message.whole |= part.flags.contains(SeqFlags::EOM);
+        self.message.whole
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
                 ControlBlock,
                 SkBuff, //
             },
-            vsock::VsockSock, //
+            vsock::VsockSock,
+            zerocopy::ZeroCopy, //
         }, //
     },
     wire::{
@@ -109,7 +110,8 @@ pub(super) fn control(header: &Header, conn: Option<Arc<Conn>>, kind: Kind) -> R
 /// Makes a packet of up to `len` bytes of the user's, charged to `sk`; returns how many they are.
 ///
 /// May sleep. The payload lies in one piece, and is of [`MAX_PAYLOAD`] bytes at the most: hosts are
-/// in use that cannot take anything else.
+/// in use that cannot take anything else. With `pinned` it stays where it is, in as many pieces as
+/// that takes.
 ///
 /// # Errors
 ///
@@ -121,27 +123,19 @@ pub(super) fn data(
     sk: &VsockSock,
     msg: &mut Msg,
     len: usize,
+    zerocopy: Option<(&ZeroCopy, Pinned)>,
 ) -> Result<(Packet, usize)> {
-    let mut block = None;
-    let mut len = len.min(MAX_PAYLOAD);
-    if len > LINEAR_MAX {
-        match contiguous(len) {
-            Some(found) => block = Some(found),
-            // Memory is in pieces: so is the payload.
-            None => len = LINEAR_MAX,
+    let (mut packet, len) = match zerocopy {
+        Some((notification, Pinned::Yes)) => pin(sk, msg, len, notification)?,
+        Some((notification, Pinned::No)) => {
+            let (mut packet, len) = copy(sk, msg, len)?;
+            notification.attach(&mut packet);
+            (packet, len)
         }
-    }
-    let linear = if block.is_some() { 0 } else { len };
-    let payload = u32::try_from(len).map_err(|_| EINVAL)?;
-    let sent = Sent {
-        conn: None,
-        payload,
-        kind: Kind::Call,
-        tapped: false,
+        None => copy(sk, msg, len)?,
     };
-    let mut packet = SkBuff::alloc(HEADER_LEN.saturating_add(linear), GFP_KERNEL, sent)?;
-    header.len = payload;
-    if conn.socket_type() == SocketType::Seqpacket && msg.left() == len {
+    header.len = u32::try_from(len).map_err(|_| EINVAL)?;
+    if conn.socket_type() == SocketType::Seqpacket && msg.left() == 0 {
         let eor = if msg.ends_record() {
             SeqFlags::EOR
         } else {
@@ -149,14 +143,74 @@ pub(super) fn data(
         };
         header.flags = SeqFlags::EOM.union(eor).as_raw();
     }
-    packet.put_slice(&header.to_bytes())?;
-    match block {
-        Some(block) => packet.add_msg(block, msg, len)?,
-        None => packet.put_msg(msg, len)?,
-    }
+    packet.overwrite(0, &header.to_bytes())?;
+    conn.given_to_device(header.len);
+    let sent = packet.control_mut();
+    sent.payload = header.len;
+    sent.conn = Some(conn.clone());
+    Ok((packet, len))
+}
+
+/// Whether payload stays in the user's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pinned {
+    Yes,
+    No,
+}
+
+/// A packet with room for a header and `linear` bytes behind it.
+fn blank(linear: usize) -> Result<Packet> {
+    let sent = Sent {
+        conn: None,
+        payload: 0,
+        kind: Kind::Call,
+        tapped: false,
+    };
+    let mut packet = SkBuff::alloc(HEADER_LEN.saturating_add(linear), GFP_KERNEL, sent)?;
+    packet.put_slice(&[0; HEADER_LEN])?;
+    Ok(packet)
+}
+
+/// A packet with a copy of up to `len` bytes of the user's, and how many they are.
+fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
+    let len = len.min(MAX_PAYLOAD);
+    let block = if len > LINEAR_MAX {
+        contiguous(len)
+    } else {
+        None
+    };
+    let Some(block) = block else {
+        // Little, or memory is in pieces: then the payload is, too.
+        let len = len.min(LINEAR_MAX);
+        let mut packet = blank(len)?;
+        packet.put_msg(msg, len)?;
+        packet.charge_to(sk);
+        return Ok((packet, len));
+    };
+    let mut packet = blank(0)?;
+    packet.add_msg(block, msg, len)?;
     packet.charge_to(sk);
-    conn.given_to_device(payload);
-    packet.control_mut().conn = Some(conn.clone());
+    Ok((packet, len))
+}
+
+/// A packet that refers to up to `len` bytes of the user's, and how many they are.
+fn pin(
+    sk: &VsockSock,
+    msg: &mut Msg,
+    len: usize,
+    notification: &ZeroCopy,
+) -> Result<(Packet, usize)> {
+    let mut packet = blank(0)?;
+    // Before, as pinned pages are charged one by one.
+    packet.charge_to(sk);
+    notification.attach(&mut packet);
+    // The C driver's errno for whatever goes wrong here, a bad address included.
+    let len = packet
+        .add_user_pages(msg, len.min(ZeroCopy::MAX_PAYLOAD))
+        .map_err(|_| ENOMEM)?;
+    if len == 0 {
+        return Err(ENOMEM);
+    }
     Ok((packet, len))
 }
 

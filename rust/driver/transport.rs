@@ -9,6 +9,7 @@ use super::{
 use crate::{
     ext::net::{
         msg::Msg,
+        skbuff::SkBuff,
         vsock::{
             Addr,
             OwnedSock,
@@ -49,6 +50,8 @@ fn buf_alloc(size: u64) -> u32 {
 
 impl Transport for VirtioTransport {
     type Socket = Conn;
+
+    const ZEROCOPY: bool = true;
 
     fn init(sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
         let size = buf_alloc(sk.buffer_size());
@@ -137,6 +140,10 @@ impl Transport for VirtioTransport {
 
     fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
         sk.is_global()
+    }
+
+    fn read_skb(conn: ArcBorrow<'_, Conn>) -> Result<SkBuff> {
+        Arc::from(conn).read_skb()
     }
 
     fn notify_recv_pre_block(

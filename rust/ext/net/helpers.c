@@ -51,6 +51,38 @@ void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned
 	skb_add_rx_frag(skb, skb_shinfo(skb)->nr_frags, page, offset, len, truesize);
 }
 
+void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg)
+{
+	skb_zcopy_set(skb, uarg, NULL);
+}
+
+void rvsock_helper_net_zcopy_put(struct ubuf_info *uarg, bool abort)
+{
+	if (abort)
+		net_zcopy_put_abort(uarg, true);
+	else
+		net_zcopy_put(uarg);
+}
+
+/* Only for those of msg_zerocopy_realloc(). */
+void rvsock_helper_zerocopy_is_copied(struct ubuf_info *uarg)
+{
+	uarg_to_msgzc(uarg)->zerocopy = 0;
+}
+
+int rvsock_helper_zerocopy_from_msg(struct sk_buff *skb, struct msghdr *msg, size_t len)
+{
+	return __zerocopy_sg_from_iter(msg, NULL, skb, &msg->msg_iter, len, NULL);
+}
+
+/* How many pages the rest of a message touches; none if it begins within a piece of it. */
+int rvsock_helper_msg_pages(struct msghdr *msg)
+{
+	if (msg->msg_iter.iov_offset)
+		return 0;
+	return iov_iter_npages(&msg->msg_iter, INT_MAX);
+}
+
 size_t rvsock_helper_msg_data_left(struct msghdr *msg)
 {
 	return msg_data_left(msg);

@@ -20,6 +20,12 @@ struct page *rvsock_helper_skb_frag(const struct sk_buff *skb, unsigned int i,
 void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned int offset,
 				unsigned int len, unsigned int truesize);
 
+void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg);
+void rvsock_helper_net_zcopy_put(struct ubuf_info *uarg, bool abort);
+void rvsock_helper_zerocopy_is_copied(struct ubuf_info *uarg);
+int rvsock_helper_zerocopy_from_msg(struct sk_buff *skb, struct msghdr *msg, size_t len);
+int rvsock_helper_msg_pages(struct msghdr *msg);
+
 size_t rvsock_helper_msg_data_left(struct msghdr *msg);
 
 bool rvsock_helper_sock_tryget(struct sock *sk);

@@ -5,3 +5,4 @@
 pub(crate) mod msg;
 pub(crate) mod skbuff;
 pub(crate) mod vsock;
+pub(crate) mod zerocopy;

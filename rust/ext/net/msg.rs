@@ -49,6 +49,24 @@ impl Msg {
         unsafe { (*self.0.get()).msg_flags |= bindings::MSG_EOR };
     }
 
+    /// The notification that the sender brings along, or null.
+    pub(super) fn ubuf(&self) -> *mut bindings::ubuf_info {
+        // SAFETY: By the type invariant the message is valid.
+        unsafe { (*self.0.get()).msg_ubuf }
+    }
+
+    /// Whether what is left, up to `most` pages of it, can be pinned whole: it begins where a piece
+    /// of the user's memory begins.
+    pub(crate) fn can_be_pinned(&self, most: usize) -> bool {
+        // SAFETY: By the type invariant the message is valid.
+        let pages = unsafe { bindings::rvsock_helper_msg_pages(self.0.get()) };
+        pages > 0 && usize::try_from(pages).is_ok_and(|pages| pages <= most)
+    }
+
+    pub(super) fn raw(&mut self) -> *mut bindings::msghdr {
+        self.0.get()
+    }
+
     pub(super) fn iter(&mut self) -> *mut bindings::iov_iter {
         // SAFETY: By the type invariant the message is valid.
         unsafe { &raw mut (*self.0.get()).msg_iter }

@@ -323,6 +323,14 @@ impl<C: ControlBlock> SkBuff<C> {
         unsafe { bindings::skb_set_owner_w(self.raw(), socket.sock()) };
     }
 
+    /// The same buffer, with nothing in its control block.
+    pub(crate) fn forget_control(self) -> SkBuff {
+        let (ptr, control) = self.into_raw();
+        drop(control);
+        // SAFETY: The buffer was ours alone until now.
+        unsafe { SkBuff::from_raw(ptr, ()) }
+    }
+
     /// Gives up ownership; the control block's value comes back, the buffer goes to C.
     pub(super) fn into_raw(self) -> (NonNull<bindings::sk_buff>, C) {
         let this = ManuallyDrop::new(self);

@@ -143,6 +143,20 @@ pub(crate) trait Transport: Sized + 'static {
         Ok(())
     }
 
+    /// Whether `MSG_ZEROCOPY` is known: then the functions that send look for it.
+    const ZEROCOPY: bool = false;
+
+    /// Takes the next of what was received as a socket buffer of its own. Any context; must not
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `EAGAIN`: there is nothing.
+    /// - `ENOMEM`: no memory; nothing is lost.
+    fn read_skb(_data: ArcBorrow<'_, Self::Socket>) -> Result<SkBuff> {
+        Err(NetError::OpNotSupp.into())
+    }
+
     /// A writer is about to wait for room.
     fn notify_send_pre_block(
         _data: ArcBorrow<'_, Self::Socket>,
@@ -271,8 +285,8 @@ impl Table {
             shutdown: Some(shutdown::<T>),
             get_local_cid: Some(get_local_cid::<T>),
             has_remote_cid: Some(has_remote_cid::<T>),
-            read_skb: Some(read_skb),
-            msgzerocopy_allow: None,
+            read_skb: Some(read_skb::<T>),
+            msgzerocopy_allow: Some(msgzerocopy_allow::<T>),
         })
     }
 
@@ -653,9 +667,31 @@ unsafe extern "C" fn has_remote_cid<T: Transport>(
     T::has_remote_cid(cid)
 }
 
-unsafe extern "C" fn read_skb(
-    _vsk: *mut bindings::vsock_sock,
-    _actor: bindings::skb_read_actor_t,
+unsafe extern "C" fn read_skb<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    actor: bindings::skb_read_actor_t,
 ) -> c_int {
-    Error::from(NetError::OpNotSupp).to_errno()
+    let Some(actor) = actor else {
+        return EINVAL.to_errno();
+    };
+    let mut taken: c_int = 0;
+    loop {
+        // SAFETY: See above.
+        let skb = match T::read_skb(unsafe { data::<T>(vsk) }) {
+            Ok(skb) => skb,
+            Err(_) if taken > 0 => return taken,
+            Err(error) => return error.to_errno(),
+        };
+        let (skb, ()) = skb.into_raw();
+        // SAFETY: The buffer becomes the actor's; it carries nothing of ours.
+        let used = unsafe { actor(vsk.cast(), skb.as_ptr()) };
+        if used < 0 {
+            return if taken > 0 { taken } else { used };
+        }
+        taken = taken.saturating_add(used);
+    }
+}
+
+unsafe extern "C" fn msgzerocopy_allow<T: Transport>() -> bool {
+    T::ZEROCOPY
 }
