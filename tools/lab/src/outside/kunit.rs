@@ -134,6 +134,8 @@ pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path)
         .args([
             "mem=256M",
             "rdinit=/init",
+            "kunit.enable=1",
+            "kunit.autorun=1",
             "con=null",
             "con0=null,fd:1",
             "ssl0=null",

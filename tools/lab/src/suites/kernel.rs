@@ -13,7 +13,6 @@ use crate::{
     session::{Session, Side, CONTROL, GUEST_CID, HOST_CID},
 };
 
-
 const DIAG: &str = "vsock_diag_test";
 /// A test that says nothing for this long has failed.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -73,10 +72,7 @@ pub fn names(programs: &Path) -> Result<Vec<String>> {
     Ok(Direction::ALL
         .iter()
         .flat_map(|d| {
-            let picked = tests
-                .iter()
-                .map(|(_, n)| n.as_str())
-                ;
+            let picked = tests.iter().map(|(_, n)| n.as_str());
             picked
                 .chain([DIAG])
                 .map(|n| format!("{}{n}", d.prefix()))
