@@ -159,7 +159,11 @@ fn errno(error: SockError) -> Error {
 
 impl Conn {
     /// The connection of a new socket, not connected to anything. May sleep.
-    pub(super) fn new(ty: SocketType, buf_alloc: u32, table: Arc<Connections>) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        ty: SocketType,
+        buf_alloc: u32,
+        table: Arc<Connections>,
+    ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 sk <- WeakSock::new(),
@@ -275,7 +279,12 @@ impl Conn {
     /// # Errors
     ///
     /// As [`connect`](Self::connect).
-    pub(super) fn accept(self: &Arc<Self>, local_port: u32, peer: Addr, request: &Header) -> Result {
+    pub(super) fn accept(
+        self: &Arc<Self>,
+        local_port: u32,
+        peer: Addr,
+        request: &Header,
+    ) -> Result {
         let key = Key { peer, local_port };
         let mut inner = self.inner.lock();
         self.table.insert(key, self)?;
@@ -311,9 +320,9 @@ impl Conn {
 
     /// Drops what waits to be sent, and counts as not sent.
     fn purge_packets(&self) {
-        device::with(|device| device.purge(|sent| {
-            sent.conn().is_some_and(|conn| core::ptr::eq(&**conn, self))
-        }));
+        device::with(|device| {
+            device.purge(|sent| sent.conn().is_some_and(|conn| core::ptr::eq(&**conn, self)))
+        });
     }
 
     fn unlink(self: &Arc<Self>, inner: &mut Inner) {
@@ -325,7 +334,10 @@ impl Conn {
     /// Has the state machine decide, and notes what follows from it at once.
     ///
     /// The table is left under the same lock: afterwards the socket may connect anew.
-    pub(super) fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        decision: impl FnOnce(&mut Inner) -> Actions,
+    ) -> Actions {
         let mut inner = self.inner.lock();
         let actions = decision(&mut inner);
         if actions.unlink {

@@ -75,8 +75,7 @@ impl Inner {
             self.credit.rx.consume(len);
             return Ok(Stored::Silently);
         }
-        let message =
-            (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
+        let message = (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
         self.inbox.store(block, payload, unread, message)?;
         Ok(match message {
             None => Stored::Bytes(self.credit.rx.unread()),

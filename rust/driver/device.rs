@@ -153,7 +153,9 @@ pub(super) fn allows_seqpacket() -> bool {
 /// the administrator does not forbid it.
 pub(super) fn can_pin(msg: &Msg) -> bool {
     // The header takes a descriptor too.
-    let most = with(|device| device.tx.size()).unwrap_or(0).saturating_sub(1);
+    let most = with(|device| device.tx.size())
+        .unwrap_or(0)
+        .saturating_sub(1);
     crate::zerocopy.get() && msg.can_be_pinned(most)
 }
 
@@ -295,7 +297,10 @@ impl Vsock {
         }
         self.tx.purge(|_| true);
         self.table.for_each(|conn| conn.lost(false));
-        pr_info!("the host has reset its connections; guest CID {}\n", self.cid());
+        pr_info!(
+            "the host has reset its connections; guest CID {}\n",
+            self.cid()
+        );
     }
 
     /// Finds the queues and starts to use them. Sleeps.

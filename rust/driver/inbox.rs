@@ -408,7 +408,10 @@ impl Assembly {
             self.room = self.room.saturating_sub(bytes);
         }
         self.message.len = self.message.len.saturating_add(part.len);
-        self.message.empties = self.message.empties.saturating_add(u32::from(part.len == 0));
+        self.message.empties = self
+            .message
+            .empties
+            .saturating_add(u32::from(part.len == 0));
         self.message.eor |= part.flags.contains(SeqFlags::EOR);
         self.message.whole |= part.flags.contains(SeqFlags::EOM);
         self.message.whole

@@ -115,7 +115,10 @@ impl Requests {
             };
             index += 1;
             if let Err(refused) = self.admit(device, &request) {
-                pr_debug!("request from port {} refused: {refused:?}\n", request.src_port);
+                pr_debug!(
+                    "request from port {} refused: {refused:?}\n",
+                    request.src_port
+                );
                 device.refuse(&request);
             }
         }
@@ -232,7 +235,6 @@ impl Requests {
 /// One that was bound to a CID that this machine had before counts as well (C5); one that is bound
 /// to the loopback's does not.
 fn bound(cid: u32, port: u32) -> Option<ARef<VsockSock>> {
-    VsockSock::find_bound(cid, port).or_else(|| {
-        VsockSock::find_bound(CID_ANY, port).filter(|sk| sk.local_cid() > CID_HOST)
-    })
+    VsockSock::find_bound(cid, port)
+        .or_else(|| VsockSock::find_bound(CID_ANY, port).filter(|sk| sk.local_cid() > CID_HOST))
 }

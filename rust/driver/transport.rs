@@ -160,11 +160,7 @@ impl Transport for VirtioTransport {
         Ok(())
     }
 
-    fn notify_set_rcvlowat(
-        conn: ArcBorrow<'_, Conn>,
-        _sk: &OwnedSock<'_>,
-        value: u32,
-    ) -> Result {
+    fn notify_set_rcvlowat(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, value: u32) -> Result {
         Arc::from(conn).before_read_sleep(value);
         Ok(())
     }

@@ -80,7 +80,12 @@ impl<C: ControlBlock> SkBuff<C> {
         let () = Self::CONTROL_BLOCK_FITS;
         let capacity = u32::try_from(capacity).map_err(|_| ENOMEM)?;
         // SAFETY: No requirements.
-        let skb = unsafe { bindings::rvsock_helper_alloc_skb(capacity, gfp_as_raw(flags)? | kernel::bindings::__GFP_NOWARN) };
+        let skb = unsafe {
+            bindings::rvsock_helper_alloc_skb(
+                capacity,
+                gfp_as_raw(flags)? | kernel::bindings::__GFP_NOWARN,
+            )
+        };
         let ptr = NonNull::new(skb).ok_or(ENOMEM)?;
         // SAFETY: The buffer is new and ours alone; `CONTROL_BLOCK_FITS` shows that `C` fits `cb`,
         // which is aligned as a pointer is.
@@ -392,9 +397,8 @@ unsafe impl<C: ControlBlock> Buffer for SkBuff<C> {
         for i in 0..unsafe { bindings::rvsock_helper_skb_nr_frags(self.raw()) } {
             let (mut offset, mut len) = (0, 0);
             // SAFETY: There are more than `i` fragments.
-            let page = unsafe {
-                bindings::rvsock_helper_skb_frag(self.raw(), i, &mut offset, &mut len)
-            };
+            let page =
+                unsafe { bindings::rvsock_helper_skb_frag(self.raw(), i, &mut offset, &mut len) };
             // SAFETY: The buffer holds a reference to the fragment's page.
             unsafe { segments.readable_page(page.cast(), offset as usize, len as usize) };
         }

@@ -46,8 +46,9 @@ impl ZeroCopy {
     /// `ENOMEM`: no memory, or too much of it is pinned already.
     pub(crate) fn begin(sk: &OwnedSock<'_>, msg: &Msg, len: usize) -> Result<Option<Self>> {
         // SAFETY: The socket is alive.
-        let allowed =
-            unsafe { bindings::rvsock_helper_sock_flag(sk.sock(), bindings::sock_flags_SOCK_ZEROCOPY) };
+        let allowed = unsafe {
+            bindings::rvsock_helper_sock_flag(sk.sock(), bindings::sock_flags_SOCK_ZEROCOPY)
+        };
         if !allowed || msg.flags() & bindings::MSG_ZEROCOPY == 0 {
             return Ok(None);
         }
@@ -56,9 +57,8 @@ impl ZeroCopy {
             return Ok(Some(Self { uarg, owned: false }));
         }
         // SAFETY: The socket is alive and owned.
-        let uarg = unsafe {
-            bindings::msg_zerocopy_realloc(sk.sock(), len, core::ptr::null_mut(), false)
-        };
+        let uarg =
+            unsafe { bindings::msg_zerocopy_realloc(sk.sock(), len, core::ptr::null_mut(), false) };
         // INVARIANT: It comes with a reference.
         Ok(Some(Self {
             uarg: NonNull::new(uarg).ok_or(ENOMEM)?,

@@ -5,7 +5,7 @@
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
 use super::{
-    transport::with,
+    callbacks::with,
     Addr,
     ConnectState,
     OwnedSock,

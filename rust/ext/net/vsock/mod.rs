@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
+mod callbacks;
 mod listener;
 mod socket;
 mod table;
@@ -11,6 +12,7 @@ mod tap;
 mod transport;
 
 pub(crate) use self::{
+    callbacks::Table,
     listener::{
         Child,
         Listener,
@@ -30,7 +32,6 @@ pub(crate) use self::{
         declare_vsock_transport,
         Registration,
         Role,
-        Table,
         Transport, //
     },
 };

@@ -299,10 +299,7 @@ impl<'a> OwnedSock<'a> {
     pub(crate) fn disconnect(&self, unread: bool) {
         // SAFETY: The socket is alive and owned.
         unsafe {
-            bindings::rvsock_helper_sock_set_flag(
-                self.sock(),
-                bindings::sock_flags_SOCK_DONE,
-            )
+            bindings::rvsock_helper_sock_set_flag(self.sock(), bindings::sock_flags_SOCK_DONE)
         };
         self.set_peer_shutdown(bindings::SHUTDOWN_MASK);
         if !unread {
@@ -314,9 +311,7 @@ impl<'a> OwnedSock<'a> {
     /// Whether [`disconnect`](Self::disconnect) has happened.
     pub(crate) fn is_disconnected(&self) -> bool {
         // SAFETY: The socket is alive.
-        unsafe {
-            bindings::rvsock_helper_sock_flag(self.sock(), bindings::sock_flags_SOCK_DONE)
-        }
+        unsafe { bindings::rvsock_helper_sock_flag(self.sock(), bindings::sock_flags_SOCK_DONE) }
     }
 
     /// Which directions the peer has shut down: `RCV_SHUTDOWN`, `SEND_SHUTDOWN`.
@@ -363,8 +358,7 @@ struct SockPtr {
     backlog_rcv: BacklogRcv,
 }
 
-type BacklogRcv =
-    Option<unsafe extern "C" fn(*mut bindings::sock, *mut bindings::sk_buff) -> i32>;
+type BacklogRcv = Option<unsafe extern "C" fn(*mut bindings::sock, *mut bindings::sk_buff) -> i32>;
 
 // SAFETY: Sockets are not tied to a thread.
 unsafe impl Send for SockPtr {}

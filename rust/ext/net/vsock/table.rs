@@ -15,7 +15,7 @@ impl VsockSock {
     /// Only sockets of global namespaces are seen. Never sleeps.
     pub(crate) fn find_bound(cid: u32, port: u32) -> Option<ARef<Self>> {
         let mut addr = bindings::sockaddr_vm {
-            svm_family: bindings::AF_VSOCK as _,
+            svm_family: bindings::AF_VSOCK as u16,
             svm_cid: cid,
             svm_port: port,
             ..Default::default()

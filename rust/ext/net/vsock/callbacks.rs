@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The callbacks of a transport, as af_vsock calls them.
+//!
+//! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
+//!
+//! For all of them it is promised that the socket is valid. Those that take the socket's data are
+//! called only after `init`, and before `destruct`. Those that use [`with`] are called with the socket
+//! locked by the call that they serve, or, as it is made, known to nobody else. The `SAFETY` comments
+//! below say "as af_vsock promises" for this.
+
+use super::{
+    Addr,
+    OwnedSock,
+    SockType,
+    Transport,
+    VsockSock,
+    WeakSock, //
+};
+use crate::ext::{
+    bindings,
+    error::NetError,
+    net::{
+        msg::Msg,
+        skbuff::SkBuff, //
+    }, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    error::from_result,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::ForeignOwnable, //
+};
+
+/// The callbacks of a transport, in the form that af_vsock wants.
+#[repr(transparent)]
+pub(crate) struct Table(pub(super) bindings::vsock_transport);
+
+// SAFETY: Nothing in it ever changes.
+unsafe impl Sync for Table {}
+
+impl Table {
+    /// The table of `T`, whose code is in `module`.
+    pub(crate) const fn new<T: Transport>(module: *mut bindings::module) -> Self {
+        Self(bindings::vsock_transport {
+            module,
+            init: Some(init::<T>),
+            destruct: Some(destruct::<T>),
+            release: Some(release::<T>),
+            cancel_pkt: Some(cancel_pkt::<T>),
+            connect: Some(connect::<T>),
+            dgram_bind: Some(dgram_bind),
+            dgram_dequeue: Some(dgram_dequeue),
+            dgram_enqueue: Some(dgram_enqueue),
+            dgram_allow: Some(dgram_allow),
+            stream_dequeue: Some(stream_dequeue::<T>),
+            stream_enqueue: Some(stream_enqueue::<T>),
+            stream_has_data: Some(stream_has_data::<T>),
+            stream_has_space: Some(stream_has_space::<T>),
+            stream_rcvhiwat: Some(stream_rcvhiwat::<T>),
+            stream_is_active: Some(stream_is_active),
+            stream_allow: Some(stream_allow::<T>),
+            seqpacket_dequeue: Some(seqpacket_dequeue::<T>),
+            seqpacket_enqueue: Some(seqpacket_enqueue::<T>),
+            seqpacket_allow: Some(seqpacket_allow::<T>),
+            seqpacket_has_data: Some(seqpacket_has_data::<T>),
+            notify_poll_in: Some(notify_poll_in::<T>),
+            notify_poll_out: Some(notify_poll_out::<T>),
+            notify_recv_init: Some(notify_recv),
+            notify_recv_pre_block: Some(notify_recv_pre_block::<T>),
+            notify_recv_pre_dequeue: Some(notify_recv),
+            notify_recv_post_dequeue: Some(notify_recv_post_dequeue),
+            notify_send_init: Some(notify_send),
+            notify_send_pre_block: Some(notify_send_pre_block::<T>),
+            notify_send_pre_enqueue: Some(notify_send),
+            notify_send_post_enqueue: Some(notify_send_post_enqueue),
+            notify_buffer_size: Some(notify_buffer_size::<T>),
+            notify_set_rcvlowat: Some(notify_set_rcvlowat::<T>),
+            unsent_bytes: Some(unsent_bytes::<T>),
+            shutdown: Some(shutdown::<T>),
+            get_local_cid: Some(get_local_cid::<T>),
+            has_remote_cid: Some(has_remote_cid::<T>),
+            read_skb: Some(read_skb::<T>),
+            msgzerocopy_allow: Some(msgzerocopy_allow::<T>),
+        })
+    }
+
+    /// The table as C knows it.
+    pub(crate) fn as_raw(&'static self) -> &'static bindings::vsock_transport {
+        &self.0
+    }
+}
+
+/// The socket data of a callback.
+///
+/// # Safety
+///
+/// `vsk` is valid for `'a`, and `init` has set its data, which `destruct` has not taken.
+unsafe fn data<'a, T: Transport>(vsk: *mut bindings::vsock_sock) -> ArcBorrow<'a, T::Socket> {
+    // SAFETY: By the safety requirements the pointer is from `into_foreign()`.
+    unsafe { <Arc<T::Socket> as ForeignOwnable>::borrow((*vsk).trans.cast()) }
+}
+
+/// Calls `f` with the socket and its data.
+///
+/// # Safety
+///
+/// As [`data`]; besides, the caller runs in the call that owns the socket.
+pub(super) unsafe fn with<T: Transport, R>(
+    vsk: *mut bindings::vsock_sock,
+    f: impl FnOnce(ArcBorrow<'_, T::Socket>, &OwnedSock<'_>) -> R,
+) -> R {
+    // SAFETY: By the safety requirements.
+    let (data, sk) = unsafe { (data::<T>(vsk), OwnedSock::new(VsockSock::from_raw(vsk))) };
+    f(data, &sk)
+}
+
+unsafe extern "C" fn init<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    psk: *mut bindings::vsock_sock,
+) -> c_int {
+    // SAFETY: As af_vsock promises; the socket is locked, or known to nobody else.
+    let sk = unsafe { OwnedSock::new(VsockSock::from_raw(vsk)) };
+    // SAFETY: The parent is null or alive.
+    let parent = (!psk.is_null()).then(|| unsafe { VsockSock::from_raw(psk) });
+    from_result(|| {
+        let data = T::init(&sk, parent)?;
+        // SAFETY: `destruct` clears it, and runs before the socket's memory goes.
+        unsafe { data.as_ref().as_ref().set(&sk) };
+        // SAFETY: The socket is owned. The backlog function is reset in `destruct`.
+        unsafe {
+            data.as_ref()
+                .as_ref()
+                .save_backlog_rcv((*sk.sock()).sk_backlog_rcv);
+            (*sk.sock()).sk_backlog_rcv = Some(backlog_rcv::<T>);
+            (*vsk).trans = data.into_foreign().cast();
+        }
+        Ok(0)
+    })
+}
+
+unsafe extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
+    // SAFETY: As af_vsock promises; what `init` has put there is taken away, and nobody takes it twice.
+    let data = unsafe {
+        let trans = core::mem::replace(&mut (*vsk).trans, core::ptr::null_mut());
+        <Arc<T::Socket> as ForeignOwnable>::from_foreign(trans.cast())
+    };
+    let weak: &WeakSock = (*data).as_ref();
+    weak.clear();
+    // SAFETY: Either the socket is owned, or nobody can reach it any more.
+    unsafe { (*vsk).sk.sk_backlog_rcv = weak.backlog_rcv() };
+    T::destruct(data);
+}
+
+// Works off what `VsockSock::own_or_defer` has put into the backlog.
+unsafe extern "C" fn backlog_rcv<T: Transport>(
+    sk: *mut bindings::sock,
+    skb: *mut bindings::sk_buff,
+) -> c_int {
+    // SAFETY: The backlog's buffer is ours.
+    drop(NonNull::new(skb).map(|skb| unsafe { SkBuff::from_raw(skb, ()) }));
+    // SAFETY: The owner works off the backlog; the function is set between `init` and `destruct`.
+    unsafe { with::<T, _>(sk.cast(), |data, sk| T::deferred(data, sk)) };
+    0
+}
+
+unsafe extern "C" fn release<T: Transport>(vsk: *mut bindings::vsock_sock) {
+    // SAFETY: As af_vsock promises.
+    unsafe { with::<T, _>(vsk, T::release) }
+}
+
+unsafe extern "C" fn cancel_pkt<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, T::cancel) }.map(|()| 0))
+}
+
+unsafe extern "C" fn connect<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, T::connect) }.map(|()| 0))
+}
+
+unsafe extern "C" fn dgram_bind(
+    _vsk: *mut bindings::vsock_sock,
+    _addr: *mut bindings::sockaddr_vm,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_dequeue(
+    _vsk: *mut bindings::vsock_sock,
+    _msg: *mut bindings::msghdr,
+    _len: usize,
+    _flags: c_int,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_enqueue(
+    _vsk: *mut bindings::vsock_sock,
+    _addr: *mut bindings::sockaddr_vm,
+    _msg: *mut bindings::msghdr,
+    _len: usize,
+) -> c_int {
+    Error::from(NetError::OpNotSupp).to_errno()
+}
+
+unsafe extern "C" fn dgram_allow(_vsk: *mut bindings::vsock_sock, _cid: u32, _port: u32) -> bool {
+    false
+}
+
+unsafe extern "C" fn stream_dequeue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+    flags: c_int,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    let peek = flags as u32 & bindings::MSG_PEEK != 0;
+    // SAFETY: As af_vsock promises.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::stream_dequeue(data, sk, msg, len, peek)) })
+}
+
+unsafe extern "C" fn stream_enqueue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    // SAFETY: As af_vsock promises.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::stream_enqueue(data, sk, msg, len)) })
+}
+
+/// A count or an errno, as C returns them.
+fn count(result: Result<usize>) -> isize {
+    match result {
+        Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
+        Err(error) => error.to_errno() as isize,
+    }
+}
+
+unsafe extern "C" fn stream_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+    // SAFETY: As af_vsock promises.
+    i64::from(T::stream_has_data(unsafe { data::<T>(vsk) }))
+}
+
+unsafe extern "C" fn stream_has_space<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+    // SAFETY: As af_vsock promises.
+    i64::from(T::stream_has_space(unsafe { data::<T>(vsk) }))
+}
+
+unsafe extern "C" fn stream_rcvhiwat<T: Transport>(vsk: *mut bindings::vsock_sock) -> u64 {
+    // SAFETY: As af_vsock promises.
+    unsafe { with::<T, _>(vsk, |_, sk| T::stream_rcvhiwat(sk)) }
+}
+
+unsafe extern "C" fn stream_is_active(_vsk: *mut bindings::vsock_sock) -> bool {
+    true
+}
+
+unsafe extern "C" fn stream_allow<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    cid: u32,
+    port: u32,
+) -> bool {
+    // SAFETY: As af_vsock promises.
+    T::stream_allow(unsafe { VsockSock::from_raw(vsk) }, Addr { cid, port })
+}
+
+unsafe extern "C" fn seqpacket_dequeue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    flags: c_int,
+) -> isize {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    let peek = flags as u32 & bindings::MSG_PEEK != 0;
+    // SAFETY: As af_vsock promises.
+    count(unsafe { with::<T, _>(vsk, |data, sk| T::seqpacket_dequeue(data, sk, msg, peek)) })
+}
+
+unsafe extern "C" fn seqpacket_enqueue<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    msg: *mut bindings::msghdr,
+    len: usize,
+) -> c_int {
+    // SAFETY: The message is this call's.
+    let msg = unsafe { Msg::from_raw(msg) };
+    // SAFETY: As af_vsock promises.
+    let sent = unsafe { with::<T, _>(vsk, |data, sk| T::seqpacket_enqueue(data, sk, msg, len)) };
+    // CAST: A message is shorter than a window, whose length af_vsock takes as an `int` too.
+    count(sent) as c_int
+}
+
+unsafe extern "C" fn seqpacket_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> u32 {
+    // SAFETY: As af_vsock promises.
+    T::seqpacket_has_data(unsafe { data::<T>(vsk) })
+}
+
+unsafe extern "C" fn seqpacket_allow<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    remote_cid: u32,
+) -> bool {
+    // SAFETY: As af_vsock promises.
+    T::seqpacket_allow(unsafe { VsockSock::from_raw(vsk) }, remote_cid)
+}
+
+unsafe extern "C" fn notify_poll_in<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    target: usize,
+    ready: *mut bool,
+) -> c_int {
+    // SAFETY: As af_vsock promises.
+    let (sk, data) = unsafe { (VsockSock::from_raw(vsk), data::<T>(vsk)) };
+    let is_ready = if sk.sock_type() == SockType::Seqpacket {
+        // A part of a message is nothing to read.
+        T::seqpacket_has_data(data) > 0
+    } else {
+        T::stream_has_data(data) as usize >= target
+    };
+    // SAFETY: The caller's variable.
+    unsafe { *ready = is_ready };
+    0
+}
+
+unsafe extern "C" fn notify_poll_out<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    ready: *mut bool,
+) -> c_int {
+    // SAFETY: As af_vsock promises.
+    let space = T::stream_has_space(unsafe { data::<T>(vsk) });
+    // SAFETY: The caller's variable.
+    unsafe { *ready = space > 0 };
+    0
+}
+
+unsafe extern "C" fn notify_recv(
+    _vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_recv_pre_block<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    target: usize,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+        T::notify_recv_pre_block(data, sk, target)
+    };
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
+}
+
+unsafe extern "C" fn notify_recv_post_dequeue(
+    _vsk: *mut bindings::vsock_sock,
+    _target: usize,
+    _copied: isize,
+    _data_read: bool,
+    _data: *mut bindings::vsock_transport_recv_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_send_pre_block<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, T::notify_send_pre_block) }.map(|()| 0))
+}
+
+unsafe extern "C" fn notify_send(
+    _vsk: *mut bindings::vsock_sock,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_send_post_enqueue(
+    _vsk: *mut bindings::vsock_sock,
+    _written: isize,
+    _data: *mut bindings::vsock_transport_send_notify_data,
+) -> c_int {
+    0
+}
+
+unsafe extern "C" fn notify_buffer_size<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    value: *mut u64,
+) {
+    // SAFETY: The caller's variable.
+    let value = unsafe { &mut *value };
+    // SAFETY: As af_vsock promises.
+    *value = unsafe { with::<T, _>(vsk, |data, sk| T::notify_buffer_size(data, sk, *value)) };
+}
+
+unsafe extern "C" fn notify_set_rcvlowat<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    value: c_int,
+) -> c_int {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+        T::notify_set_rcvlowat(data, sk, u32::try_from(value).unwrap_or(0))
+    };
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
+}
+
+unsafe extern "C" fn unsent_bytes<T: Transport>(vsk: *mut bindings::vsock_sock) -> isize {
+    // SAFETY: As af_vsock promises.
+    count(Ok(T::unsent_bytes(unsafe { data::<T>(vsk) })))
+}
+
+unsafe extern "C" fn shutdown<T: Transport>(vsk: *mut bindings::vsock_sock, mode: c_int) -> c_int {
+    let shutdown =
+        |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| T::shutdown(data, sk, mode as u32);
+    // SAFETY: As af_vsock promises.
+    from_result(|| unsafe { with::<T, _>(vsk, shutdown) }.map(|()| 0))
+}
+
+unsafe extern "C" fn get_local_cid<T: Transport>() -> u32 {
+    T::local_cid()
+}
+
+unsafe extern "C" fn has_remote_cid<T: Transport>(
+    _vsk: *mut bindings::vsock_sock,
+    cid: u32,
+) -> bool {
+    T::has_remote_cid(cid)
+}
+
+unsafe extern "C" fn read_skb<T: Transport>(
+    vsk: *mut bindings::vsock_sock,
+    actor: bindings::skb_read_actor_t,
+) -> c_int {
+    let Some(actor) = actor else {
+        return EINVAL.to_errno();
+    };
+    let mut taken: c_int = 0;
+    loop {
+        // SAFETY: As af_vsock promises.
+        let skb = match T::read_skb(unsafe { data::<T>(vsk) }) {
+            Ok(skb) => skb,
+            Err(_) if taken > 0 => return taken,
+            Err(error) => return error.to_errno(),
+        };
+        let (skb, ()) = skb.into_raw();
+        // SAFETY: The buffer becomes the actor's; it carries nothing of ours.
+        let used = unsafe { actor(vsk.cast(), skb.as_ptr()) };
+        if used < 0 {
+            return if taken > 0 { taken } else { used };
+        }
+        taken = taken.saturating_add(used);
+    }
+}
+
+unsafe extern "C" fn msgzerocopy_allow<T: Transport>() -> bool {
+    T::ZEROCOPY
+}
