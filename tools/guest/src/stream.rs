@@ -223,6 +223,9 @@ pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize) -> Result<()> {
     Ok(())
 }
 
+/// In traffic a connection whose device went away must end sooner than this; EAGAIN says that it did not.
+const TRAFFIC_STALL: Duration = Duration::from_secs(5);
+
 /// Connects and echoes, again and again, through whatever happens to the device; every error is counted by its name.
 pub fn traffic(cid: u32, port: u32, flows: u64, duration: Duration) -> Result<()> {
     let until = Instant::now() + duration;
@@ -253,8 +256,8 @@ fn traffic_one(cid: u32, port: u32, seed: u64, until: Instant) -> (u64, Vec<Stri
         let outcome = (|| -> io::Result<()> {
             let mut stream = VsockStream::connect_with_cid_port(cid, port)
                 .map_err(|e| io::Error::new(e.kind(), format!("connect:{}", errno_name(&e))))?;
-            stream.set_read_timeout(Some(STALL))?;
-            stream.set_write_timeout(Some(STALL))?;
+            stream.set_read_timeout(Some(TRAFFIC_STALL))?;
+            stream.set_write_timeout(Some(TRAFFIC_STALL))?;
             let (mut message, mut back) = ([0; 4096], [0; 4096]);
             while Instant::now() < until {
                 pattern::fill(&mut message, seed, echoes * 4096);

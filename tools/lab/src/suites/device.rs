@@ -141,6 +141,10 @@ fn rebind_under_traffic(s: &mut Session) -> Result<()> {
             "user space on the {side:?} side saw {unclean:?}; all it saw: {text}"
         );
         ensure!(
+            !names.contains("EAGAIN"),
+            "a connection on the {side:?} side did not end with the device, but hung: {text}"
+        );
+        ensure!(
             !names.contains("CORRUPT"),
             "wrong data on the {side:?} side: {text}"
         );
