@@ -119,7 +119,7 @@ pub(super) unsafe fn with<T: Transport, R>(
     f(data, &sk)
 }
 
-unsafe extern "C" fn init<T: Transport>(
+extern "C" fn init<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     psk: *mut bindings::vsock_sock,
 ) -> c_int {
@@ -143,7 +143,7 @@ unsafe extern "C" fn init<T: Transport>(
     })
 }
 
-unsafe extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
+extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
     // SAFETY: As af_vsock promises; what `init` has put there is taken away, and nobody takes it twice.
     let data = unsafe {
         let trans = core::mem::replace(&mut (*vsk).trans, core::ptr::null_mut());
@@ -157,7 +157,7 @@ unsafe extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
 }
 
 // Works off what `VsockSock::own_or_defer` has put into the backlog.
-unsafe extern "C" fn backlog_rcv<T: Transport>(
+extern "C" fn backlog_rcv<T: Transport>(
     sk: *mut bindings::sock,
     skb: *mut bindings::sk_buff,
 ) -> c_int {
@@ -168,29 +168,29 @@ unsafe extern "C" fn backlog_rcv<T: Transport>(
     0
 }
 
-unsafe extern "C" fn release<T: Transport>(vsk: *mut bindings::vsock_sock) {
+extern "C" fn release<T: Transport>(vsk: *mut bindings::vsock_sock) {
     // SAFETY: As af_vsock promises.
     unsafe { with::<T, _>(vsk, T::release) }
 }
 
-unsafe extern "C" fn cancel_pkt<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+extern "C" fn cancel_pkt<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
     // SAFETY: As af_vsock promises.
     from_result(|| unsafe { with::<T, _>(vsk, T::cancel) }.map(|()| 0))
 }
 
-unsafe extern "C" fn connect<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
+extern "C" fn connect<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
     // SAFETY: As af_vsock promises.
     from_result(|| unsafe { with::<T, _>(vsk, T::connect) }.map(|()| 0))
 }
 
-unsafe extern "C" fn dgram_bind(
+extern "C" fn dgram_bind(
     _vsk: *mut bindings::vsock_sock,
     _addr: *mut bindings::sockaddr_vm,
 ) -> c_int {
     Error::from(NetError::OpNotSupp).to_errno()
 }
 
-unsafe extern "C" fn dgram_dequeue(
+extern "C" fn dgram_dequeue(
     _vsk: *mut bindings::vsock_sock,
     _msg: *mut bindings::msghdr,
     _len: usize,
@@ -199,7 +199,7 @@ unsafe extern "C" fn dgram_dequeue(
     Error::from(NetError::OpNotSupp).to_errno()
 }
 
-unsafe extern "C" fn dgram_enqueue(
+extern "C" fn dgram_enqueue(
     _vsk: *mut bindings::vsock_sock,
     _addr: *mut bindings::sockaddr_vm,
     _msg: *mut bindings::msghdr,
@@ -208,11 +208,11 @@ unsafe extern "C" fn dgram_enqueue(
     Error::from(NetError::OpNotSupp).to_errno()
 }
 
-unsafe extern "C" fn dgram_allow(_vsk: *mut bindings::vsock_sock, _cid: u32, _port: u32) -> bool {
+extern "C" fn dgram_allow(_vsk: *mut bindings::vsock_sock, _cid: u32, _port: u32) -> bool {
     false
 }
 
-unsafe extern "C" fn stream_dequeue<T: Transport>(
+extern "C" fn stream_dequeue<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     msg: *mut bindings::msghdr,
     len: usize,
@@ -225,7 +225,7 @@ unsafe extern "C" fn stream_dequeue<T: Transport>(
     count(unsafe { with::<T, _>(vsk, |data, sk| T::stream_dequeue(data, sk, msg, len, peek)) })
 }
 
-unsafe extern "C" fn stream_enqueue<T: Transport>(
+extern "C" fn stream_enqueue<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     msg: *mut bindings::msghdr,
     len: usize,
@@ -244,26 +244,26 @@ fn count(result: Result<usize>) -> isize {
     }
 }
 
-unsafe extern "C" fn stream_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+extern "C" fn stream_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
     // SAFETY: As af_vsock promises.
     i64::from(T::stream_has_data(unsafe { data::<T>(vsk) }))
 }
 
-unsafe extern "C" fn stream_has_space<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
+extern "C" fn stream_has_space<T: Transport>(vsk: *mut bindings::vsock_sock) -> i64 {
     // SAFETY: As af_vsock promises.
     i64::from(T::stream_has_space(unsafe { data::<T>(vsk) }))
 }
 
-unsafe extern "C" fn stream_rcvhiwat<T: Transport>(vsk: *mut bindings::vsock_sock) -> u64 {
+extern "C" fn stream_rcvhiwat<T: Transport>(vsk: *mut bindings::vsock_sock) -> u64 {
     // SAFETY: As af_vsock promises.
     unsafe { with::<T, _>(vsk, |_, sk| T::stream_rcvhiwat(sk)) }
 }
 
-unsafe extern "C" fn stream_is_active(_vsk: *mut bindings::vsock_sock) -> bool {
+extern "C" fn stream_is_active(_vsk: *mut bindings::vsock_sock) -> bool {
     true
 }
 
-unsafe extern "C" fn stream_allow<T: Transport>(
+extern "C" fn stream_allow<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     cid: u32,
     port: u32,
@@ -272,7 +272,7 @@ unsafe extern "C" fn stream_allow<T: Transport>(
     T::stream_allow(unsafe { VsockSock::from_raw(vsk) }, Addr { cid, port })
 }
 
-unsafe extern "C" fn seqpacket_dequeue<T: Transport>(
+extern "C" fn seqpacket_dequeue<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     msg: *mut bindings::msghdr,
     flags: c_int,
@@ -284,7 +284,7 @@ unsafe extern "C" fn seqpacket_dequeue<T: Transport>(
     count(unsafe { with::<T, _>(vsk, |data, sk| T::seqpacket_dequeue(data, sk, msg, peek)) })
 }
 
-unsafe extern "C" fn seqpacket_enqueue<T: Transport>(
+extern "C" fn seqpacket_enqueue<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     msg: *mut bindings::msghdr,
     len: usize,
@@ -297,12 +297,12 @@ unsafe extern "C" fn seqpacket_enqueue<T: Transport>(
     count(sent) as c_int
 }
 
-unsafe extern "C" fn seqpacket_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> u32 {
+extern "C" fn seqpacket_has_data<T: Transport>(vsk: *mut bindings::vsock_sock) -> u32 {
     // SAFETY: As af_vsock promises.
     T::seqpacket_has_data(unsafe { data::<T>(vsk) })
 }
 
-unsafe extern "C" fn seqpacket_allow<T: Transport>(
+extern "C" fn seqpacket_allow<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     remote_cid: u32,
 ) -> bool {
@@ -310,7 +310,7 @@ unsafe extern "C" fn seqpacket_allow<T: Transport>(
     T::seqpacket_allow(unsafe { VsockSock::from_raw(vsk) }, remote_cid)
 }
 
-unsafe extern "C" fn notify_poll_in<T: Transport>(
+extern "C" fn notify_poll_in<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     target: usize,
     ready: *mut bool,
@@ -328,7 +328,7 @@ unsafe extern "C" fn notify_poll_in<T: Transport>(
     0
 }
 
-unsafe extern "C" fn notify_poll_out<T: Transport>(
+extern "C" fn notify_poll_out<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     _target: usize,
     ready: *mut bool,
@@ -340,7 +340,7 @@ unsafe extern "C" fn notify_poll_out<T: Transport>(
     0
 }
 
-unsafe extern "C" fn notify_recv(
+extern "C" fn notify_recv(
     _vsk: *mut bindings::vsock_sock,
     _target: usize,
     _data: *mut bindings::vsock_transport_recv_notify_data,
@@ -348,7 +348,7 @@ unsafe extern "C" fn notify_recv(
     0
 }
 
-unsafe extern "C" fn notify_recv_pre_block<T: Transport>(
+extern "C" fn notify_recv_pre_block<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     target: usize,
     _data: *mut bindings::vsock_transport_recv_notify_data,
@@ -360,7 +360,7 @@ unsafe extern "C" fn notify_recv_pre_block<T: Transport>(
     from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
 }
 
-unsafe extern "C" fn notify_recv_post_dequeue(
+extern "C" fn notify_recv_post_dequeue(
     _vsk: *mut bindings::vsock_sock,
     _target: usize,
     _copied: isize,
@@ -370,7 +370,7 @@ unsafe extern "C" fn notify_recv_post_dequeue(
     0
 }
 
-unsafe extern "C" fn notify_send_pre_block<T: Transport>(
+extern "C" fn notify_send_pre_block<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     _data: *mut bindings::vsock_transport_send_notify_data,
 ) -> c_int {
@@ -378,14 +378,14 @@ unsafe extern "C" fn notify_send_pre_block<T: Transport>(
     from_result(|| unsafe { with::<T, _>(vsk, T::notify_send_pre_block) }.map(|()| 0))
 }
 
-unsafe extern "C" fn notify_send(
+extern "C" fn notify_send(
     _vsk: *mut bindings::vsock_sock,
     _data: *mut bindings::vsock_transport_send_notify_data,
 ) -> c_int {
     0
 }
 
-unsafe extern "C" fn notify_send_post_enqueue(
+extern "C" fn notify_send_post_enqueue(
     _vsk: *mut bindings::vsock_sock,
     _written: isize,
     _data: *mut bindings::vsock_transport_send_notify_data,
@@ -393,17 +393,14 @@ unsafe extern "C" fn notify_send_post_enqueue(
     0
 }
 
-unsafe extern "C" fn notify_buffer_size<T: Transport>(
-    vsk: *mut bindings::vsock_sock,
-    value: *mut u64,
-) {
+extern "C" fn notify_buffer_size<T: Transport>(vsk: *mut bindings::vsock_sock, value: *mut u64) {
     // SAFETY: The caller's variable.
     let value = unsafe { &mut *value };
     // SAFETY: As af_vsock promises.
     *value = unsafe { with::<T, _>(vsk, |data, sk| T::notify_buffer_size(data, sk, *value)) };
 }
 
-unsafe extern "C" fn notify_set_rcvlowat<T: Transport>(
+extern "C" fn notify_set_rcvlowat<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     value: c_int,
 ) -> c_int {
@@ -414,30 +411,27 @@ unsafe extern "C" fn notify_set_rcvlowat<T: Transport>(
     from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
 }
 
-unsafe extern "C" fn unsent_bytes<T: Transport>(vsk: *mut bindings::vsock_sock) -> isize {
+extern "C" fn unsent_bytes<T: Transport>(vsk: *mut bindings::vsock_sock) -> isize {
     // SAFETY: As af_vsock promises.
     count(Ok(T::unsent_bytes(unsafe { data::<T>(vsk) })))
 }
 
-unsafe extern "C" fn shutdown<T: Transport>(vsk: *mut bindings::vsock_sock, mode: c_int) -> c_int {
+extern "C" fn shutdown<T: Transport>(vsk: *mut bindings::vsock_sock, mode: c_int) -> c_int {
     let shutdown =
         |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| T::shutdown(data, sk, mode as u32);
     // SAFETY: As af_vsock promises.
     from_result(|| unsafe { with::<T, _>(vsk, shutdown) }.map(|()| 0))
 }
 
-unsafe extern "C" fn get_local_cid<T: Transport>() -> u32 {
+extern "C" fn get_local_cid<T: Transport>() -> u32 {
     T::local_cid()
 }
 
-unsafe extern "C" fn has_remote_cid<T: Transport>(
-    _vsk: *mut bindings::vsock_sock,
-    cid: u32,
-) -> bool {
+extern "C" fn has_remote_cid<T: Transport>(_vsk: *mut bindings::vsock_sock, cid: u32) -> bool {
     T::has_remote_cid(cid)
 }
 
-unsafe extern "C" fn read_skb<T: Transport>(
+extern "C" fn read_skb<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     actor: bindings::skb_read_actor_t,
 ) -> c_int {
@@ -462,6 +456,6 @@ unsafe extern "C" fn read_skb<T: Transport>(
     }
 }
 
-unsafe extern "C" fn msgzerocopy_allow<T: Transport>() -> bool {
+extern "C" fn msgzerocopy_allow<T: Transport>() -> bool {
     T::ZEROCOPY
 }
