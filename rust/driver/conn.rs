@@ -443,7 +443,7 @@ impl Conn {
         result
     }
 
-    /// A credit update has left the waiting packets.
+    /// A credit update does not wait any more: it was sent, or dropped.
     pub(super) fn update_is_sent(&self) {
         self.update_waits.store(false, Relaxed);
     }
@@ -452,7 +452,7 @@ impl Conn {
     pub(super) fn tell(self: &Arc<Self>) {
         if let Some(sk) = self.sk.upgrade() {
             if sk.own_or_defer(|sk| self.told(sk)).is_err() {
-                self.table.tell_later();
+                self.table.tell_later(self);
             }
         }
     }
@@ -575,21 +575,13 @@ impl Conn {
         self.follow(actions);
     }
 
-    /// Does what its time has come for: ends a close that takes too long (C4), and tells what could
-    /// not be told before.
+    /// Ends a close that takes too long (C4).
     pub(super) fn tick(self: &Arc<Self>) {
         let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
-        let mut news = false;
-        let actions = self.decide(|inner| {
-            news = inner.news != News::default();
-            match &inner.closing {
-                Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
-                _ => Actions::NONE,
-            }
+        let actions = self.decide(|inner| match &inner.closing {
+            Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
+            _ => Actions::NONE,
         });
         self.follow(actions);
-        if news {
-            self.tell();
-        }
     }
 }

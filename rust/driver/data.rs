@@ -99,6 +99,7 @@ impl Conn {
     /// # Errors
     ///
     /// - `EMSGSIZE`: a message can never be sent, being longer than the window (S4).
+    /// - `EPIPE`: the connection is over, or the peer will not receive.
     /// - If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
     pub(super) fn enqueue(
         self: &Arc<Self>,
@@ -110,6 +111,10 @@ impl Conn {
         let message = self.socket_type() == SocketType::Seqpacket;
         let (granted, header) = {
             let mut inner = self.inner.lock();
+            // The socket may not have been told yet: we own it.
+            if !inner.state.may_send() {
+                return Err(EPIPE);
+            }
             if message && want > inner.credit.tx.window() {
                 return Err(NetError::MsgSize.into());
             }

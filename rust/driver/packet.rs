@@ -70,6 +70,9 @@ impl Drop for Sent {
     fn drop(&mut self) {
         if let Some(conn) = &self.conn {
             conn.taken_by_device(self.payload);
+            if self.kind == Kind::CreditUpdate {
+                conn.update_is_sent();
+            }
         }
     }
 }

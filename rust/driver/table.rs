@@ -71,6 +71,9 @@ pub(crate) struct Connections {
     buckets: [SpinLockBh<Bucket>; BUCKETS],
     /// How many released sockets wait for their peers.
     closing: Atomic<i32>,
+    /// Connections of which af_vsock could not be told the news, for want of memory.
+    #[pin]
+    untold: SpinLockBh<KVec<Arc<Conn>>>,
     #[pin]
     tick: DelayedWork<Connections>,
 }
@@ -84,6 +87,7 @@ impl Connections {
                     new_spinlock_bh!(KVec::new(), "Connections::buckets")
                 }),
                 closing: Atomic::new(0),
+                untold <- new_spinlock_bh!(KVec::new(), "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
@@ -162,12 +166,19 @@ impl Connections {
         self.closing.add(-1, Relaxed);
     }
 
-    /// Tries again soon to tell af_vsock what is new.
-    pub(super) fn tell_later(self: &Arc<Self>) {
+    /// Tries again soon to tell af_vsock what is new of `conn`.
+    pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
+        if self.untold.lock().push(conn.clone(), GFP_ATOMIC).is_err() {
+            pr_warn_once!("no memory to tell a socket that its connection has changed\n");
+        }
         self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
     }
 
     fn tick(self: Arc<Self>) {
+        let untold = core::mem::replace(&mut *self.untold.lock(), KVec::new());
+        for conn in &untold {
+            conn.tell();
+        }
         self.for_each(|conn| conn.tick());
         if self.closing.load(Relaxed) > 0 {
             self.tick
