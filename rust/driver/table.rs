@@ -19,6 +19,7 @@ use crate::ext::{
     }, //
 };
 use kernel::{
+    pr_warn_once,
     prelude::*,
     sync::{
         atomic::{
