@@ -111,6 +111,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         write_size: usize,
     },
+    /// Print this side's CID
+    Cid,
     /// Say what connect() gives, and how fast
     Connect {
         #[command(flatten)]
@@ -203,6 +205,10 @@ fn main() -> Result<()> {
             bytes,
             write_size,
         } => hold::client(peer.cid, peer.port, connections, bytes, write_size),
+        Command::Cid => {
+            println!("{}", vsock::get_local_cid()?);
+            Ok(())
+        }
         Command::Connect { peer } => probe::connect(peer.cid, peer.port),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),

@@ -6,7 +6,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{
     events::Event,
-    session::{Session, Side, GUEST_CID},
+    session::{Session, Side},
     suites::LONG,
 };
 
@@ -64,6 +64,7 @@ fn show(s: &mut Session) -> Result<()> {
         format!("driver     {} loaded", s.driver.modules().join(" + ")),
     );
     let (device, driver) = s.device()?;
+    let cid = s.rvtest(Side::Guest, "cid")?.success(LONG)?;
     let bits = s.guest_sh(&format!("cat /sys/bus/virtio/devices/{device}/features"))?;
     let names: Vec<String> = bits
         .trim()
@@ -78,31 +79,14 @@ fn show(s: &mut Session) -> Result<()> {
         .collect();
     say(
         s,
-        format!("device     {device}, bound to {driver}; CID {GUEST_CID}"),
+        format!("device     {device}, bound to {driver}; CID {}", cid.trim()),
     );
     say(s, format!("features   {}", names.join(" ")));
-    let queues = s.guest_sh(&format!("grep -c {device}- /proc/interrupts; grep {device}- /proc/interrupts | sed 's/.*{device}-//' | tr '\\n' ' '"))?;
-    say(
-        s,
-        format!(
-            "queues     interrupts of {}",
-            queues.lines().nth(1).unwrap_or_default().trim()
-        ),
-    );
-    if let Some(line) = s
-        .machine()?
-        .serial
-        .since(0)
-        .iter()
-        .find(|l| l.contains("rvsock: virtio"))
-    {
-        say(
-            s,
-            format!(
-                "log        {}",
-                line.split_once("] ").map_or(line.as_str(), |(_, l)| l)
-            ),
-        );
+    let log = s.machine()?.serial.since(0);
+    if let Some((_, said)) = log.iter().find_map(|l| l.split_once("rvsock: virtio")) {
+        // "1: guest CID 3, features 0x... (ratified), 3 queues, ..."
+        let queues = said.split_once("), ").map_or(said, |(_, queues)| queues);
+        say(s, format!("queues     {queues}"));
     }
 
     for (client, words) in [

@@ -18,14 +18,14 @@ use crate::{
     machine::{Machine, Spec},
 };
 
-/// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software.
+/// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.
 const NESTED: &[&str] = &[
     "-accel",
     "tcg,thread=multi",
     "-smp",
     "2",
     "-cpu",
-    "EPYC,+svm,+npt,-xsavec,-xsaves",
+    "EPYC,+svm,+npt,-xsavec,-xsaves,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save",
     "-M",
     "q35",
 ];
