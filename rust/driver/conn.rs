@@ -11,6 +11,7 @@ use super::{
     data::Stored,
     device,
     inbox::Inbox,
+    news::News,
     packet::{
         self,
         Kind, //
@@ -26,7 +27,6 @@ use super::{
 };
 use crate::{
     ext::{
-        error::NetError,
         mm::PageBlock,
         net::{
             vsock::{
@@ -46,7 +46,6 @@ use crate::{
         Connection,
         Credit,
         Send,
-        SockError,
         State, //
     },
     wire::{
@@ -79,13 +78,13 @@ use kernel::{
 #[pin_data]
 pub(crate) struct Conn {
     #[pin]
-    sk: WeakSock,
+    pub(super) sk: WeakSock,
     ty: SocketType,
     /// Bytes that the device has not yet taken.
     unsent: Atomic<i64>,
     /// A credit update waits for room in the transmit queue, and will tell the newest.
     update_waits: AtomicFlag,
-    table: Arc<Connections>,
+    pub(super) table: Arc<Connections>,
     #[pin]
     pub(super) inner: SpinLockBh<Inner>,
 }
@@ -100,60 +99,21 @@ pub(super) struct Inner {
     /// Who we are to the peer, and who the peer is.
     local_port: u32,
     peer: Addr,
-    news: News,
+    pub(super) news: News,
     /// A released socket, kept until the peer has answered or the time is over.
-    closing: Option<Closing>,
+    pub(super) closing: Option<Closing>,
 }
 
-struct Closing {
+/// See [`Inner::closing`].
+pub(super) struct Closing {
     /// Keeps the socket.
     _sk: ARef<VsockSock>,
     since: Instant<Monotonic>,
 }
 
-/// What af_vsock has to be told.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct News {
-    established: bool,
-    error: Option<SockError>,
-    peer_shutdown: bool,
-    unlink: bool,
-    done: bool,
-}
-
-impl News {
-    fn of(actions: &Actions) -> Self {
-        let mut news = Self::default();
-        news.note(actions);
-        news
-    }
-
-    fn note(&mut self, actions: &Actions) {
-        self.established |= actions.established;
-        self.error = self.error.or(actions.error);
-        self.peer_shutdown |= actions.peer_shutdown_changed;
-        self.unlink |= actions.unlink;
-        self.done |= actions.done;
-    }
-}
-
 impl AsRef<WeakSock> for Conn {
     fn as_ref(&self) -> &WeakSock {
         &self.sk
-    }
-}
-
-/// The mask that af_vsock has for `flags`; both count receiving as 1 and sending as 2.
-fn shutdown_mask(flags: ShutdownFlags) -> u32 {
-    flags.as_raw()
-}
-
-fn errno(error: SockError) -> Error {
-    match error {
-        SockError::ConnReset => NetError::ConnReset.into(),
-        SockError::Proto => NetError::Proto.into(),
-        SockError::NoBufs => NetError::NoBufs.into(),
-        SockError::NoMem => ENOMEM,
     }
 }
 
@@ -310,7 +270,7 @@ impl Conn {
     }
 
     /// The user has given up, and needs no news; returns what the peer is to be told.
-    fn give_up(self: &Arc<Self>) -> Option<Send> {
+    pub(super) fn give_up(self: &Arc<Self>) -> Option<Send> {
         let mut inner = self.inner.lock();
         let actions = inner.state.cancel();
         inner.news = News::default();
@@ -446,56 +406,6 @@ impl Conn {
     /// A credit update does not wait any more: it was sent, or dropped.
     pub(super) fn update_is_sent(&self) {
         self.update_waits.store(false, Relaxed);
-    }
-
-    /// Has af_vsock told what is new, now or when the socket's owner lets go.
-    pub(super) fn tell(self: &Arc<Self>) {
-        if let Some(sk) = self.sk.upgrade() {
-            if sk.own_or_defer(|sk| self.told(sk)).is_err() {
-                self.table.tell_later(self);
-            }
-        }
-    }
-
-    /// Tells af_vsock what is new. Does not sleep.
-    pub(super) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
-        loop {
-            let (news, unread, peer_shutdown) = {
-                let mut inner = self.inner.lock();
-                (
-                    core::mem::take(&mut inner.news),
-                    inner.credit.rx.unread() > 0,
-                    shutdown_mask(inner.state.peer_shutdown()),
-                )
-            };
-            if news == News::default() {
-                return;
-            }
-            if news.established && !sk.set_connected() {
-                // connect() had given up by the time: the peer learns it by RST.
-                let _ = self.send(self.give_up());
-            }
-            if let Some(error) = news.error {
-                sk.fail(errno(error));
-            } else if news.done {
-                sk.disconnect(unread);
-            } else if news.peer_shutdown {
-                sk.set_peer_shutdown(peer_shutdown);
-                sk.state_change();
-            }
-            if news.unlink || news.done {
-                sk.remove_from_tables();
-            }
-            let closing = if news.done {
-                self.inner.lock().closing.take()
-            } else {
-                None
-            };
-            if let Some(closing) = closing {
-                self.table.one_less_closing();
-                drop(closing);
-            }
-        }
     }
 
     /// Sets the size of our buffer and tells the peer.

@@ -32,6 +32,7 @@ mod data;
 mod device;
 mod event;
 mod inbox;
+mod news;
 mod packet;
 mod request;
 mod rx;

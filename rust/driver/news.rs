@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What af_vsock has to be told of a connection, and by whom.
+//!
+//! It reads the socket's fields as the socket's owner, so that only an owner may write them: a user
+//! call that has locked the socket, or we, when nobody has.
+
+use super::conn::Conn;
+use crate::{
+    ext::{
+        error::NetError,
+        net::vsock::OwnedSock, //
+    },
+    proto::{
+        Actions,
+        SockError, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// What af_vsock has to be told.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct News {
+    established: bool,
+    error: Option<SockError>,
+    peer_shutdown: bool,
+    unlink: bool,
+    done: bool,
+}
+
+impl News {
+    pub(super) fn of(actions: &Actions) -> Self {
+        let mut news = Self::default();
+        news.note(actions);
+        news
+    }
+
+    pub(super) fn note(&mut self, actions: &Actions) {
+        self.established |= actions.established;
+        self.error = self.error.or(actions.error);
+        self.peer_shutdown |= actions.peer_shutdown_changed;
+        self.unlink |= actions.unlink;
+        self.done |= actions.done;
+    }
+}
+
+fn errno(error: SockError) -> Error {
+    match error {
+        SockError::ConnReset => NetError::ConnReset.into(),
+        SockError::Proto => NetError::Proto.into(),
+        SockError::NoBufs => NetError::NoBufs.into(),
+        SockError::NoMem => ENOMEM,
+    }
+}
+
+impl Conn {
+    /// Has af_vsock told what is new, now or when the socket's owner lets go.
+    pub(super) fn tell(self: &Arc<Self>) {
+        if let Some(sk) = self.sk.upgrade() {
+            if sk.own_or_defer(|sk| self.told(sk)).is_err() {
+                self.table.tell_later(self);
+            }
+        }
+    }
+
+    /// Tells af_vsock what is new. Does not sleep.
+    pub(super) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+        loop {
+            let (news, unread, peer_shutdown) = {
+                let mut inner = self.inner.lock();
+                (
+                    core::mem::take(&mut inner.news),
+                    inner.credit.rx.unread() > 0,
+                    // af_vsock counts as the wire does: receiving is 1, sending 2.
+                    inner.state.peer_shutdown().as_raw(),
+                )
+            };
+            if news == News::default() {
+                return;
+            }
+            if news.established && !sk.set_connected() {
+                // connect() had given up by the time: the peer learns it by RST.
+                let _ = self.send(self.give_up());
+            }
+            if let Some(error) = news.error {
+                sk.fail(errno(error));
+            } else if news.done {
+                sk.disconnect(unread);
+            } else if news.peer_shutdown {
+                sk.set_peer_shutdown(peer_shutdown);
+                sk.state_change();
+            }
+            if news.unlink || news.done {
+                sk.remove_from_tables();
+            }
+            let closing = if news.done {
+                self.inner.lock().closing.take()
+            } else {
+                None
+            };
+            if let Some(closing) = closing {
+                self.table.one_less_closing();
+                drop(closing);
+            }
+        }
+    }
+}
