@@ -86,7 +86,10 @@ fn show(s: &mut Session) -> Result<()> {
     if let Some((_, said)) = log.iter().find_map(|l| l.split_once("rvsock: virtio")) {
         // "1: guest CID 3, features 0x... (ratified), 3 queues, ..."
         let queues = said.split_once("), ").map_or(said, |(_, queues)| queues);
-        say(s, format!("queues     {}", queues.replacen(" queues", "", 1)));
+        say(
+            s,
+            format!("queues     {}", queues.replacen(" queues", "", 1)),
+        );
     }
 
     for (client, words) in [
