@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use guest::{agent, bench, hold, probe, stream, stuck};
+use guest::{agent, bench, hold, messages, probe, stream, stuck};
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
 #[derive(Parser)]
@@ -24,6 +24,9 @@ struct Peer {
 
 #[derive(Subcommand)]
 enum Command {
+    /// SOCK_SEQPACKET: many messages, of all sizes, parts of them
+    #[command(subcommand)]
+    Messages(messages::Task),
     /// Serve the lab's control connections over TCP
     Agent {
         #[arg(long)]
@@ -164,6 +167,7 @@ enum Command {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Messages(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port } => stream::echo_server(port),
         Command::EchoClient {

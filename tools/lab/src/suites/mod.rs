@@ -3,6 +3,7 @@
 pub mod device;
 pub mod kernel;
 pub mod lifecycle;
+pub mod messages;
 pub mod streams;
 pub mod vhost_user;
 
@@ -22,6 +23,7 @@ pub struct Test {
 pub fn own() -> Vec<&'static Test> {
     streams::TESTS
         .iter()
+        .chain(messages::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .collect()

@@ -21,6 +21,10 @@ pub const TESTS: &[Test] = &[
         name: "vhost-device-vsock: echo with writes of 64 KiB, host to guest",
         run: host_to_guest,
     },
+    Test {
+        name: "vhost-device-vsock: it has no SOCK_SEQPACKET, and connect() says so",
+        run: no_messages,
+    },
 ];
 
 const SIZE: usize = 64 << 10;
@@ -32,8 +36,8 @@ fn uds(s: &Session) -> Result<PathBuf> {
         .context("this session has no vhost-user device")
 }
 
-/// The device listens for us under the path with the port's number.
-fn guest_to_host(s: &mut Session) -> Result<()> {
+/// Sends back what comes for a new port: the device looks for us under its path with the port's number.
+fn echo_here(s: &mut Session) -> Result<u32> {
     let port = s.fresh_port();
     let path = PathBuf::from(format!("{}_{port}", uds(s)?.display()));
     let listener = UnixListener::bind(&path)
@@ -48,6 +52,11 @@ fn guest_to_host(s: &mut Session) -> Result<()> {
             }
         }
     });
+    Ok(port)
+}
+
+fn guest_to_host(s: &mut Session) -> Result<()> {
+    let port = echo_here(s)?;
     // The device does not forward a half-close, so the client counts instead of waiting for the end.
     let text = s
         .rvtest(
@@ -94,5 +103,20 @@ fn host_to_guest(s: &mut Session) -> Result<()> {
             .with_context(|| format!("chunk {chunk}: read"))?;
         ensure!(message == back, "chunk {chunk} came back changed");
     }
+    Ok(())
+}
+
+fn no_messages(s: &mut Session) -> Result<()> {
+    let port = s.fresh_port();
+    let text = s
+        .rvtest(
+            Side::Guest,
+            &format!("messages connect --cid {} --port {port}", Side::Host.cid()),
+        )?
+        .success(LONG)?;
+    ensure!(
+        text.contains("CONNECT ESOCKTNOSUPPORT"),
+        "connect() gave something else than ESOCKTNOSUPPORT: {text}"
+    );
     Ok(())
 }

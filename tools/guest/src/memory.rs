@@ -1,0 +1,48 @@
+//! What the kernel holds.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// What the kernel holds beside caches and user memory, in bytes, once it holds still.
+///
+/// Freed memory may be on its way back still: by RCU, and from the processors' own lists.
+pub fn kernel() -> Result<i64> {
+    const STILL: i64 = 16 << 10;
+    let mut before = now()?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let after = now()?;
+        if (after - before).abs() <= STILL {
+            return Ok(after);
+        }
+        before = after;
+    }
+    Ok(before)
+}
+
+fn now() -> Result<i64> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3\n").context("dropping caches")?;
+    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let field = |name: &str| -> Result<i64> {
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        let kib: i64 = line
+            .and_then(|l| l.split_whitespace().next())
+            .and_then(|v| v.parse().ok())
+            .with_context(|| format!("no {name} in /proc/meminfo"))?;
+        Ok(kib * 1024)
+    };
+    let mut used = field("MemTotal")? - field("MemFree")?;
+    for other in [
+        "Buffers",
+        "Cached",
+        "AnonPages",
+        "PageTables",
+        "KernelStack",
+    ] {
+        used -= field(other)?;
+    }
+    Ok(used)
+}
