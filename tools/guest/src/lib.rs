@@ -11,3 +11,4 @@ pub mod probe;
 pub mod socket;
 pub mod stream;
 pub mod stuck;
+pub mod zerocopy;

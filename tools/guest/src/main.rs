@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use guest::{agent, bench, hold, messages, probe, stream, stuck};
+use guest::{agent, bench, hold, messages, probe, stream, stuck, zerocopy};
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
 #[derive(Parser)]
@@ -27,6 +27,9 @@ enum Command {
     /// SOCK_SEQPACKET: many messages, of all sizes, parts of them
     #[command(subcommand)]
     Messages(messages::Task),
+    /// MSG_ZEROCOPY, and its notifications
+    #[command(subcommand)]
+    Zerocopy(zerocopy::Task),
     /// Serve the lab's control connections over TCP
     Agent {
         #[arg(long)]
@@ -168,6 +171,7 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Messages(task) => task.run(),
+        Command::Zerocopy(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port } => stream::echo_server(port),
         Command::EchoClient {

@@ -6,6 +6,7 @@ pub mod lifecycle;
 pub mod messages;
 pub mod streams;
 pub mod vhost_user;
+pub mod zerocopy;
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub fn own() -> Vec<&'static Test> {
     streams::TESTS
         .iter()
         .chain(messages::TESTS)
+        .chain(zerocopy::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .collect()

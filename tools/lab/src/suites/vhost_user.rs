@@ -22,6 +22,10 @@ pub const TESTS: &[Test] = &[
         run: host_to_guest,
     },
     Test {
+        name: "vhost-device-vsock: MSG_ZEROCOPY with zerocopy=0 keeps packets in one piece",
+        run: zerocopy_forbidden,
+    },
+    Test {
         name: "vhost-device-vsock: it has no SOCK_SEQPACKET, and connect() says so",
         run: no_messages,
     },
@@ -103,6 +107,33 @@ fn host_to_guest(s: &mut Session) -> Result<()> {
             .with_context(|| format!("chunk {chunk}: read"))?;
         ensure!(message == back, "chunk {chunk} came back changed");
     }
+    Ok(())
+}
+
+/// The device resets connections whose packets come in pieces: the administrator's word must be heard.
+fn zerocopy_forbidden(s: &mut Session) -> Result<()> {
+    const PARAMETER: &str = "/sys/module/rvsock/parameters/zerocopy";
+    let port = echo_here(s)?;
+    s.guest_sh(&format!("echo 0 > {PARAMETER}"))?;
+    let outcome = s
+        .rvtest(
+            Side::Guest,
+            &format!(
+                "zerocopy chunks --cid {} --port {port} --size {SIZE} --count {COUNT}",
+                Side::Host.cid()
+            ),
+        )?
+        .success(LONG);
+    s.guest_sh(&format!("echo 1 > {PARAMETER}"))?;
+    let text = outcome?;
+    let number = |name: &str| -> Option<u32> {
+        text.split_whitespace()
+            .find_map(|w| w.strip_prefix(name)?.parse().ok())
+    };
+    ensure!(
+        number("count=") == Some(COUNT) && number("named=") == number("copied="),
+        "not every call was copied: {text}"
+    );
     Ok(())
 }
 
