@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod files;
 pub mod frame;
 pub mod hold;
 pub mod memory;
@@ -9,6 +10,7 @@ pub mod messages;
 pub mod pattern;
 pub mod probe;
 pub mod socket;
+pub mod sockmap;
 pub mod stream;
 pub mod stuck;
 pub mod zerocopy;

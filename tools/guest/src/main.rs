@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use guest::{agent, bench, hold, messages, probe, stream, stuck, zerocopy};
+use guest::{agent, bench, files, hold, messages, probe, sockmap, stream, stuck, zerocopy};
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
 #[derive(Parser)]
@@ -30,6 +30,12 @@ enum Command {
     /// MSG_ZEROCOPY, and its notifications
     #[command(subcommand)]
     Zerocopy(zerocopy::Task),
+    /// sendfile() and splice()
+    #[command(subcommand)]
+    Files(files::Task),
+    /// A BPF program that decides about what a socket receives
+    #[command(subcommand)]
+    Sockmap(sockmap::Task),
     /// Serve the lab's control connections over TCP
     Agent {
         #[arg(long)]
@@ -172,6 +178,8 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Messages(task) => task.run(),
         Command::Zerocopy(task) => task.run(),
+        Command::Files(task) => task.run(),
+        Command::Sockmap(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port } => stream::echo_server(port),
         Command::EchoClient {

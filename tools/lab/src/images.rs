@@ -23,7 +23,12 @@ pub struct Places {
     images: PathBuf,
 }
 
-const PROGRAMS: &[&str] = &["vsock_test", "vsock_diag_test", "vsock_perf"];
+const PROGRAMS: &[&str] = &[
+    "vsock_test",
+    "vsock_diag_test",
+    "vsock_uring_test",
+    "vsock_perf",
+];
 
 impl Places {
     pub fn from_environment() -> Result<Self> {

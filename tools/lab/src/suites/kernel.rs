@@ -81,7 +81,8 @@ pub fn names(programs: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-fn start(
+/// Starts one of the programs on both sides.
+pub fn start(
     session: &Session,
     direction: Direction,
     program: &str,

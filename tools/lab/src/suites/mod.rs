@@ -1,6 +1,7 @@
 //! The suites: what each test is called and how it runs.
 
 pub mod device;
+pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
@@ -26,6 +27,7 @@ pub fn own() -> Vec<&'static Test> {
         .iter()
         .chain(messages::TESTS)
         .chain(zerocopy::TESTS)
+        .chain(interfaces::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .collect()
