@@ -109,6 +109,8 @@ pub(crate) struct Vsock {
     features: u64,
     /// Our own CID.
     cid: Atomic<u32>,
+    /// The device is about to go: no connection begins any more.
+    leaving: AtomicFlag,
     #[pin]
     rx: Rx,
     #[pin]
@@ -142,6 +144,11 @@ pub(super) fn with<R>(f: impl FnOnce(&Vsock) -> R) -> Option<R> {
 /// Our own CID, or [`CID_ANY`] if there is no device.
 pub(super) fn guest_cid() -> u32 {
     with(Vsock::cid).unwrap_or(CID_ANY)
+}
+
+/// Whether connections may begin: there is a device, and it is not about to go.
+pub(super) fn takes_connections() -> bool {
+    with(|device| !device.leaving.load(Relaxed)).unwrap_or(false)
 }
 
 /// Whether SOCK_SEQPACKET was negotiated.
@@ -184,6 +191,7 @@ impl Vsock {
                 profile,
                 features,
                 cid: Atomic::new(CID_ANY),
+                leaving: AtomicFlag::new(false),
                 rx <- Rx::new(),
                 tx <- Tx::new(),
                 events <- Events::new(),
@@ -232,7 +240,7 @@ impl Vsock {
 
     /// Has `request` handled where one may sleep.
     pub(super) fn request(self: &Arc<Self>, request: Header) {
-        if self.requests.push(request) {
+        if !self.leaving.load(Relaxed) && self.requests.push(request) {
             self.request_work.requeue_in(self, 0);
         } else {
             self.refuse(&request);
@@ -277,7 +285,9 @@ impl Vsock {
     }
 
     fn requested(self: Arc<Self>) {
-        if self.requests.handle(&self) {
+        if self.leaving.load(Relaxed) {
+            self.requests.refuse_all(&self);
+        } else if self.requests.handle(&self) {
             self.request_work
                 .queue_in(&self, msecs_to_jiffies(RETRY_INTERVAL));
         }
@@ -320,6 +330,7 @@ impl Vsock {
         dev.ready();
         self.rx.refill(GFP_KERNEL);
         self.events.kick();
+        self.leaving.store(false, Relaxed);
         DEVICE.replace(Some(self.clone()));
         if before != cid && before != CID_ANY {
             pr_info!("guest CID was {before}, is {cid}\n");
@@ -343,9 +354,11 @@ impl Vsock {
     ///
     /// The peers are told first, unless the device is gone (C7).
     fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
-        self.requests.clear();
-        // Packets go out as long as DEVICE is set; calls that come now end with their connections.
-        self.tx.purge(|_| true);
+        // From here on nothing new begins, from either side; what waits to begin is refused.
+        self.leaving.store(true, Relaxed);
+        self.request_work.cancel_sync();
+        self.requests.refuse_all(self);
+        self.tx.purge(|sent| sent.kind() != Kind::Reply);
         self.table.for_each(|conn| conn.lost(true));
         self.tx.drain(FAREWELL_TIME);
         drop(DEVICE.replace(None));
@@ -360,7 +373,7 @@ impl Vsock {
         self.request_work.cancel_sync();
         self.refill_work.cancel_sync();
         self.reclaim_work.cancel_sync();
-        self.requests.clear();
+        self.requests.refuse_all(self);
         // Those that were made meanwhile; nothing makes any more.
         self.table.for_each(|conn| conn.lost(false));
     }

@@ -89,11 +89,15 @@ impl Requests {
         self.waiting.lock().push_within_capacity(request).is_ok()
     }
 
-    /// Forgets all requests. May sleep.
-    pub(super) fn clear(&self) {
-        self.waiting.lock().clear();
+    /// Answers all requests by RST, as long as there is a way. May sleep.
+    pub(super) fn refuse_all(&self, device: &Arc<Vsock>) {
+        while let Some(request) = self.pop_waiting() {
+            device.refuse(&request);
+        }
         while let Some(held_up) = self.pop_held_up() {
-            drop(held_up);
+            let HeldUp { request, child, .. } = held_up;
+            drop(child);
+            device.refuse(&request);
         }
     }
 
@@ -123,6 +127,10 @@ impl Requests {
             }
         }
         !self.held_up.lock().is_empty()
+    }
+
+    fn pop_waiting(&self) -> Option<Header> {
+        self.waiting.lock().pop()
     }
 
     fn pop_held_up(&self) -> Option<HeldUp> {

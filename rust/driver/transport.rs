@@ -74,7 +74,7 @@ impl Transport for VirtioTransport {
 
     fn connect(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) -> Result {
         let remote = sk.remote_addr();
-        if remote.cid == device::guest_cid() {
+        if remote.cid == device::guest_cid() || !device::takes_connections() {
             return Err(ENODEV);
         }
         Arc::from(conn).connect(sk.local_addr().port, remote)
