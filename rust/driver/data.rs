@@ -76,7 +76,11 @@ impl Inner {
             return Ok(Stored::Silently);
         }
         let message = (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
-        self.inbox.store(block, payload, unread, message)?;
+        if let Err(error) = self.inbox.store(block, payload, unread, message) {
+            // What is lost must not count as there to be read: a reader would look for it for ever.
+            self.credit.rx.consume(len);
+            return Err(error);
+        }
         Ok(match message {
             None => Stored::Bytes(self.credit.rx.unread()),
             Some(flags) if flags.contains(SeqFlags::EOM) => Stored::Message,
