@@ -68,11 +68,9 @@ impl ControlBlock for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
+        self.waits_no_longer();
         if let Some(conn) = &self.conn {
             conn.taken_by_device(self.payload);
-            if self.kind == Kind::CreditUpdate {
-                conn.update_is_sent();
-            }
         }
     }
 }
@@ -84,6 +82,13 @@ impl Sent {
 
     pub(super) fn conn(&self) -> Option<&Arc<Conn>> {
         self.conn.as_ref()
+    }
+
+    /// From now on another credit update may wait.
+    pub(super) fn waits_no_longer(&self) {
+        if let (Kind::CreditUpdate, Some(conn)) = (self.kind, &self.conn) {
+            conn.update_is_sent();
+        }
     }
 
     /// Whether monitors have seen it; from now on they have.

@@ -229,15 +229,12 @@ impl Inner {
         if queue.num_free() == 0 {
             return Err(Some(packet));
         }
+        // Before its fields are filled in: what is read after that is for the next update.
+        packet.control().waits_no_longer();
         if packet::stamp(&mut packet).is_err() {
             return Err(None);
         }
         tap::sent(&mut packet);
-        if packet.control().kind() == Kind::CreditUpdate {
-            if let Some(conn) = packet.control().conn() {
-                conn.update_is_sent();
-            }
-        }
         match queue.add(packet) {
             Ok(()) => {
                 STATS.count(Counter::TxPackets);
