@@ -138,22 +138,20 @@ impl Connections {
             .map(|(_, conn)| conn.clone())
     }
 
-    /// Calls `f` with each connection; not with one that comes or moves meanwhile, perhaps.
+    /// Calls `f` with each connection; not with one that comes meanwhile, perhaps, and perhaps twice
+    /// with one.
     pub(super) fn for_each(&self, mut f: impl FnMut(&Arc<Conn>)) {
         for bucket in &self.buckets {
-            let mut index = 0;
-            while let Some(conn) = Self::at(bucket, index) {
-                f(&conn);
-                // Unless it has gone, the next is behind it.
-                if Self::at(bucket, index).is_some_and(|other| Arc::ptr_eq(&other, &conn)) {
-                    index += 1;
+            // Backwards: when others go, the rest moves to the front, and none is passed over.
+            let mut index = bucket.lock().len();
+            while index > 0 {
+                index -= 1;
+                let conn = bucket.lock().get(index).map(|(_, conn)| conn.clone());
+                if let Some(conn) = conn {
+                    f(&conn);
                 }
             }
         }
-    }
-
-    fn at(bucket: &SpinLockBh<Bucket>, index: usize) -> Option<Arc<Conn>> {
-        bucket.lock().get(index).map(|(_, conn)| conn.clone())
     }
 
     /// A released socket waits for its peer.
