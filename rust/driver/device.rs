@@ -23,7 +23,10 @@ use super::{
         STATS, //
     },
     table::Connections,
-    tx::Tx, //
+    tx::{
+        Afterwards,
+        Tx, //
+    }, //
 };
 use crate::{
     ext::{
@@ -220,11 +223,15 @@ impl Vsock {
 
     fn send(self: &Arc<Self>, packet: Packet) -> Result {
         let afterwards = self.tx.send(packet)?;
+        self.follow(afterwards);
+        Ok(())
+    }
+
+    fn follow(self: &Arc<Self>, afterwards: Afterwards) {
         if afterwards.start_timer {
             self.reclaim_work
                 .queue_in(self, msecs_to_jiffies(RECLAIM_INTERVAL));
         }
-        Ok(())
     }
 
     /// Answers `header`'s packet by RST, unless it is one itself (C2).
@@ -270,11 +277,11 @@ impl Vsock {
     }
 
     fn sent(self: Arc<Self>) {
-        self.tx.reclaim(false);
+        self.follow(self.tx.reclaim(false));
     }
 
     fn reclaim(self: Arc<Self>) {
-        self.tx.reclaim(true);
+        self.follow(self.tx.reclaim(true));
     }
 
     fn refill(self: Arc<Self>) {

@@ -119,7 +119,7 @@ impl Rx {
             match block {
                 Ok(block) => {
                     if !inner.post(block) {
-                        return true;
+                        return inner.posted > 0 || inner.is_over();
                     }
                     inner.kick();
                 }
@@ -166,6 +166,11 @@ impl Inner {
         let used = self.queue.as_mut()?.get_used()?;
         self.posted = self.posted.saturating_sub(1);
         Some(used)
+    }
+
+    /// The device needs no buffers (any more).
+    fn is_over(&self) -> bool {
+        self.queue.as_ref().is_none_or(Virtqueue::is_broken)
     }
 
     fn post(&mut self, block: PageBlock) -> bool {

@@ -127,9 +127,8 @@ impl Tx {
                 inner.kick();
                 Ok(())
             };
-            let start_timer = inner.in_flight > 0 && !inner.timer;
-            inner.timer |= start_timer;
-            result.map(|()| Afterwards { start_timer })
+            let afterwards = inner.afterwards();
+            result.map(|()| afterwards)
         };
         drop(done);
         drop(dropped);
@@ -137,9 +136,9 @@ impl Tx {
     }
 
     /// Takes back what the device has taken, and gives it what waits. Does not sleep.
-    pub(super) fn reclaim(&self, timer: bool) {
+    pub(super) fn reclaim(&self, timer: bool) -> Afterwards {
         let mut done = SkBuffQueue::new();
-        {
+        let afterwards = {
             let mut inner = self.inner.lock();
             if let Some(queue) = &mut inner.queue {
                 queue.disable_cb();
@@ -152,8 +151,14 @@ impl Tx {
             if timer && inner.in_flight > 0 {
                 inner.ask_for_interrupt(&mut done);
             }
-        }
+            if inner.in_flight == 0 {
+                inner.afterwards()
+            } else {
+                Afterwards { start_timer: false }
+            }
+        };
         drop(done);
+        afterwards
     }
 
     /// Somebody waits for packets to be taken: has the device say so.
@@ -210,6 +215,13 @@ impl Tx {
 }
 
 impl Inner {
+    /// The timer runs while the device has packets, and while packets wait for memory.
+    fn afterwards(&mut self) -> Afterwards {
+        let start_timer = (self.in_flight > 0 || !self.waiting.is_empty()) && !self.timer;
+        self.timer |= start_timer;
+        Afterwards { start_timer }
+    }
+
     /// Moves what the device has taken to `done`.
     fn reclaim(&mut self, done: &mut SkBuffQueue<Sent>) {
         let Some(queue) = &mut self.queue else {
@@ -241,7 +253,8 @@ impl Inner {
                 self.in_flight = self.in_flight.saturating_add(1);
                 Ok(())
             }
-            Err(error) if error.error == ENOSPC => Err(Some(error.buffer)),
+            // No room; or, for now, nothing to map it with.
+            Err(error) if error.error == ENOSPC || error.error == ENOMEM => Err(Some(error.buffer)),
             // The device is broken: nothing will ever be taken.
             Err(_) => Err(None),
         }
