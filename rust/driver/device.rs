@@ -301,8 +301,12 @@ impl Vsock {
     }
 
     fn event(self: Arc<Self>) {
-        if self.events.reset_happened() {
+        let taken = self.events.take();
+        if taken.reset {
             self.transport_reset();
+        }
+        if taken.more {
+            self.event_work.queue(&self, Where::Unbound);
         }
     }
 

@@ -36,6 +36,15 @@ pub(super) struct Events {
     queue: SpinLockBh<Option<Virtqueue<Buffer>>>,
 }
 
+/// What [`Events::take`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// The device has lost its connections.
+    pub(super) reset: bool,
+    /// There is, or may be, more.
+    pub(super) more: bool,
+}
+
 impl Events {
     /// Not running.
     pub(super) fn new() -> impl PinInit<Self> {
@@ -73,38 +82,31 @@ impl Events {
         drop(queue);
     }
 
-    /// Takes the next event. Does not sleep.
-    fn next(&self) -> Option<Event> {
+    /// Takes the events that there are, but not more than the device has buffers for: it gets them
+    /// back meanwhile. Does not sleep.
+    pub(super) fn take(&self) -> Taken {
+        let mut taken = Taken::default();
         let mut slot = self.queue.lock();
-        let queue = (*slot).as_mut()?;
-        loop {
-            queue.disable_cb();
-            while let Some((buffer, len)) = queue.get_used() {
-                STATS.count(Counter::Events);
-                let event = (len == Event::LEN).then(|| Event::parse(&buffer));
-                // A broken device needs no buffers.
-                let _ = queue.add(buffer);
-                queue.kick();
-                match event {
-                    Some(Ok(event)) => return Some(event),
-                    Some(Err(_)) | None => STATS.count(Counter::BadOp),
-                }
+        let Some(queue) = &mut *slot else {
+            return taken;
+        };
+        queue.disable_cb();
+        for _ in 0..BUFFERS {
+            let Some((buffer, len)) = queue.get_used() else {
+                taken.more = !queue.enable_cb();
+                return taken;
+            };
+            STATS.count(Counter::Events);
+            match (len == Event::LEN).then(|| Event::parse(&buffer)) {
+                Some(Ok(Event::TransportReset)) => taken.reset = true,
+                Some(Err(_)) | None => STATS.count(Counter::BadOp),
             }
-            if queue.enable_cb() {
-                return None;
-            }
+            // A broken device needs no buffers.
+            let _ = queue.add(buffer);
+            queue.kick();
         }
-    }
-
-    /// Whether the device has lost its connections since the last call. Does not sleep.
-    pub(super) fn reset_happened(&self) -> bool {
-        let mut reset = false;
-        while let Some(event) = self.next() {
-            match event {
-                Event::TransportReset => reset = true,
-            }
-        }
-        reset
+        taken.more = true;
+        taken
     }
 }
 
