@@ -493,17 +493,10 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
     ///
     /// Any, hard interrupts included.
     pub(crate) fn requeue_in(&self, this: &impl AsArc<T>, delay: usize) -> bool {
-        self.arm(this.borrow_arc(), |wq, work| {
-            // SAFETY: As `arm` guarantees. It returns whether the item was pending.
-            !unsafe {
-                bindings::mod_delayed_work_on(
-                    bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                    wq,
-                    work,
-                    delay,
-                )
-            }
-        })
+        // Not `mod_delayed_work_on()`: if the item is just being cancelled, it says that the item was
+        // idle, and not that it was not queued.
+        let was_pending = self.cancel();
+        self.queue_in(this, delay) && !was_pending
     }
 
     /// Stops the timer, takes the item off its queue, or waits until it has run.
