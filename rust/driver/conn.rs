@@ -395,12 +395,31 @@ impl Conn {
         if kind == Kind::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full) {
             return Ok(());
         }
-        let header = self.header(&self.inner.lock(), op, flags);
-        let result = packet::control(&header, Some(self.clone()), kind).and_then(device::send);
-        if result.is_err() && kind == Kind::CreditUpdate {
+        let header = {
+            let inner = self.inner.lock();
+            let wanted = match kind {
+                // The peer of a connection that is over could take it for another's.
+                Kind::CreditUpdate => inner.state.state() == State::Established,
+                _ => op != Op::Rst || !self.is_replaced(&inner),
+            };
+            wanted.then(|| self.header(&inner, op, flags))
+        };
+        let result = header.map_or(Ok(()), |header| {
+            packet::control(&header, Some(self.clone()), kind).and_then(device::send)
+        });
+        if (header.is_none() || result.is_err()) && kind == Kind::CreditUpdate {
             self.update_is_sent();
         }
         result
+    }
+
+    /// There is another connection between the addresses of this one, which has left the table.
+    fn is_replaced(&self, inner: &Inner) -> bool {
+        let key = Key {
+            peer: inner.peer,
+            local_port: inner.local_port,
+        };
+        inner.key.is_none() && self.table.find(key).is_some()
     }
 
     /// A credit update does not wait any more: it was sent, or dropped.
