@@ -100,6 +100,9 @@ pub(super) struct Inner {
     local_port: u32,
     peer: Addr,
     pub(super) news: News,
+    /// It is in the list of those that could not tell their news, before the next one.
+    untold: bool,
+    next_untold: Option<Arc<Conn>>,
     /// A released socket, kept until the peer has answered or the time is over.
     pub(super) closing: Option<Closing>,
 }
@@ -140,6 +143,8 @@ impl Conn {
                         local_port: 0,
                         peer: Addr { cid: 0, port: 0 },
                         news: News::default(),
+                        untold: false,
+                        next_untold: None,
                         closing: None,
                     },
                     "Conn::inner"
@@ -425,6 +430,22 @@ impl Conn {
     /// A credit update does not wait any more: it was sent, or dropped.
     pub(super) fn update_is_sent(&self) {
         self.update_waits.store(false, Relaxed);
+    }
+
+    /// Puts itself at the front of a list, unless it is in it; the list's lock is held.
+    pub(super) fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) {
+        let mut inner = self.inner.lock();
+        if !inner.untold {
+            inner.untold = true;
+            inner.next_untold = first.replace(self.clone());
+        }
+    }
+
+    /// Leaves the list, at whose front it was; returns the rest.
+    pub(super) fn delist(&self) -> Option<Arc<Self>> {
+        let mut inner = self.inner.lock();
+        inner.untold = false;
+        inner.next_untold.take()
     }
 
     /// Sets the size of our buffer and tells the peer.

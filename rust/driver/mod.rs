@@ -9,13 +9,14 @@
 //! touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
 //!
 //! 1. `Rx`: the receive queue and the buffers in it.
-//! 2. The spinlock of a socket's lock ([`VsockSock::own_or_defer`]).
+//! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
 //! 3. `Tx`: the transmit queue and the packets that wait for room in it.
-//! 4. `Conn`: the state of one connection, its credit, what it has received.
-//! 5. A bucket of the table of connections.
+//! 4. The list of connections that could not tell their news.
+//! 5. `Conn`: the state of one connection, its credit, what it has received.
+//! 6. A bucket of the table of connections.
 //!
 //! af_vsock's own table lock is innermost as well. Packets, sockets and pages are freed with none of
-//! the locks 3 to 5 held, since the last reference to a socket may go with them.
+//! the locks 3 to 6 held, since the last reference to a socket may go with them.
 //!
 //! # Who runs what
 //!
@@ -23,7 +24,7 @@
 //! handled in process context, as they allocate and take af_vsock's mutex. Sending happens in the
 //! call that sends.
 //!
-//! [`VsockSock::own_or_defer`]: crate::ext::net::vsock::VsockSock::own_or_defer
+//! [`WeakSock::own_or_defer`]: crate::ext::net::vsock::WeakSock::own_or_defer
 
 #![deny(unsafe_code)]
 

@@ -59,10 +59,8 @@ fn errno(error: SockError) -> Error {
 impl Conn {
     /// Has af_vsock told what is new, now or when the socket's owner lets go.
     pub(super) fn tell(self: &Arc<Self>) {
-        if let Some(sk) = self.sk.upgrade() {
-            if sk.own_or_defer(|sk| self.told(sk)).is_err() {
-                self.table.tell_later(self);
-            }
+        if self.sk.own_or_defer(|sk| self.told(sk)).is_err() {
+            self.table.tell_later(self);
         }
     }
 

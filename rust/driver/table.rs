@@ -19,7 +19,6 @@ use crate::ext::{
     }, //
 };
 use kernel::{
-    pr_warn_once,
     prelude::*,
     sync::{
         atomic::{
@@ -72,9 +71,9 @@ pub(crate) struct Connections {
     buckets: [SpinLockBh<Bucket>; BUCKETS],
     /// How many released sockets wait for their peers.
     closing: Atomic<i32>,
-    /// Connections of which af_vsock could not be told the news, for want of memory.
+    /// A list of connections that could not tell af_vsock what is new.
     #[pin]
-    untold: SpinLockBh<KVec<Arc<Conn>>>,
+    untold: SpinLockBh<Option<Arc<Conn>>>,
     #[pin]
     tick: DelayedWork<Connections>,
 }
@@ -88,7 +87,7 @@ impl Connections {
                     new_spinlock_bh!(KVec::new(), "Connections::buckets")
                 }),
                 closing: Atomic::new(0),
-                untold <- new_spinlock_bh!(KVec::new(), "Connections::untold"),
+                untold <- new_spinlock_bh!(None, "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
@@ -165,17 +164,16 @@ impl Connections {
         self.closing.add(-1, Relaxed);
     }
 
-    /// Tries again soon to tell af_vsock what is new of `conn`.
+    /// Tries again soon to have `conn` tell af_vsock what is new. It may have left the table.
     pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
-        if self.untold.lock().push(conn.clone(), GFP_ATOMIC).is_err() {
-            pr_warn_once!("no memory to tell a socket that its connection has changed\n");
-        }
+        conn.enlist(&mut self.untold.lock());
         self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
     }
 
     fn tick(self: Arc<Self>) {
-        let untold = core::mem::replace(&mut *self.untold.lock(), KVec::new());
-        for conn in &untold {
+        let mut untold = self.untold.lock().take();
+        while let Some(conn) = untold {
+            untold = conn.delist();
             conn.tell();
         }
         self.for_each(|conn| conn.tick());

@@ -156,15 +156,19 @@ extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
     T::destruct(data);
 }
 
-// Works off what `VsockSock::own_or_defer` has put into the backlog.
+// Works off what `WeakSock::own_or_defer` has put into the backlog.
 extern "C" fn backlog_rcv<T: Transport>(
     sk: *mut bindings::sock,
     skb: *mut bindings::sk_buff,
 ) -> c_int {
     // SAFETY: The backlog's buffer is ours.
     drop(NonNull::new(skb).map(|skb| unsafe { SkBuff::from_raw(skb, ()) }));
+    let look = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+        data.as_ref().note_is_found();
+        T::deferred(data, sk);
+    };
     // SAFETY: The owner works off the backlog; the function is set between `init` and `destruct`.
-    unsafe { with::<T, _>(sk.cast(), |data, sk| T::deferred(data, sk)) };
+    unsafe { with::<T, _>(sk.cast(), look) };
     0
 }
 

@@ -24,9 +24,16 @@ use core::{
 };
 use kernel::{
     prelude::*,
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            AtomicFlag,
+            Full,
+            Relaxed, //
+        }, //
     },
     types::Opaque, //
 };
@@ -157,34 +164,6 @@ impl VsockSock {
     pub(crate) fn state_change(&self) {
         // SAFETY: The socket is alive.
         unsafe { bindings::rvsock_helper_sk_state_change(self.sock()) }
-    }
-
-    /// Runs `with` as the socket's owner, unless a user call owns it just now.
-    ///
-    /// Never sleeps and never waits for a user call; nor may `with` sleep. In the other case
-    /// [`Transport::deferred`](super::Transport::deferred) is called once that user call lets the
-    /// socket go; several such calls may become one.
-    ///
-    /// Returns whether either of them is certain.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM` if the socket is owned and the note to its owner could not be allocated.
-    pub(crate) fn own_or_defer(&self, with: impl FnOnce(&OwnedSock<'_>)) -> Result {
-        // SAFETY: The socket is alive; unlocked below.
-        unsafe { bindings::rvsock_helper_bh_lock_sock(self.sock()) };
-        // SAFETY: The spinlock is held.
-        let result = if unsafe { bindings::rvsock_helper_sock_owned_by_user(self.sock()) } {
-            self.note_for_owner()
-        } else {
-            // INVARIANT: The spinlock is held and no user call owns the socket, nor can one come
-            // to own it before the spinlock is released.
-            with(&OwnedSock { sk: self });
-            Ok(())
-        };
-        // SAFETY: Locked above.
-        unsafe { bindings::rvsock_helper_bh_unlock_sock(self.sock()) };
-        result
     }
 
     /// Puts an empty buffer into the backlog, which the owner works off when it lets go.
@@ -350,6 +329,8 @@ pub(crate) struct WeakSock {
     /// Null, or a socket whose `destruct` callback has not run.
     #[pin]
     sk: SpinLockBh<SockPtr>,
+    /// A note to the socket's owner is in its backlog.
+    noted: AtomicFlag,
 }
 
 struct SockPtr {
@@ -374,6 +355,7 @@ impl WeakSock {
                 },
                 "WeakSock::sk"
             ),
+            noted: AtomicFlag::new(false),
         })
     }
 
@@ -386,6 +368,47 @@ impl WeakSock {
         let alive = unsafe { bindings::rvsock_helper_sock_tryget(sk.sk.cast()) };
         // SAFETY: The reference has just been taken.
         alive.then(|| unsafe { ARef::from_raw(ptr) })
+    }
+
+    /// Runs `with` as the socket's owner, unless a user call owns it just now.
+    ///
+    /// Never sleeps and never waits for a user call; nor may `with` sleep. In the other case
+    /// [`Transport::deferred`](super::Transport::deferred) is called once that user call lets the
+    /// socket go; several such calls may become one. If there is no socket (any more), nothing
+    /// happens.
+    ///
+    /// Returns whether one of them is certain.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the socket is owned and the note to its owner could not be allocated.
+    pub(crate) fn own_or_defer(&self, with: impl FnOnce(&OwnedSock<'_>)) -> Result {
+        let Some(sk) = self.upgrade() else {
+            return Ok(());
+        };
+        // SAFETY: The socket is alive; unlocked below.
+        unsafe { bindings::rvsock_helper_bh_lock_sock(sk.sock()) };
+        // SAFETY: The spinlock is held.
+        let result = if !unsafe { bindings::rvsock_helper_sock_owned_by_user(sk.sock()) } {
+            // INVARIANT: The spinlock is held and no user call owns the socket, nor can one come
+            // to own it before the spinlock is released.
+            with(&OwnedSock { sk: &sk });
+            Ok(())
+        } else if self.noted.load(Relaxed) {
+            Ok(())
+        } else {
+            sk.note_for_owner()
+                .inspect(|()| self.noted.store(true, Relaxed))
+        };
+        // SAFETY: Locked above.
+        unsafe { bindings::rvsock_helper_bh_unlock_sock(sk.sock()) };
+        result
+    }
+
+    /// The owner has found the note, and is going to look.
+    pub(super) fn note_is_found(&self) {
+        // Full: a change that came after the owner has looked finds that there is no note.
+        self.noted.xchg(false, Full);
     }
 
     /// Points to `sk` from now on.

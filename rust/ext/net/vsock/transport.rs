@@ -58,7 +58,7 @@ pub(crate) trait Transport: Sized + 'static {
     /// The socket is being closed, or connected by another transport.
     fn release(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
 
-    /// The user call that [`own_or_defer`](VsockSock::own_or_defer) met has ended.
+    /// The user call that [`own_or_defer`](WeakSock::own_or_defer) met has ended.
     fn deferred(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
 
     /// Starts to connect to the socket's remote address.
