@@ -5,7 +5,7 @@
 #   ARGS='...'   further arguments of test, bench and soak, as in: make test ARGS='--filter vsock_test'
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test bench soak check shell clean distclean help
+.PHONY: module demo test test-debug bench soak check shell clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 
@@ -18,6 +18,9 @@ demo: ## boot a guest, load the driver, show what it does (about a minute, once 
 
 test: ## everything that must hold; the last line is 'N passed, N failed'
 	@scripts/lab test $(ARGS)
+
+test-debug: ## the guests' tests on a kernel that watches memory and locks (its build takes some minutes)
+	@scripts/lab test --kernel debug $(ARGS)
 
 bench: ## the C driver and this one in turn: a table of medians and ratios, and JSON
 	@scripts/lab bench $(ARGS)
@@ -38,5 +41,5 @@ distclean: ## remove the cache folder too: toolchain, kernels, logs
 	@scripts/clean --all
 
 help: ## this text
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^#   /  /p' Makefile

@@ -35,6 +35,42 @@ impl Driver {
     }
 }
 
+/// The kernel of the guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernel {
+    /// Debian's.
+    #[default]
+    Stock,
+    /// Our own, which watches memory and locks.
+    Debug,
+}
+
+impl Kernel {
+    /// What its machine needs more of, in MiB.
+    pub fn memory_mib(self) -> u32 {
+        match self {
+            Kernel::Stock => 768,
+            Kernel::Debug => 1536,
+        }
+    }
+
+    pub fn append(self) -> &'static str {
+        match self {
+            Kernel::Stock => "",
+            Kernel::Debug => "page_poison=1",
+        }
+    }
+
+    /// How much longer everything may take.
+    pub fn slowness(self) -> u32 {
+        match self {
+            Kernel::Stock => 1,
+            Kernel::Debug => 4,
+        }
+    }
+}
+
 /// What to do once the rig is up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +101,7 @@ pub enum Host {
 pub struct Inner {
     pub job: Job,
     pub driver: Driver,
+    pub guest: Kernel,
     pub kernel: PathBuf,
     pub guest_initramfs: PathBuf,
     /// Accelerator and CPU arguments of QEMU.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Inner},
+    config::{Driver, Inner, Kernel},
     initramfs::{Initramfs, Modules},
 };
 
@@ -17,6 +17,8 @@ use crate::{
 pub struct Places {
     pub checkout: PathBuf,
     pub cache: PathBuf,
+    /// The guests' kernel.
+    pub guest: Kernel,
     /// What was built from this checkout.
     own: PathBuf,
     /// What this run makes for its machines; it goes when the run ends.
@@ -43,6 +45,7 @@ impl Places {
         Ok(Self {
             checkout: get("RVSOCK_CHECKOUT")?,
             cache: get("RVSOCK_CACHE")?,
+            guest: Kernel::Stock,
             images: own.join(format!("images-{}", std::process::id())),
             own,
         })
@@ -52,12 +55,29 @@ impl Places {
         self.cache.join("kernel/vmlinuz")
     }
 
+    pub fn guest_kernel(&self) -> PathBuf {
+        match self.guest {
+            Kernel::Stock => self.kernel(),
+            Kernel::Debug => self.cache.join("debug/arch/x86/boot/bzImage"),
+        }
+    }
+
     fn modules(&self) -> Modules {
         Modules::new(self.cache.join("kernel/modules"))
     }
 
+    fn guest_modules(&self) -> Modules {
+        match self.guest {
+            Kernel::Stock => self.modules(),
+            Kernel::Debug => Modules::new(self.cache.join("debug")),
+        }
+    }
+
     pub fn driver(&self) -> PathBuf {
-        self.checkout.join("rust/rvsock.ko")
+        match self.guest {
+            Kernel::Stock => self.checkout.join("rust/rvsock.ko"),
+            Kernel::Debug => self.driver_for("debug"),
+        }
     }
 
     /// A program of this workspace.
@@ -90,9 +110,13 @@ impl Places {
     }
 
     fn program_files(&self) -> Vec<(&'static str, PathBuf)> {
-        let tests = PROGRAMS
-            .iter()
-            .map(|n| (*n, self.cache.join("selftests").join(n)));
+        let tests = PROGRAMS.iter().map(|n| {
+            let folder = match (self.guest, *n) {
+                (Kernel::Debug, "vsock_test") => "selftests-patient",
+                _ => "selftests",
+            };
+            (*n, self.cache.join(folder).join(n))
+        });
         tests
             .chain([("rvtest", self.built("rvtest"))])
             .filter(|(_, from)| from.exists())
@@ -102,7 +126,7 @@ impl Places {
     /// The guest's file system: drivers of both kinds are there, and none is loaded.
     pub fn guest(&self) -> Result<PathBuf> {
         let mut fs = Initramfs::new(include_str!("init-guest.sh"))?;
-        let modules = self.modules();
+        let modules = self.guest_modules();
         let base = modules.with_dependencies(&["virtio_net", "vsock", "vsock_diag"])?;
         let drivers = modules.with_dependencies(Driver::C.modules())?;
         let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
@@ -151,7 +175,7 @@ impl Places {
             fs.program(from, &format!("bin/{name}"))?;
         }
         fs.program(self.built("lab"), "bin/lab")?;
-        fs.program(self.kernel(), "guest/vmlinuz")?;
+        fs.program(self.guest_kernel(), "guest/vmlinuz")?;
         fs.program(guest, "guest/initramfs")?;
         fs.file("lab.json", 0o644, &serde_json::to_vec(config)?);
         let image = self.images()?.join("host.cpio");

@@ -22,7 +22,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use config::Driver;
+use config::{Driver, Kernel};
 
 /// Boots guests with the driver and shows, tests or measures it.
 #[derive(Parser)]
@@ -36,6 +36,9 @@ pub struct Choice {
     /// The driver in the guest
     #[arg(long, value_enum, default_value = "rvsock")]
     pub driver: Driver,
+    /// The guests' kernel
+    #[arg(long, value_enum, default_value = "stock")]
+    pub kernel: Kernel,
     /// Run only the tests whose name contains this; may be given several times
     #[arg(long)]
     pub filter: Vec<String>,

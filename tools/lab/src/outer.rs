@@ -8,7 +8,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Job},
+    config::{Driver, Job, Kernel},
     events::Event,
     images::Places,
     outside,
@@ -85,14 +85,14 @@ impl Plan {
                 .collect::<Vec<_>>()
         };
         let mut rig = suites::kernel::names(&places.cache.join("selftests"))?;
-        rig.extend(own(suites::own()));
-        // The C driver has no pure code.
-        let (host, kunit) = match choice.driver {
-            Driver::Rvsock => (
+        rig.extend(own(suites::own(choice.kernel)));
+        // The C driver has no pure code, and which kernel a guest has is nothing to it.
+        let (host, kunit) = match (choice.driver, choice.kernel) {
+            (Driver::Rvsock, Kernel::Stock) => (
                 outside::host::names(places)?,
                 outside::kunit::names(places)?,
             ),
-            Driver::C => Default::default(),
+            _ => Default::default(),
         };
         Ok(Self {
             host: pick(host),
@@ -119,8 +119,14 @@ impl Plan {
     }
 }
 
+fn places(choice: &Choice) -> Result<Places> {
+    let mut places = Places::from_environment()?;
+    places.guest = choice.kernel;
+    Ok(places)
+}
+
 pub fn list(choice: &Choice) -> Result<()> {
-    let plan = Plan::new(&Places::from_environment()?, choice)?;
+    let plan = Plan::new(&places(choice)?, choice)?;
     for name in plan.all() {
         println!("{name}");
     }
@@ -137,7 +143,7 @@ fn need_driver(places: &Places, driver: Driver) -> Result<()> {
 }
 
 pub fn test(choice: &Choice) -> Result<bool> {
-    let places = Places::from_environment()?;
+    let places = places(choice)?;
     let plan = Plan::new(&places, choice)?;
     if plan.all().is_empty() {
         bail!("no test's name contains {:?}: see --list", choice.filter);
@@ -223,7 +229,7 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
     let mut well = true;
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        let places = Places::from_environment()?;
+        let places = places(choice)?;
         let plan = Plan::new(&places, choice)?.rig_only();
         need_driver(&places, choice.driver)?;
         let logs = log_folder(&places)?;

@@ -5,7 +5,10 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc, Condvar, Mutex, MutexGuard,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +19,14 @@ use nix::{
     sys::signal::{killpg, Signal},
     unistd::Pid,
 };
+
+/// How many times the time that tests give programs is given to them.
+static SLOWNESS: AtomicU32 = AtomicU32::new(1);
+
+/// Gives programs so many times the time that tests give them.
+pub fn allow(times: u32) {
+    SLOWNESS.store(times, Ordering::Relaxed);
+}
 
 #[derive(Default)]
 struct State {
@@ -148,7 +159,7 @@ impl Process {
         timeout: Duration,
         mut done: impl FnMut(&State) -> Option<T>,
     ) -> (Option<T>, bool) {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout * SLOWNESS.load(Ordering::Relaxed);
         let mut state = self.state();
         loop {
             if let Some(value) = done(&state) {

@@ -129,6 +129,7 @@ impl Rig {
             let own_log = Arc::new(Events::to(Path::new("/dev/null"))?);
             Running::Nested(Machine::boot(&self.host_vm(job, driver, "")?, own_log)?)
         };
+        let silence = silence * self.places.guest.slowness();
         let outcome = self.follow(&mut running, &file, silence, on_event);
         if let Running::Nested(machine) = &mut running {
             machine.wait_end(Duration::from_secs(15));
@@ -181,7 +182,8 @@ impl Rig {
         Ok(Inner {
             job,
             driver,
-            kernel: self.places.kernel(),
+            guest: self.places.guest,
+            kernel: self.places.guest_kernel(),
             guest_initramfs: self.places.guest()?,
             accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
             host: self.host.clone(),
@@ -196,6 +198,7 @@ impl Rig {
         let config = Inner {
             job,
             driver,
+            guest: self.places.guest,
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
             accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),

@@ -61,6 +61,7 @@ const HARMLESS: &[&str] = &[
     "KernelAddressSanitizer initialized",
     "Lock dependency validator",
     "running lockdep",
+    "RCU lockdep checking is enabled",
 ];
 
 /// Words by which the emulator says that it failed, and not the guest.

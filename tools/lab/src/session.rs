@@ -17,7 +17,6 @@ use crate::{
 
 pub const GUEST_CID: u32 = 3;
 pub const HOST_CID: u32 = 2;
-const MEMORY_MIB: u32 = 768;
 const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
 /// TCP ports on this side that lead into the guest: the agent's, and that of vsock_test's control connection.
 const AGENT: u16 = 19000;
@@ -71,6 +70,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(config: Inner, events: Arc<Events>) -> Self {
+        crate::process::allow(config.guest.slowness());
         Self {
             driver: config.driver,
             config,
@@ -115,9 +115,10 @@ impl Session {
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {append}"
+                "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {} {append}",
+                self.config.guest.append()
             ),
-            memory_mib: MEMORY_MIB,
+            memory_mib: self.config.guest.memory_mib(),
             arguments,
             scratch: self.config.scratch.clone(),
         })
@@ -137,7 +138,11 @@ impl Session {
         let mut guest = Machine::boot(&spec, self.events.clone())?;
         if guest
             .serial
-            .wait_for(0, "agent: listening", Duration::from_secs(90))
+            .wait_for(
+                0,
+                "agent: listening",
+                Duration::from_secs(90) * self.config.guest.slowness(),
+            )
             .is_none()
         {
             let why = guest.diagnose(0)?;
@@ -185,7 +190,10 @@ impl Session {
                 self.device = Some(device);
                 vec![
                     "-object".into(),
-                    format!("memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"),
+                    format!(
+                        "memory-backend-memfd,id=memory,size={}M,share=on",
+                        self.config.guest.memory_mib()
+                    ),
                     "-M".into(),
                     format!("{MACHINE},memory-backend=memory"),
                     "-chardev".into(),

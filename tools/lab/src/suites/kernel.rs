@@ -13,6 +13,10 @@ use crate::{
     session::{Session, Side, CONTROL, GUEST_CID, HOST_CID},
 };
 
+/// A client of this test gives up connecting again and again. What it sent may reach a slow guest only when the next
+/// test listens, and be accepted there: so the next one is a new program's.
+const LEAVES_REQUESTS: &str = "SOCK_STREAM transport change null-ptr-deref, lockdep warn";
+
 const DIAG: &str = "vsock_diag_test";
 /// A test that says nothing for this long has failed.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -158,18 +162,22 @@ pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) 
     }
 
     let numbers = list(&session.config.programs.join("vsock_test"))?;
-    let picks: Vec<String> = numbers
+    let mut mine: Vec<_> = numbers
         .iter()
         .filter(|(_, name)| left.iter().any(|l| l.strip_prefix(prefix) == Some(name)))
-        .map(|(id, _)| format!("--pick={id}"))
         .collect();
     ensure!(
-        !picks.is_empty(),
+        !mine.is_empty(),
         "vsock_test has none of the tests {left:?}"
     );
+    if let Some(at) = mine.iter().position(|(_, name)| name == LEAVES_REQUESTS) {
+        mine.truncate(at + 1);
+    }
+    let picks: Vec<_> = mine.iter().map(|(id, _)| format!("--pick={id}")).collect();
     let (server, client) = start(session, direction, "vsock_test", &picks)?;
     let mut begin = Instant::now();
     let mut announced = String::new();
+    let silence = SILENCE * session.config.guest.slowness();
     loop {
         let (one, other) = (results(&client.text()), results(&server.text()));
         for (name, passed) in &one {
@@ -188,13 +196,14 @@ pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) 
             }
         }
         let over = client.ended() && server.ended();
-        if left.is_empty() {
+        let is_left = |name: &String| left.iter().any(|l| l.strip_prefix(prefix) == Some(name));
+        if !mine.iter().any(|(_, name)| is_left(name)) {
             // Both say goodbye to each other; a failure there is nobody's test, and still one.
             let (a, b) = (client.success(SILENCE), server.success(SILENCE));
             return a.and(b).map(drop);
         }
         let failed = (client.ended() || server.ended()) && begin.elapsed() > Duration::from_secs(3);
-        if over || failed || begin.elapsed() > SILENCE || session.machine().is_err() {
+        if over || failed || begin.elapsed() > silence || session.machine().is_err() {
             let current = left
                 .iter()
                 .find(|l| **l == announced)
