@@ -1,14 +1,14 @@
 //! A BPF program that decides about every buffer that a virtio socket receives: into another socket, or to the reader.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     mem::size_of,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context, Result};
@@ -269,6 +269,22 @@ fn check(bytes: u64, mut read: impl FnMut(&mut [u8]) -> std::io::Result<usize>) 
     Ok(())
 }
 
+/// Reads what a verdict has passed on, and waits for it.
+///
+/// The kernel's vsock_msg_wait_data() looks once after a wake-up: if the bytes are on their way from the
+/// verdict's queue to the reader's at that moment, a blocking recv() ends with EAGAIN.
+fn read_passed(socket: &Socket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match socket.receive(buffer, 0) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return Ok(result?.len),
+        }
+    }
+}
+
 fn server(port: u32, bytes: u64, kind: Kind, verdict: Verdict) -> Result<()> {
     let back = (verdict == Verdict::Vsock)
         .then(|| Socket::listening(Kind::Stream, DEFAULT_BUFFER, port + 2))
@@ -286,7 +302,7 @@ fn server(port: u32, bytes: u64, kind: Kind, verdict: Verdict) -> Result<()> {
     put(&map, SOURCE, &pair.data)?;
     pair.control.say("go")?;
     match verdict {
-        Verdict::Pass => check(bytes, |buffer| Ok(pair.data.receive(buffer, 0)?.len))?,
+        Verdict::Pass => check(bytes, |buffer| read_passed(&pair.data, buffer))?,
         Verdict::Unix => {
             far.set_read_timeout(Some(Duration::from_secs(20)))?;
             check(bytes, |buffer| far.read(buffer))?;

@@ -141,7 +141,7 @@ impl Session {
             .wait_for(
                 0,
                 "agent: listening",
-                Duration::from_secs(90) * self.config.guest.slowness(),
+                Duration::from_secs(240) * self.config.guest.slowness(),
             )
             .is_none()
         {

@@ -1,6 +1,6 @@
 //! The module's life: loading and unloading beside sockets, beside the C driver, and without a device.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
@@ -35,14 +35,19 @@ fn rmmod_refused(s: &mut Session) -> Result<()> {
     let traffic = s.rvtest(
         Side::Guest,
         &format!(
-            "traffic --cid {} --port {port} --flows 3 --seconds 4",
+            "traffic --cid {} --port {port} --flows 3 --seconds 8",
             Side::Host.cid()
         ),
     )?;
     traffic.expect("RUNNING", LONG)?;
     std::thread::sleep(Duration::from_millis(500));
     let module = s.driver.modules().last().copied().unwrap_or_default();
-    for _ in 0..5 {
+    // Well within the traffic's time: afterwards nothing would refuse.
+    let since = Instant::now();
+    for attempt in 0..5 {
+        if attempt > 0 && since.elapsed() > Duration::from_secs(4) {
+            break;
+        }
         let (code, text) = s.guest_try(&format!("rmmod {module}"), LONG)?;
         ensure!(
             code != 0,
