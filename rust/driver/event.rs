@@ -93,7 +93,7 @@ impl Events {
         queue.disable_cb();
         for _ in 0..BUFFERS {
             let Some((buffer, len)) = queue.get_used() else {
-                taken.more = !queue.enable_cb();
+                taken.more = !queue.enable_cb() && !queue.is_broken();
                 return taken;
             };
             STATS.count(Counter::Events);

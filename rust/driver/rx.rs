@@ -140,7 +140,8 @@ impl Rx {
                 let Some(queue) = &mut inner.queue else {
                     return Rest::Nothing;
                 };
-                if !queue.enable_cb() {
+                // A broken queue has more for ever, and gives none.
+                if !queue.enable_cb() && !queue.is_broken() {
                     return Rest::More;
                 }
                 let starved = inner.posted * 2 < inner.target;
