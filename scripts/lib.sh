@@ -9,8 +9,8 @@ LOGS=$CACHE/logs
 # What is built from this checkout, so that two checkouts never mix.
 OWN=$CACHE/checkout-$(printf %s "$CHECKOUT" | sha256sum | cut -c1-12)
 
-# The versions that this driver is built and tested with. The root's name carries a number that goes up
-# whenever the list of packages in scripts/toolchain changes, so that an old root is never taken for a new one.
+# The versions that this driver is built and tested with. The root's name carries a number that goes up whenever
+# adding the packages that scripts/toolchain lists is not enough to make a new root of an old one.
 ROOT=$CACHE/root-trixie-1
 RUSTC_WANT=1.85.1
 BINDGEN_WANT=0.71.1
@@ -82,7 +82,7 @@ at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$2" ]]; 
 native() {
 	[[ -z ${RVSOCK_FORCE_ROOT:-} && $(cat /etc/debian_version 2>/dev/null) == 13* ]] || return 1
 	local tool
-	for tool in cargo rustfmt cargo-clippy clang ld.lld llvm-nm flex bison bc pahole rsync cpio busybox xz apt-get; do
+	for tool in cargo rustfmt cargo-clippy clang ld.lld llvm-nm flex bison bc pahole rsync cpio busybox xz apt-get socat ncat ssh sshd tcpdump python3 ss; do
 		command -v "$tool" >/dev/null || return 1
 	done
 	[[ $(rustc --version 2>/dev/null) == "rustc $RUSTC_WANT "* ]] || return 1
