@@ -109,6 +109,8 @@ pub struct Inner {
     pub host: Host,
     /// Where rvtest, vsock_test and the others are on this side.
     pub programs: PathBuf,
+    /// An archive of further programs, for the tests that need them.
+    pub extras: PathBuf,
     pub scratch: PathBuf,
     pub events: PathBuf,
 }

@@ -3,13 +3,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Inner, Kernel},
+    config::{Driver, Inner, Job, Kernel},
     initramfs::{Initramfs, Modules},
+    suites::programs,
 };
 
 /// Where everything lies; scripts/enter says it through the environment.
@@ -146,6 +148,44 @@ impl Places {
         Ok(image)
     }
 
+    /// Programs of others, which only some tests unpack into their machines: one archive for the guest and the host VM.
+    pub fn extras(&self, job: &Job) -> Result<PathBuf> {
+        let archive = self.images()?.join("extras.cpio");
+        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| t.starts_with(programs::PREFIX)))
+        {
+            return Ok(archive);
+        }
+        let mut fs = Initramfs::default();
+        for program in programs::PROGRAMS {
+            fs.program_with_libraries(program)?;
+        }
+        // Python says itself which of its files it needs.
+        let list = format!(
+            "import {}, sys\nfor m in list(sys.modules.values()): print(getattr(m, '__file__', None) or '')",
+            programs::PYTHON_MODULES
+        );
+        let output = Command::new("/usr/bin/python3")
+            .args(["-S", "-I", "-c", &list])
+            .output()
+            .context("cannot run python3")?;
+        ensure!(output.status.success(), "python3 cannot {list:?}");
+        for file in String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter(|l| !l.is_empty())
+        {
+            fs.program_with_libraries(file)?;
+        }
+        for (name, bytes) in self.modules().with_dependencies(&["vsockmon"])? {
+            fs.file(&format!("modules/{name}.ko"), 0o644, &bytes);
+        }
+        for (name, text) in programs::FILES {
+            fs.file(name, 0o644, text.as_bytes());
+        }
+        fs.dir("run/sshd");
+        fs.write(&archive)?;
+        Ok(archive)
+    }
+
     /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
     pub fn host(&self, config: &Inner, guest: &Path) -> Result<PathBuf> {
         let mut fs = Initramfs::new(include_str!("init-host.sh"))?;
@@ -177,6 +217,10 @@ impl Places {
         fs.program(self.built("lab"), "bin/lab")?;
         fs.program(self.guest_kernel(), "guest/vmlinuz")?;
         fs.program(guest, "guest/initramfs")?;
+        let extras = self.extras(&config.job)?;
+        if extras.exists() {
+            fs.program(extras, "guest/extras")?;
+        }
         fs.file("lab.json", 0o644, &serde_json::to_vec(config)?);
         let image = self.images()?.join("host.cpio");
         fs.write(&image)?;

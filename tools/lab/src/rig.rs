@@ -180,6 +180,7 @@ impl Rig {
             EMULATED
         };
         Ok(Inner {
+            extras: self.places.extras(&job)?,
             job,
             driver,
             guest: self.places.guest,
@@ -204,6 +205,7 @@ impl Rig {
             accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
             host: Host::Vhost,
             programs: "/bin".into(),
+            extras: "/guest/extras".into(),
             scratch: "/tmp".into(),
             events: "/dev/vport0p1".into(),
         };

@@ -5,6 +5,7 @@ pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
+pub mod programs;
 pub mod streams;
 pub mod vhost_user;
 pub mod zerocopy;
@@ -28,9 +29,12 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(messages::TESTS)
         .chain(zerocopy::TESTS)
         .chain(interfaces::TESTS)
+        .chain(programs::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .filter(|t| kernel == Kernel::Debug || !t.name.starts_with("leaks: "))
+        // That kernel has neither vsockmon nor packet sockets.
+        .filter(|t| kernel == Kernel::Stock || !t.name.starts_with(programs::PREFIX))
         .collect()
 }
 
