@@ -45,6 +45,9 @@ enum Command {
     EchoServer {
         #[arg(long)]
         port: u32,
+        /// Bound to this CID instead of any
+        #[arg(long)]
+        cid: Option<u32>,
     },
     /// Echo over several connections at once, and check every byte
     EchoClient {
@@ -129,7 +132,12 @@ enum Command {
     Connect {
         #[command(flatten)]
         peer: Peer,
+        /// For so many seconds, if nobody answers
+        #[arg(long)]
+        patience: Option<u64>,
     },
+    /// Say which CID this machine has
+    LocalCid,
     /// Connect, and say how the connection ended
     WaitEndClient {
         #[command(flatten)]
@@ -181,7 +189,7 @@ fn main() -> Result<()> {
         Command::Files(task) => task.run(),
         Command::Sockmap(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
-        Command::EchoServer { port } => stream::echo_server(port),
+        Command::EchoServer { port, cid } => stream::echo_server(port, cid),
         Command::EchoClient {
             peer,
             connections,
@@ -225,7 +233,8 @@ fn main() -> Result<()> {
             println!("{}", vsock::get_local_cid()?);
             Ok(())
         }
-        Command::Connect { peer } => probe::connect(peer.cid, peer.port),
+        Command::Connect { peer, patience } => probe::connect(peer.cid, peer.port, patience),
+        Command::LocalCid => probe::local_cid(),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),
         Command::Sink { port } => bench::sink(port),

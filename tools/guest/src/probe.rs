@@ -2,13 +2,17 @@
 
 use std::{
     io::{self, Read},
+    os::fd::AsRawFd,
     time::Instant,
 };
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType, VsockAddr};
 use vsock::VsockStream;
 
 use crate::stream;
+
+const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
 
 /// The symbolic name of an error's number, such as `ECONNRESET`.
 pub fn errno_name(error: &io::Error) -> String {
@@ -18,11 +22,46 @@ pub fn errno_name(error: &io::Error) -> String {
     }
 }
 
+/// As connect(), for a peer that does not answer: it waits longer than the kernel would by itself.
+fn connect_patiently(cid: u32, port: u32, seconds: u64) -> io::Result<()> {
+    let socket = socket(
+        AddressFamily::Vsock,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let patience = libc::timeval {
+        tv_sec: seconds as libc::time_t,
+        tv_usec: 0,
+    };
+    // SAFETY: The option's value is a timeval, which is on this stack.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::AF_VSOCK,
+            SO_VM_SOCKETS_CONNECT_TIMEOUT,
+            (&raw const patience).cast(),
+            size_of_val(&patience) as libc::socklen_t,
+        )
+    };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(nix::sys::socket::connect(
+        socket.as_raw_fd(),
+        &VsockAddr::new(cid, port),
+    )?)
+}
+
 /// Prints what connect() gave and after how many milliseconds.
-pub fn connect(cid: u32, port: u32) -> Result<()> {
+pub fn connect(cid: u32, port: u32, patience: Option<u64>) -> Result<()> {
     let start = Instant::now();
-    let outcome = match VsockStream::connect_with_cid_port(cid, port) {
-        Ok(_) => "ok".into(),
+    let outcome = match patience {
+        Some(seconds) => connect_patiently(cid, port, seconds),
+        None => VsockStream::connect_with_cid_port(cid, port).map(drop),
+    };
+    let outcome = match outcome {
+        Ok(()) => "ok".into(),
         Err(e) => errno_name(&e),
     };
     println!(
@@ -56,5 +95,11 @@ pub fn wait_end_server(port: u32) -> Result<()> {
     let (stream, _) = stream::listen(port)?.accept().context("accept")?;
     println!("ACCEPTED");
     wait_end(stream);
+    Ok(())
+}
+
+/// Prints the CID that this machine has.
+pub fn local_cid() -> Result<()> {
+    println!("CID {}", vsock::get_local_cid().context("the local CID")?);
     Ok(())
 }

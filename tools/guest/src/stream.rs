@@ -20,7 +20,11 @@ use crate::{pattern, probe::errno_name};
 const STALL: Duration = Duration::from_secs(60);
 
 pub fn listen(port: u32) -> Result<VsockListener> {
-    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port)
+    listen_at(VMADDR_CID_ANY, port)
+}
+
+fn listen_at(cid: u32, port: u32) -> Result<VsockListener> {
+    let listener = VsockListener::bind_with_cid_port(cid, port)
         .with_context(|| format!("cannot listen on vsock port {port}"))?;
     // The crate's backlog of 128 is too short for peers that connect as fast as they can.
     nix::sys::socket::listen(&listener, Backlog::new(4096)?)?;
@@ -49,9 +53,9 @@ fn small_thread<T: Send + 'static>(
 }
 
 /// Sends everything back, on any number of connections, for ever.
-pub fn echo_server(port: u32) -> Result<()> {
+pub fn echo_server(port: u32, cid: Option<u32>) -> Result<()> {
     raise_file_limit()?;
-    let listener = listen(port)?;
+    let listener = listen_at(cid.unwrap_or(VMADDR_CID_ANY), port)?;
     loop {
         let (mut stream, _) = listener.accept().context("accept")?;
         small_thread(move || {

@@ -2,11 +2,13 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context, Result};
+use serde_json::json;
 
 use crate::{
     config::{Driver, Host, Inner},
@@ -151,6 +153,69 @@ impl Session {
         self.guest = Some(guest);
         self.checked = 0;
         self.load()?;
+        Ok(())
+    }
+
+    /// Saves the running guest to a file; its emulator ends.
+    pub fn save(&mut self, file: &Path) -> Result<()> {
+        let mut guest = self.guest.take().context("no guest is running")?;
+        let uri = format!("file:{}", file.display());
+        guest.monitor("stop", json!({}))?;
+        guest.monitor("migrate", json!({ "uri": uri }))?;
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let state = guest.monitor("query-migrate", json!({}))?;
+            match state["status"].as_str() {
+                Some("completed") => break,
+                Some("failed" | "cancelled") => bail!("the guest could not be saved: {state}"),
+                _ => ensure!(
+                    Instant::now() < deadline,
+                    "saving the guest takes too long: {state}"
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let complaint = guest
+            .serial
+            .complaints_since(self.checked)
+            .into_iter()
+            .next();
+        guest.kill();
+        ensure!(
+            complaint.is_none(),
+            "the guest's kernel said: {complaint:?}"
+        );
+        Ok(())
+    }
+
+    /// Starts an emulator with the guest that a file holds, under this CID, and waits until it runs.
+    pub fn restore(&mut self, file: &Path, cid: u32) -> Result<()> {
+        self.boots += 1;
+        let name = format!("guest-{}-{}-restored", self.driver.name(), self.boots);
+        let mut spec = self.spec(name, "no_console_suspend")?;
+        let (old, new) = (format!("guest-cid={GUEST_CID}"), format!("guest-cid={cid}"));
+        for word in &mut spec.arguments {
+            *word = word.replace(&old, &new);
+        }
+        spec.arguments
+            .extend(["-incoming".into(), format!("file:{}", file.display())]);
+        let mut guest = Machine::boot(&spec, self.events.clone())?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match guest.monitor("query-status", json!({})) {
+                Ok(state) if state["status"] == "running" => break,
+                // As it was saved.
+                Ok(state) if state["status"] == "paused" => drop(guest.monitor("cont", json!({}))?),
+                _ if guest.running() && Instant::now() < deadline => {}
+                state => {
+                    let why = guest.diagnose(0)?;
+                    bail!("the saved guest does not run ({state:?}): {why}");
+                }
+            }
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        self.guest = Some(guest);
+        self.checked = 0;
         Ok(())
     }
 

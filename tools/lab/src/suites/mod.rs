@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
 pub mod programs;
+pub mod snapshot;
 pub mod streams;
 pub mod vhost_user;
 pub mod zerocopy;
@@ -32,6 +33,7 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(programs::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
+        .chain(snapshot::TESTS)
         .filter(|t| kernel == Kernel::Debug || !t.name.starts_with("leaks: "))
         // That kernel has neither vsockmon nor packet sockets.
         .filter(|t| kernel == Kernel::Stock || !t.name.starts_with(programs::PREFIX))
