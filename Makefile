@@ -25,7 +25,7 @@ test-debug: ## the guests' tests on a kernel that watches memory and locks (its 
 bench: ## the C driver and this one in turn: a table of medians and ratios, and JSON
 	@scripts/lab bench $(ARGS)
 
-soak: ## the suites that run in guests, again and again (ARGS='--rounds N')
+soak: ## the kernel's vsock tests ten times in a row, or what a filter picks (ARGS='--rounds N --filter NAME')
 	@scripts/lab soak $(ARGS)
 
 shell: ## an interactive guest with the driver loaded

@@ -54,7 +54,7 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Run the guests' suites again and again
+    /// Run the kernel's tests, or those that a filter picks, again and again until one fails
     Soak {
         #[command(flatten)]
         choice: Choice,

@@ -12,7 +12,7 @@ use crate::{
     events::Event,
     images::Places,
     outside,
-    report::Report,
+    report::{Counts, Report},
     rig::Rig,
     serial, suites,
     table::Table,
@@ -158,7 +158,7 @@ pub fn test(choice: &Choice) -> Result<bool> {
         outside::kunit::run(&places, &mut report, &plan.kunit, &logs)?;
     }
     in_guests(places, &plan, choice.driver, &mut report, &logs)?;
-    Ok(report.finish())
+    Ok(report.finish().well())
 }
 
 /// The suites that boot guests: on a device in user space, and on the kernel's vhost-vsock.
@@ -225,19 +225,34 @@ fn start_until_done(rig: &mut Rig, tests: &[String], driver: Driver, report: &mu
     }
 }
 
+/// Round after round until one fails; of all suites that run in guests, or, if nothing was asked for, the kernel's.
 pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
-    let mut well = true;
+    let mut choice = choice.clone();
+    if choice.filter.is_empty() {
+        choice.filter = suites::kernel::Direction::ALL
+            .map(|d| d.prefix().to_owned())
+            .into();
+    }
+    let mut total = Counts::default();
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        let places = places(choice)?;
-        let plan = Plan::new(&places, choice)?.rig_only();
+        let places = places(&choice)?;
+        let plan = Plan::new(&places, &choice)?.rig_only();
+        if plan.all().is_empty() {
+            bail!("no guest test's name contains {:?}", choice.filter);
+        }
         need_driver(&places, choice.driver)?;
         let logs = log_folder(&places)?;
         let mut report = Report::new(plan.all(), &logs);
         in_guests(places, &plan, choice.driver, &mut report, &logs)?;
-        well &= report.finish();
+        total.add(report.finish());
+        if !total.well() {
+            println!("stopped after round {round} of {rounds}");
+            break;
+        }
     }
-    Ok(well)
+    println!("in all rounds:\n{total}");
+    Ok(total.well())
 }
 
 pub fn demo(driver: Driver) -> Result<bool> {
@@ -248,7 +263,7 @@ pub fn demo(driver: Driver) -> Result<bool> {
     let mut rig = Rig::new(places, &logs, driver)?;
     report.say(&format!("      {}", rig.describe()));
     rig.run(Job::Demo, driver, SILENCE, &mut |event| report.event(event))?;
-    Ok(report.finish())
+    Ok(report.finish().well())
 }
 
 pub fn bench(rounds: u32, quick: bool) -> Result<bool> {

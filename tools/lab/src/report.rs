@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,6 +11,30 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::events::Event;
+
+/// What a run came to; shown as its last line.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    passed: usize,
+    failed: usize,
+}
+
+impl Counts {
+    pub fn well(self) -> bool {
+        self.failed == 0
+    }
+
+    pub fn add(&mut self, other: Counts) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
 
 pub struct Report {
     expected: Vec<String>,
@@ -80,8 +105,8 @@ impl Report {
             .collect()
     }
 
-    /// Prints the summary; true when everything that was expected ran and passed.
-    pub fn finish(mut self) -> bool {
+    /// Prints the summary; all is well when everything that was expected ran and passed.
+    pub fn finish(mut self) -> Counts {
         for test in self.missing(&self.expected) {
             self.end(&test, 0.0, Some("it was expected and did not run".into()));
         }
@@ -99,11 +124,11 @@ impl Report {
             }
         }
         println!("logs: {}", self.logs.display());
-        println!(
-            "{} passed, {} failed",
-            self.results.len() - failed.len(),
-            failed.len()
-        );
-        failed.is_empty()
+        let counts = Counts {
+            passed: self.results.len() - failed.len(),
+            failed: failed.len(),
+        };
+        println!("{counts}");
+        counts
     }
 }

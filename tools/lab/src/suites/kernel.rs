@@ -31,7 +31,7 @@ pub enum Direction {
 impl Direction {
     pub const ALL: [Direction; 2] = [Direction::GuestIsClient, Direction::GuestIsServer];
 
-    fn prefix(self) -> &'static str {
+    pub fn prefix(self) -> &'static str {
         match self {
             Direction::GuestIsClient => "kernel, guest is client: ",
             Direction::GuestIsServer => "kernel, guest is server: ",
