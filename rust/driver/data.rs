@@ -159,6 +159,8 @@ impl Conn {
         }
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
+            // The user waits for the notification, which shall wait for no timer.
+            device::with(|device| device.want_sent());
         }
         if sent < granted {
             let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
