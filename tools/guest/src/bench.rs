@@ -44,9 +44,13 @@ pub fn source(
             std::thread::spawn(move || -> Result<u64> {
                 let buffer = vec![0x5a; write_size];
                 let mut total = 0;
-                while start.elapsed() < duration {
+                // Once at the least, however late the thread comes to run.
+                loop {
                     stream.write_all(&buffer)?;
                     total += write_size as u64;
+                    if start.elapsed() >= duration {
+                        break;
+                    }
                 }
                 stream.shutdown(Shutdown::Write)?;
                 // The sink closes when it has read the last byte.

@@ -1,15 +1,19 @@
 //! Connections that only exist, empty or full: what they cost is measured beside them.
 
-use std::{io::Write, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 
-use crate::stream;
+use crate::{
+    socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
+    stream,
+};
 
 /// Accepts a number of connections, and never reads.
-pub fn server(port: u32, connections: u64) -> Result<()> {
+pub fn server(port: u32, connections: u64, kind: Kind) -> Result<()> {
     stream::raise_file_limit()?;
-    let listener = stream::listen(port)?;
+    let listener = Socket::listening(kind, DEFAULT_BUFFER, port)?;
+    println!("READY {port}");
     let mut held = Vec::new();
     for i in 0..connections {
         held.push(
@@ -23,18 +27,21 @@ pub fn server(port: u32, connections: u64) -> Result<()> {
     Ok(())
 }
 
-/// Opens a number of connections, writes `bytes` to each in pieces of `write_size`, and holds them.
-pub fn client(cid: u32, port: u32, connections: u64, bytes: u64, write_size: usize) -> Result<()> {
+/// Opens a number of connections, writes so many pieces of `size` bytes to each, and holds them.
+pub fn client(peer: Peer, connections: u64, pieces: u64, size: usize, kind: Kind) -> Result<()> {
     stream::raise_file_limit()?;
-    let mut held = (0..connections)
-        .map(|i| stream::connect(cid, port).with_context(|| format!("connection {i}")))
+    let held = (0..connections)
+        .map(|i| {
+            Socket::connected(kind, DEFAULT_BUFFER, peer).with_context(|| format!("connection {i}"))
+        })
         .collect::<Result<Vec<_>>>()?;
-    let piece = vec![0x5a; write_size];
-    for (i, stream) in held.iter_mut().enumerate() {
-        for _ in 0..bytes.checked_div(write_size as u64).unwrap_or(0) {
-            stream
-                .write_all(&piece)
+    let piece = vec![0x5a; size];
+    for (i, socket) in held.iter().enumerate() {
+        for _ in 0..pieces {
+            let sent = socket
+                .send(&piece, 0)
                 .with_context(|| format!("write on connection {i}"))?;
+            ensure!(sent == size, "{sent} of {size} bytes were written");
         }
     }
     println!("FILLED {}", held.len());

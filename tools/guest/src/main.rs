@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use guest::{agent, bench, files, hold, messages, probe, sockmap, stream, stuck, zerocopy};
+use guest::{
+    agent, bench, files, hold, memory, messages, probe,
+    socket::{self, Kind},
+    sockmap, stream, stuck, zerocopy,
+};
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
 #[derive(Parser)]
@@ -114,20 +118,22 @@ enum Command {
         port: u32,
         #[arg(long)]
         connections: u64,
+        #[arg(long, default_value = "stream")]
+        kind: Kind,
     },
-    /// Open a number of connections, write to each, and hold them
+    /// Open a number of connections, write pieces to each, and hold them
     HoldClient {
         #[command(flatten)]
-        peer: Peer,
+        peer: socket::Peer,
         #[arg(long)]
         connections: u64,
         #[arg(long, default_value_t = 0)]
-        bytes: u64,
+        pieces: u64,
         #[arg(long, default_value_t = 0)]
-        write_size: usize,
+        size: usize,
+        #[arg(long, default_value = "stream")]
+        kind: Kind,
     },
-    /// Print this side's CID
-    Cid,
     /// Say what connect() gives, and how fast
     Connect {
         #[command(flatten)]
@@ -137,7 +143,14 @@ enum Command {
         patience: Option<u64>,
     },
     /// Say which CID this machine has
-    LocalCid,
+    Cid,
+    /// Say how large a buffer is, before and after connect()
+    BufferSize {
+        #[command(flatten)]
+        peer: socket::Peer,
+        #[arg(long, default_value_t = socket::DEFAULT_BUFFER)]
+        buffer: u64,
+    },
     /// Connect, and say how the connection ended
     WaitEndClient {
         #[command(flatten)]
@@ -148,6 +161,8 @@ enum Command {
         #[arg(long)]
         port: u32,
     },
+    /// Say what the kernel holds, once it holds still
+    Memory,
     /// Read everything and throw it away
     Sink {
         #[arg(long)]
@@ -222,21 +237,27 @@ fn main() -> Result<()> {
         Command::StuckServer { port, hold_ms } => {
             stuck::server(port, Duration::from_millis(hold_ms))
         }
-        Command::HoldServer { port, connections } => hold::server(port, connections),
+        Command::HoldServer {
+            port,
+            connections,
+            kind,
+        } => hold::server(port, connections, kind),
         Command::HoldClient {
             peer,
             connections,
-            bytes,
-            write_size,
-        } => hold::client(peer.cid, peer.port, connections, bytes, write_size),
-        Command::Cid => {
-            println!("{}", vsock::get_local_cid()?);
-            Ok(())
-        }
+            pieces,
+            size,
+            kind,
+        } => hold::client(peer, connections, pieces, size, kind),
         Command::Connect { peer, patience } => probe::connect(peer.cid, peer.port, patience),
-        Command::LocalCid => probe::local_cid(),
+        Command::Cid => probe::local_cid(),
+        Command::BufferSize { peer, buffer } => probe::buffer_size(peer, buffer),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),
+        Command::Memory => {
+            println!("OK kernel={}", memory::kernel()?);
+            Ok(())
+        }
         Command::Sink { port } => bench::sink(port),
         Command::Source {
             peer,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 /// What the kernel holds beside caches and user memory, in bytes, once it holds still.
 ///
-/// Freed memory may be on its way back still: by RCU, and from the processors' own lists.
+/// Freed memory may be on its way back still, by RCU.
 pub fn kernel() -> Result<i64> {
     const STILL: i64 = 16 << 10;
     let mut before = now()?;
@@ -34,7 +34,13 @@ fn now() -> Result<i64> {
             .with_context(|| format!("no {name} in /proc/meminfo"))?;
         Ok(kib * 1024)
     };
-    let mut used = field("MemTotal")? - field("MemFree")?;
+    // The processors' own lists of free pages count as used there.
+    let zones = std::fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
+    let cached: i64 = zones
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("count:")?.trim().parse::<i64>().ok())
+        .sum();
+    let mut used = field("MemTotal")? - field("MemFree")? - cached * 4096;
     for other in [
         "Buffers",
         "Cached",

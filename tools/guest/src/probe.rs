@@ -10,7 +10,10 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType, VsockAddr};
 use vsock::VsockStream;
 
-use crate::stream;
+use crate::{
+    socket::{Kind, Peer, Socket},
+    stream,
+};
 
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
 
@@ -101,5 +104,16 @@ pub fn wait_end_server(port: u32) -> Result<()> {
 /// Prints the CID that this machine has.
 pub fn local_cid() -> Result<()> {
     println!("CID {}", vsock::get_local_cid().context("the local CID")?);
+    Ok(())
+}
+
+/// Prints the size of the buffer of a socket that asks for `buffer`, before and after it is connected.
+pub fn buffer_size(peer: Peer, buffer: u64) -> Result<()> {
+    let socket = Socket::new(Kind::Stream, buffer)?;
+    let before = socket.buffer()?;
+    socket
+        .try_connect(peer)
+        .with_context(|| format!("connect to CID {} port {}", peer.cid, peer.port))?;
+    println!("BUFFER {before} {}", socket.buffer()?);
     Ok(())
 }

@@ -116,6 +116,23 @@ impl Socket {
         self.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1)
     }
 
+    /// The size of its buffer.
+    pub fn buffer(&self) -> Result<u64> {
+        let (mut value, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
+        // SAFETY: The value lives through the call, and its size is told.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::AF_VSOCK,
+                SO_VM_SOCKETS_BUFFER_SIZE,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        Errno::result(result).context("getsockopt(SO_VM_SOCKETS_BUFFER_SIZE)")?;
+        Ok(value)
+    }
+
     pub fn receive_timeout(&self, timeout: Duration) -> Result<()> {
         let timeout = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
         Ok(setsockopt(self, sockopt::ReceiveTimeout, &timeout)?)
@@ -156,7 +173,7 @@ impl Socket {
             unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
         Errno::result(result).with_context(|| format!("bind to port {port}"))?;
         // SAFETY: The call takes numbers alone.
-        Errno::result(unsafe { libc::listen(socket.as_raw_fd(), 16) }).context("listen")?;
+        Errno::result(unsafe { libc::listen(socket.as_raw_fd(), 4096) }).context("listen")?;
         Ok(socket)
     }
 

@@ -19,6 +19,14 @@ const SIZES: &[(usize, &str)] = &[
     (64 << 10, "64 KiB"),
     (256 << 10, "256 KiB"),
 ];
+/// The sizes of what lies unread while memory is measured.
+const UNREAD: &[(u64, &str)] = &[
+    (64, "64 B"),
+    (200, "200 B"),
+    (1 << 10, "1 KiB"),
+    (4 << 10, "4 KiB"),
+    (64 << 10, "64 KiB"),
+];
 const TRACING: &str = "/sys/kernel/tracing";
 
 /// What one measurement found, by unit.
@@ -111,8 +119,10 @@ impl Bench<'_> {
             self.connects(client, echo)?;
         }
         self.idle()?;
-        for (size, name) in [(64, "64 B"), (200, "200 B"), (4096, "4 KiB")] {
-            self.unread(size, name)?;
+        for kind in ["stream", "seqpacket"] {
+            for (size, name) in UNREAD {
+                self.unread(kind, *size, name)?;
+            }
         }
         Ok(())
     }
@@ -227,30 +237,12 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What the guest's kernel holds beside caches and user memory, in bytes.
+    /// What the guest's kernel holds beside caches and user memory, in bytes, once it holds still.
     fn kernel_memory(&self) -> Result<f64> {
-        std::thread::sleep(Duration::from_millis(300));
-        let text = self
-            .s
-            .guest_sh("sync; echo 3 > /proc/sys/vm/drop_caches; cat /proc/meminfo")?;
-        let field = |name: &str| -> Result<f64> {
-            let line = text.lines().find(|l| l.starts_with(&format!("{name}:")));
-            let value = line
-                .and_then(|l| l.split_whitespace().nth(1))
-                .and_then(|v| v.parse::<f64>().ok());
-            Ok(value.with_context(|| format!("no {name} in the guest's /proc/meminfo"))? * 1024.0)
-        };
-        let mut used = field("MemTotal")? - field("MemFree")?;
-        for other in [
-            "Buffers",
-            "Cached",
-            "AnonPages",
-            "PageTables",
-            "KernelStack",
-        ] {
-            used -= field(other)?;
-        }
-        Ok(used)
+        value(
+            &self.s.rvtest(Side::Guest, "memory")?.success(LONG)?,
+            "kernel",
+        )
     }
 
     /// Receive buffers: the difference that the device's driver makes.
@@ -268,29 +260,33 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Opens connections from the host and says what each costs the guest.
-    fn held(&mut self, connections: u64, bytes: u64, size: usize) -> Result<f64> {
+    /// Opens connections from the host, writes to each, and says what they cost the guest.
+    fn held(&mut self, kind: &str, connections: u64, pieces: u64, size: u64) -> Result<f64> {
         let port = self.s.fresh_port();
         let server = self.s.server(
             Side::Guest,
-            &format!("hold-server --port {port} --connections {connections}"),
+            &format!("hold-server --port {port} --connections {connections} --kind {kind}"),
         )?;
         let before = self.kernel_memory()?;
         let client = self.s.rvtest(
             Side::Host,
             &format!(
-                "hold-client --cid {} --port {port} --connections {connections} --bytes {bytes} --write-size {size}",
+                "hold-client --cid {} --port {port} --connections {connections} --pieces {pieces} --size {size} --kind {kind}",
                 Side::Guest.cid()
             ),
         )?;
         server.expect("HELD", LONG)?;
         client.expect("FILLED", LONG)?;
-        Ok(self.kernel_memory()? - before)
+        let held = self.kernel_memory()? - before;
+        drop((server, client));
+        // They end by themselves: what they held is nothing that the next one finds.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(held)
     }
 
     fn idle(&mut self) -> Result<()> {
         const CONNECTIONS: u64 = 1000;
-        let used = self.held(CONNECTIONS, 0, 1)?;
+        let used = self.held("stream", CONNECTIONS, 0, 0)?;
         self.report(
             "memory of an idle connection",
             [("bytes", used / CONNECTIONS as f64)],
@@ -298,14 +294,20 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn unread(&mut self, size: usize, name: &str) -> Result<()> {
-        const CONNECTIONS: u64 = 50;
-        const BYTES: u64 = 100_000;
-        let used = self.held(CONNECTIONS, BYTES, size)?;
-        let sent = CONNECTIONS * (BYTES / size as u64) * size as u64;
+    fn unread(&mut self, kind: &str, size: u64, name: &str) -> Result<()> {
+        /// Three quarters of a default buffer.
+        const BYTES: u64 = 192 << 10;
+        /// The C driver resets a connection that has 456 small messages unread.
+        const MESSAGES: u64 = 400;
+        let connections = if size < 1 << 10 { 10 } else { 40 };
+        let mut pieces = BYTES / size;
+        if kind == "seqpacket" {
+            pieces = pieces.min(MESSAGES);
+        }
+        let used = self.held(kind, connections, pieces, size)?;
         self.report(
-            format!("memory per unread byte, {name}"),
-            [("bytes", used / sent as f64)],
+            format!("memory per unread byte, {kind}, {name}"),
+            [("bytes", used / (connections * pieces * size) as f64)],
         );
         Ok(())
     }

@@ -79,7 +79,7 @@ fn show(s: &mut Session) -> Result<()> {
         .collect();
     say(
         s,
-        format!("device     {device}, bound to {driver}; CID {}", cid.trim()),
+        format!("device     {device}, bound to {driver}; {}", cid.trim()),
     );
     say(s, format!("features   {}", names.join(" ")));
     let log = s.machine()?.serial.since(0);

@@ -119,7 +119,7 @@ fn restored(s: &mut Session, new_cid: u32) -> Result<()> {
             .with_context(|| format!("the host's {what}"))?;
     }
 
-    let text = s.rvtest(Side::Guest, "local-cid")?.success(LONG)?;
+    let text = s.rvtest(Side::Guest, "cid")?.success(LONG)?;
     ensure!(
         text == format!("CID {new_cid}\n"),
         "the guest's CID is {new_cid}; it says: {text}"
