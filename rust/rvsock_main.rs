@@ -81,6 +81,14 @@ module_param_u32!(
     "size of a receive buffer: this power of two, in pages"
 );
 
+module_param_u32!(
+    buffer_kb,
+    0,
+    0..=1 << 20,
+    0o644,
+    "SO_VM_SOCKETS_BUFFER_SIZE of new connections that left it alone, in KiB; 0: the kernel's 256"
+);
+
 module_param_bool!(
     zerocopy,
     true,

@@ -43,6 +43,23 @@ pub(super) fn socket_type(ty: SockType) -> SocketType {
     }
 }
 
+/// The size and the bound of a socket's buffer that never asked for any, in bytes.
+const DEFAULT_BUFFER: u64 = 256 * 1024;
+
+/// The size of the buffer of a new connection in bytes: the user's, or the administrator's.
+///
+/// af_vsock keeps no note of whether its default was asked for, so a user who asks for just that,
+/// and no other bound, gets the administrator's too.
+fn wanted_buffer(sk: &OwnedSock<'_>) -> u64 {
+    let (size, bound) = (sk.buffer_size(), sk.buffer_max_size());
+    match crate::buffer_kb.get() {
+        kb @ 1.. if size == DEFAULT_BUFFER && bound == DEFAULT_BUFFER => {
+            u64::from(kb).saturating_mul(1024)
+        }
+        _ => size,
+    }
+}
+
 /// The greatest buffer that a packet can speak of.
 fn buf_alloc(size: u64) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
@@ -54,7 +71,7 @@ impl Transport for VirtioTransport {
     const ZEROCOPY: bool = true;
 
     fn init(sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
-        let size = buf_alloc(sk.buffer_size());
+        let size = buf_alloc(wanted_buffer(sk));
         sk.set_buffer_size(u64::from(size));
         let table = crate::connections().ok_or(ENODEV)?;
         Conn::new(socket_type(sk.sock_type()), size, table)

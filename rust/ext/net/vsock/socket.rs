@@ -235,10 +235,20 @@ impl<'a> OwnedSock<'a> {
         unsafe { (*self.raw()).buffer_size }
     }
 
-    /// Sets what `SO_VM_SOCKETS_BUFFER_SIZE` reports.
-    pub(crate) fn set_buffer_size(&self, size: u64) {
+    /// `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, in bytes.
+    pub(crate) fn buffer_max_size(&self) -> u64 {
         // SAFETY: The socket is alive and owned.
-        unsafe { (*self.raw()).buffer_size = size };
+        unsafe { (*self.raw()).buffer_max_size }
+    }
+
+    /// Sets what `SO_VM_SOCKETS_BUFFER_SIZE` reports, and raises its bound where that is less.
+    pub(crate) fn set_buffer_size(&self, size: u64) {
+        let vsk = self.raw();
+        // SAFETY: The socket is alive and owned.
+        unsafe {
+            (*vsk).buffer_size = size;
+            (*vsk).buffer_max_size = (*vsk).buffer_max_size.max(size);
+        }
     }
 
     fn set_connect_state(&self, state: u32) {

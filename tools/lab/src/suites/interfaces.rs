@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 
 use super::{kernel, Test, LONG};
 use crate::session::{Session, Side};
@@ -15,6 +15,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "interfaces: sendfile() and splice(), host to guest",
         run: |s| files(s, Side::Guest),
+    },
+    Test {
+        name: "interfaces: buffer_kb gives a buffer to those who ask for none",
+        run: default_buffer,
     },
     Test {
         name: "interfaces: the kernel's vsock_uring_test, guest is client",
@@ -59,10 +63,36 @@ fn files(s: &mut Session, reader: Side) -> Result<()> {
     )?;
     client.success(LONG)?;
     let text = server.success(LONG)?;
-    anyhow::ensure!(
+    ensure!(
         text.contains(&format!("OK received={BYTES}")),
         "not all of {BYTES} bytes came: {text}"
     );
+    Ok(())
+}
+
+fn default_buffer(s: &mut Session) -> Result<()> {
+    const PARAMETER: &str = "/sys/module/rvsock/parameters/buffer_kb";
+    let port = s.fresh_port();
+    let _echo = s.server(Side::Host, &format!("echo-server --port {port}"))?;
+    s.guest_sh(&format!("echo 1024 > {PARAMETER}"))?;
+    let sizes = [262_144, 131_072, 524_288].map(|buffer| {
+        let command = format!(
+            "buffer-size --cid {} --port {port} --buffer {buffer}",
+            Side::Host.cid()
+        );
+        s.rvtest(Side::Guest, &command)?.success(LONG)
+    });
+    s.guest_sh(&format!("echo 0 > {PARAMETER}"))?;
+    for (text, want) in sizes
+        .into_iter()
+        .zip(["262144 1048576", "131072 131072", "524288 524288"])
+    {
+        let text = text?;
+        ensure!(
+            text.trim() == format!("BUFFER {want}"),
+            "sizes before and after connect(): {want} were expected: {text}"
+        );
+    }
     Ok(())
 }
 
