@@ -3,14 +3,17 @@
 //! The rules: who may send how much, what a packet does to a connection, and what is stored where.
 //!
 //! Source: virtio 1.3, section "Socket Device", "Device Operation". The rules bear the numbers that
-//! Documentation/ gives them: C for connections, K for credit, H for the host as an adversary.
+//! Documentation/ gives them: C for connections, K for credit, D for datagrams, M for mergeable
+//! buffers, H for the host as an adversary.
 //!
 //! This room is pure, like [`crate::wire`]: only `core`, no `unsafe`, no panic on any input. It does
 //! nothing itself: it is asked under the caller's lock, and answers what is to be done.
 
 mod connection;
 mod credit;
+mod dgram;
 mod listener;
+mod mergeable;
 mod storage;
 
 pub use self::connection::{
@@ -27,10 +30,25 @@ pub use self::credit::{
     RxCredit,
     TxCredit, //
 };
+pub use self::dgram::{
+    datagram,
+    is_destination,
+    takes,
+    Candidates,
+    Datagram,
+    DGRAM_MAX,
+    LAST_RESERVED_PORT,
+    PORT_ANY, //
+};
 pub use self::listener::{
     on_packet as listener_packet,
     Admission,
     Backlog, //
+};
+pub use self::mergeable::{
+    Assembly,
+    Fault,
+    Used, //
 };
 pub use self::storage::{
     decide as store,

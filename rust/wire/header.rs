@@ -151,20 +151,6 @@ impl Header {
             fwd_cnt: 0,
         }
     }
-
-    /// How many bytes of payload to use of the `arrived` ones behind the header in a single buffer.
-    ///
-    /// Fewer than arrived are as the header says, and the rest is to be ignored.
-    ///
-    /// # Errors
-    ///
-    /// The header's `len`, when it claims more than what arrived (H2).
-    pub fn payload_len(&self, arrived: usize) -> Result<usize, u32> {
-        match usize::try_from(self.len) {
-            Ok(len) if len <= arrived => Ok(len),
-            _ => Err(self.len),
-        }
-    }
 }
 
 fn address(cid: u64, port: u32) -> Result<Address, u64> {
@@ -298,18 +284,5 @@ mod tests {
         assert_eq!(reply.flags, 0);
         assert_eq!(reply.buf_alloc, 0);
         assert_eq!(reply.fwd_cnt, 0);
-    }
-
-    #[test]
-    fn h2_payload_is_never_more_than_arrived() {
-        let mut header = Header::new(HERE, THERE, SocketType::Stream, Op::Rw);
-        header.len = 100;
-        assert_eq!(header.payload_len(99), Err(100));
-        assert_eq!(header.payload_len(100), Ok(100));
-        assert_eq!(header.payload_len(101), Ok(100));
-        header.len = u32::MAX;
-        assert_eq!(header.payload_len(0), Err(u32::MAX));
-        header.len = 0;
-        assert_eq!(header.payload_len(0), Ok(0));
     }
 }

@@ -13,12 +13,14 @@ use crate::{
         store,
         Actions,
         Arrival,
+        Assembly,
         Connection,
         Credit,
         Send,
         SockError,
         State,
-        Store, //
+        Store,
+        Used, //
     },
     wire::{
         after_no_five_queues,
@@ -40,6 +42,15 @@ const STORED_MAX: usize = 512;
 
 /// The size of a receive buffer.
 const BUFFER: usize = 32 * 1024;
+
+/// The length of the payload, if all of it is among the `arrived` bytes.
+fn whole(header: &Header, arrived: usize) -> Option<usize> {
+    let len = HEADER_LEN + arrived;
+    let used = Used { len, size: len };
+    Assembly::begin(HEADER_LEN, header.len, None, used, 1)
+        .ok()?
+        .finish()
+}
 
 /// A stored buffer: its memory, room, payload, and how much of that is unread.
 #[derive(Clone, Copy, Default)]
@@ -204,7 +215,7 @@ impl Driven {
         let (Ok(_), Ok(_), Ok(op)) = (header.src(), header.dst(), header.operation()) else {
             return;
         };
-        let Ok(len) = header.payload_len(arrived) else {
+        let Some(len) = whole(header, arrived) else {
             return;
         };
         assert!(len <= arrived);
