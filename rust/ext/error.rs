@@ -19,6 +19,8 @@ pub(crate) enum NetError {
     OpNotSupp = bindings::EOPNOTSUPP,
     /// `EADDRINUSE`: the address is in use.
     AddrInUse = bindings::EADDRINUSE,
+    /// `EADDRNOTAVAIL`: the address is not to be had.
+    AddrNotAvail = bindings::EADDRNOTAVAIL,
     /// `ECONNRESET`: the peer, or the network, has reset the connection.
     ConnReset = bindings::ECONNRESET,
     /// `ENOBUFS`: there is no room for what was received.

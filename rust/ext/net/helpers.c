@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Functions for what the networking headers offer inline only. */
 
+#include <linux/capability.h>
+#include <linux/random.h>
 #include <linux/sched.h>
 
 #include "helpers.h"
@@ -23,6 +25,11 @@ unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb)
 int rvsock_helper_skb_tailroom(const struct sk_buff *skb)
 {
 	return skb_tailroom(skb);
+}
+
+unsigned int rvsock_helper_skb_headroom(const struct sk_buff *skb)
+{
+	return skb_headroom(skb);
 }
 
 void rvsock_helper_skb_reserve(struct sk_buff *skb, int len)
@@ -206,6 +213,70 @@ bool rvsock_helper_current_exiting(void)
 bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk)
 {
 	return vsock_net_mode_global(vsk);
+}
+
+/* For skb_recv_datagram(): when it was received, and how many were dropped before. */
+void rvsock_helper_sock_recv_cmsgs(struct msghdr *msg, struct sock *sk, struct sk_buff *skb)
+{
+	sock_recv_cmsgs(msg, sk, skb);
+}
+
+/* Returns whether the buffer was taken; if not, it is the caller's still. */
+bool rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb)
+{
+	if (sock_flag(sk, SOCK_RCVTSTAMP))
+		__net_timestamp(skb);
+	return sock_queue_rcv_skb_reason(sk, skb) == SKB_NOT_DROPPED_YET;
+}
+
+/* The length of the first datagram that waits, as SIOCINQ tells it. */
+unsigned int rvsock_helper_sock_first_len(struct sock *sk)
+{
+	struct sk_buff *skb;
+	unsigned int len;
+
+	spin_lock_bh(&sk->sk_receive_queue.lock);
+	skb = skb_peek(&sk->sk_receive_queue);
+	len = skb ? skb->len : 0;
+	spin_unlock_bh(&sk->sk_receive_queue.lock);
+	return len;
+}
+
+void rvsock_helper_sk_drops_inc(struct sock *sk)
+{
+	sk_drops_inc(sk);
+}
+
+int rvsock_helper_sk_wmem_alloc(const struct sock *sk)
+{
+	return sk_wmem_alloc_get(sk);
+}
+
+bool rvsock_helper_sk_sndbuf_is_full(const struct sock *sk)
+{
+	return sk_wmem_alloc_get(sk) >= READ_ONCE(sk->sk_sndbuf);
+}
+
+u32 rvsock_helper_sk_shutdown(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_shutdown);
+}
+
+/* For a socket that nobody need own: the next call reports it. */
+void rvsock_helper_sk_report_error(struct sock *sk, int err)
+{
+	WRITE_ONCE(sk->sk_err, err);
+	sk_error_report(sk);
+}
+
+bool rvsock_helper_may_bind_reserved_port(void)
+{
+	return capable(CAP_NET_BIND_SERVICE);
+}
+
+u32 rvsock_helper_get_random_u32(void)
+{
+	return get_random_u32();
 }
 
 u32 rvsock_helper_vsock_peer_shutdown(const struct vsock_sock *vsk)

@@ -13,6 +13,7 @@ struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp);
 void rvsock_helper_kfree_skb(struct sk_buff *skb);
 unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb);
 int rvsock_helper_skb_tailroom(const struct sk_buff *skb);
+unsigned int rvsock_helper_skb_headroom(const struct sk_buff *skb);
 void rvsock_helper_skb_reserve(struct sk_buff *skb, int len);
 unsigned int rvsock_helper_skb_nr_frags(const struct sk_buff *skb);
 struct page *rvsock_helper_skb_frag(const struct sk_buff *skb, unsigned int i,
@@ -48,6 +49,17 @@ bool rvsock_helper_sk_mark_connected(struct sock *sk);
 bool rvsock_helper_current_exiting(void);
 
 bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk);
+void rvsock_helper_sock_recv_cmsgs(struct msghdr *msg, struct sock *sk, struct sk_buff *skb);
+bool rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb);
+unsigned int rvsock_helper_sock_first_len(struct sock *sk);
+void rvsock_helper_sk_drops_inc(struct sock *sk);
+int rvsock_helper_sk_wmem_alloc(const struct sock *sk);
+bool rvsock_helper_sk_sndbuf_is_full(const struct sock *sk);
+u32 rvsock_helper_sk_shutdown(const struct sock *sk);
+void rvsock_helper_sk_report_error(struct sock *sk, int err);
+bool rvsock_helper_may_bind_reserved_port(void);
+u32 rvsock_helper_get_random_u32(void);
+
 u32 rvsock_helper_vsock_peer_shutdown(const struct vsock_sock *vsk);
 void rvsock_helper_vsock_set_peer_shutdown(struct vsock_sock *vsk, u32 mask);
 

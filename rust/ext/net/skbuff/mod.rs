@@ -30,6 +30,7 @@ use core::{
 use kernel::{
     alloc::Flags,
     error::to_result,
+    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -72,6 +73,9 @@ impl<C: ControlBlock> SkBuff<C> {
         assert!(core::mem::align_of::<C>() <= core::mem::align_of::<*const ()>());
     };
 
+    /// How many blocks of pages a buffer can take.
+    pub(crate) const MAX_PAGES: usize = bindings::MAX_SKB_FRAGS as usize;
+
     /// Allocates an empty buffer whose linear part has room for `capacity` bytes.
     ///
     /// Sleeps if `flags` allow it.
@@ -97,6 +101,63 @@ impl<C: ControlBlock> SkBuff<C> {
         Ok(Self {
             ptr,
             _control: PhantomData,
+        })
+    }
+
+    /// Allocates a buffer of `len` bytes of whatever was in that memory, most of them in pages.
+    ///
+    /// Sleeps if `flags` allow it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENOBUFS`: there is no memory.
+    pub(crate) fn alloc_paged(len: usize, flags: Flags, control: C) -> Result<Self> {
+        let () = Self::CONTROL_BLOCK_FITS;
+        /// Single pages do, but fewer pieces are better.
+        const ORDER: i32 = 3;
+        let linear = len.min(PAGE_SIZE / 2);
+        let mut error = 0;
+        // SAFETY: No requirements.
+        let skb = unsafe {
+            bindings::alloc_skb_with_frags(
+                linear,
+                len.saturating_sub(linear),
+                ORDER,
+                &mut error,
+                gfp_as_raw(flags)? | kernel::bindings::__GFP_NOWARN,
+            )
+        };
+        let Some(skb) = NonNull::new(skb) else {
+            to_result(error)?;
+            return Err(ENOMEM);
+        };
+        // SAFETY: The buffer is new and ours alone.
+        let mut skb = unsafe { Self::from_raw(skb, control) };
+        skb.put(linear)?;
+        skb.extend_into_pages(len.saturating_sub(linear))?;
+        Ok(skb)
+    }
+
+    /// Overwrites the data from `offset` on, wherever it lies, with `len` bytes of `block` from `from`
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they are not all within the block; `EFAULT` if the data ends before.
+    pub(crate) fn write_block(
+        &mut self,
+        offset: usize,
+        block: &PageBlock,
+        from: usize,
+        len: usize,
+    ) -> Result {
+        let from = block.range(from, len)?;
+        let offset = i32::try_from(offset).map_err(|_| EFAULT)?;
+        let len = i32::try_from(len).map_err(|_| EFAULT)?;
+        // SAFETY: By the type invariant the buffer is valid and ours; the source has `len` bytes, and
+        // `skb_store_bits()` checks offset and length against the data.
+        to_result(unsafe {
+            bindings::skb_store_bits(self.raw(), offset, from.as_ptr().cast(), len)
         })
     }
 
@@ -138,6 +199,41 @@ impl<C: ControlBlock> SkBuff<C> {
     pub(crate) fn control_mut(&mut self) -> &mut C {
         // SAFETY: By the type invariant `cb` holds a `C`; the reference borrows `self` mutably.
         unsafe { &mut *(&raw mut (*self.raw()).cb).cast::<C>() }
+    }
+
+    /// Keeps `len` bytes free before the data of an empty buffer, for [`prepend`](Self::prepend).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is data, or not so much room.
+    pub(crate) fn reserve(&mut self, len: usize) -> Result {
+        if self.len() > 0 || len > self.tailroom() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant the buffer is valid and ours; it is empty and has the room,
+        // which fits an `int`.
+        unsafe { bindings::rvsock_helper_skb_reserve(self.raw(), len as i32) };
+        Ok(())
+    }
+
+    /// Puts a copy of `data` before what there is.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if there is not so much room.
+    pub(crate) fn prepend(&mut self, data: &[u8]) -> Result {
+        // SAFETY: By the type invariant the buffer is valid.
+        let room = unsafe { bindings::rvsock_helper_skb_headroom(self.raw()) };
+        if data.len() > room as usize {
+            return Err(ENOSPC);
+        }
+        // SAFETY: By the type invariant the buffer is valid and ours; there is room before its data,
+        // so that `skb_push()` returns as many bytes of our own.
+        unsafe {
+            let to = bindings::skb_push(self.raw(), data.len() as u32).cast::<u8>();
+            core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+        }
+        Ok(())
     }
 
     /// Extends the linear part by `len` bytes and returns where they begin.
@@ -310,6 +406,52 @@ impl<C: ControlBlock> SkBuff<C> {
         let offset = self.len();
         self.add_block(block, 0, len).map_err(|(error, _)| error)?;
         self.fill(offset, msg, len)
+    }
+
+    /// Appends `len` bytes from the user: `linear` of them to the linear part, the others to the
+    /// pages that the buffer was allocated with, all of which they fill.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_msg`](Self::put_msg); `EINVAL` if the pages are others than that.
+    pub(in crate::ext) fn put_msg_paged(
+        &mut self,
+        msg: &mut Msg,
+        linear: usize,
+        len: usize,
+    ) -> Result {
+        let offset = self.headlen();
+        self.put(linear)?;
+        self.extend_into_pages(len.saturating_sub(linear))?;
+        self.fill(offset, msg, len)
+    }
+
+    /// Has the pages that the buffer was allocated with, `len` bytes in all, be part of its data.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they are others than that.
+    fn extend_into_pages(&mut self, len: usize) -> Result {
+        let mut pages: usize = 0;
+        // SAFETY: By the type invariant the buffer is valid.
+        for i in 0..unsafe { bindings::rvsock_helper_skb_nr_frags(self.raw()) } {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: There are more than `i` fragments.
+            unsafe { bindings::rvsock_helper_skb_frag(self.raw(), i, &mut offset, &mut size) };
+            pages = pages.saturating_add(size as usize);
+        }
+        // SAFETY: By the type invariant the buffer is valid and ours. Its pages have so many bytes,
+        // which fit a `u32`, and none of them is part of the data yet.
+        unsafe {
+            if pages != len || (*self.raw()).data_len != 0 {
+                return Err(EINVAL);
+            }
+            (*self.raw()).data_len = len as u32;
+            (*self.raw()).len += len as u32;
+        }
+        Ok(())
     }
 
     fn fill(&mut self, offset: usize, msg: &mut Msg, len: usize) -> Result {
