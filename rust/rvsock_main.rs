@@ -31,6 +31,7 @@
 use crate::ext::{
     module_param::{
         module_param_bool,
+        module_param_choice,
         module_param_u32, //
     },
     net::vsock::{
@@ -80,6 +81,21 @@ module_param_u32!(
     0o444,
     "size of a receive buffer: this power of two, in pages"
 );
+module_param_u32!(
+    mrg_buffer_order,
+    0,
+    0..=5,
+    0o444,
+    "the same for a device that merges receive buffers"
+);
+
+module_param_choice!(
+    profile,
+    ["auto", "ratified", "draft"],
+    0,
+    0o444,
+    "what feature bits 2 and 3 mean: read from the number of queues, as virtio 1.3 has it, or as the drafts of datagrams do"
+);
 
 module_param_u32!(
     buffer_kb,
@@ -98,7 +114,12 @@ module_param_bool!(
 
 declare_vsock_transport! {
     /// Named as the kernel's own tests look for it.
-    virtio_transport: driver::VirtioTransport
+    virtio_transport: connections::<driver::VirtioTransport>
+}
+
+declare_vsock_transport! {
+    /// Registered while the device has datagrams.
+    virtio_dgram_transport: datagrams::<driver::DatagramTransport>
 }
 
 /// All connections, while the module is loaded.

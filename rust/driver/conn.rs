@@ -16,6 +16,7 @@ use super::{
         self,
         Kind, //
     },
+    payload::Payload,
     stats::{
         Counter,
         STATS, //
@@ -27,14 +28,11 @@ use super::{
 };
 use crate::{
     ext::{
-        mm::PageBlock,
-        net::{
-            vsock::{
-                Addr,
-                OwnedSock,
-                VsockSock,
-                WeakSock, //
-            }, //
+        net::vsock::{
+            Addr,
+            OwnedSock,
+            VsockSock,
+            WeakSock, //
         },
         sync::{
             new_spinlock_bh,
@@ -46,6 +44,7 @@ use crate::{
         Connection,
         Credit,
         Send,
+        SockError,
         State, //
     },
     wire::{
@@ -312,20 +311,15 @@ impl Conn {
         actions
     }
 
-    /// A packet from the peer has come, with `payload` bytes in `block`, behind the header.
-    ///
-    /// Gives the block back unless it was kept.
-    pub(super) fn receive(
-        self: &Arc<Self>,
-        header: &Header,
-        op: Op,
-        block: PageBlock,
-        payload: usize,
-    ) -> Option<PageBlock> {
-        let mut block = Some(block);
+    /// A packet from the peer has come.
+    pub(super) fn receive(self: &Arc<Self>, header: &Header, op: Op, payload: &mut Payload) {
         let (mut had_room, mut has_room, mut due) = (false, false, false);
         let mut stored = Stored::Silently;
         let actions = self.decide(|inner| {
+            if payload.is_damaged() {
+                // Bytes were lost on the way (M2).
+                return inner.state.abort(SockError::ConnReset);
+            }
             had_room = inner.credit.tx.free() > 0;
             inner.credit.update(header);
             has_room = inner.credit.tx.free() > 0;
@@ -336,7 +330,7 @@ impl Conn {
                 due = actions.write_space && inner.credit.rx.update_due(0);
                 return actions;
             }
-            match inner.store(self.ty, header, &mut block, payload, actions.discard) {
+            match inner.store(self.ty, header, payload, actions.discard) {
                 Ok(what) => {
                     stored = what;
                     due = inner.message_is_stuck(self.ty);
@@ -356,7 +350,6 @@ impl Conn {
             let _ = self.send(Some(Send::CreditUpdate));
         }
         self.wake(stored, has_room && !had_room);
-        block
     }
 
     /// Wakes those who wait for what has come.

@@ -17,11 +17,11 @@ use super::{
         Kind,
         Pinned, //
     },
+    payload::Payload, //
 };
 use crate::{
     ext::{
         error::NetError,
-        mm::PageBlock,
         net::{
             msg::Msg,
             skbuff::SkBuff,
@@ -58,27 +58,27 @@ pub(super) enum Stored {
 }
 
 impl Inner {
-    /// Stores the payload of a packet, in `block` behind the header, for the reader; or, with
-    /// `discard`, counts it as read.
+    /// Stores the payload of a packet for the reader; or, with `discard`, counts it as read.
     pub(super) fn store(
         &mut self,
         ty: SocketType,
         header: &Header,
-        block: &mut Option<PageBlock>,
-        payload: usize,
+        payload: &mut Payload,
         discard: bool,
     ) -> Result<Stored, SockError> {
-        let len = u32::try_from(payload).map_err(|_| SockError::NoBufs)?;
         let unread = self.credit.rx.unread();
-        self.credit.rx.receive(len).map_err(|_| SockError::NoBufs)?;
+        self.credit
+            .rx
+            .receive(header.len)
+            .map_err(|_| SockError::NoBufs)?;
         if discard {
-            self.credit.rx.consume(len);
+            self.credit.rx.consume(header.len);
             return Ok(Stored::Silently);
         }
         let message = (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
-        if let Err(error) = self.inbox.store(block, payload, unread, message) {
+        if let Err(error) = self.inbox.store(payload, unread, message) {
             // What is lost must not count as there to be read: a reader would look for it for ever.
-            self.credit.rx.consume(len);
+            self.credit.rx.consume(header.len);
             return Err(error);
         }
         Ok(match message {

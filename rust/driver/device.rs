@@ -3,6 +3,7 @@
 //! The device: from probe to remove, and how socket calls reach it.
 
 use super::{
+    dgram,
     event::{
         read_guest_cid,
         Events, //
@@ -13,10 +14,13 @@ use super::{
         Packet,
         Sent, //
     },
+    payload::Payload,
     request::Requests,
     rx::{
+        self,
         Rest,
-        Rx, //
+        Rx,
+        Shape, //
     },
     stats::{
         Counter,
@@ -30,9 +34,13 @@ use super::{
 };
 use crate::{
     ext::{
+        mm::PageBlock,
         net::{
             msg::Msg,
-            vsock::CID_ANY, //
+            vsock::{
+                self,
+                CID_ANY, //
+            }, //
         },
         sync::RcuArc,
         virtio::{
@@ -54,20 +62,25 @@ use crate::{
     },
     proto::reset_reply,
     wire::{
-        Attempt,
+        after_no_five_queues,
+        first_attempt,
+        Choice,
         Dialect,
         Feature,
         Header,
         Profile,
-        Queues, //
+        Queues,
+        SocketType, //
     }, //
 };
 use kernel::{
     device::Core,
     fmt,
     new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             AtomicFlag,
@@ -95,6 +108,9 @@ const RECLAIM_INTERVAL: u32 = 20;
 /// When buffers, or a listener, are tried again, in milliseconds.
 const RETRY_INTERVAL: u32 = 10;
 
+/// How long a device that has lost count waits for its reset, in milliseconds: it may do so again.
+const RESTART_DELAY: u32 = 100;
+
 /// How long the peers have to take our farewells, in all (C7).
 const FAREWELL_TIME: Delta = Delta::from_secs(1);
 
@@ -104,20 +120,126 @@ static DEVICE: RcuArc<Vsock> = RcuArc::new();
 /// There is a device, running or not; there is never a second (H5).
 static TAKEN: AtomicFlag = AtomicFlag::new(false);
 
+/// A pair of queues, and what works on them: there is one for connections, and one for datagrams.
+#[pin_data]
+struct Pair {
+    #[pin]
+    rx: Rx,
+    #[pin]
+    tx: Tx,
+    #[pin]
+    rx_work: Work<Vsock>,
+    #[pin]
+    tx_work: Work<Vsock>,
+    #[pin]
+    refill_work: DelayedWork<Vsock>,
+    #[pin]
+    reclaim_work: DelayedWork<Vsock>,
+}
+
+/// Makes a [`Pair`] initialiser; what the works do is for the pair in this field.
+macro_rules! new_pair {
+    ($field:ident, $route:path) => {
+        pin_init!(Pair {
+            rx <- Rx::new(),
+            tx <- Tx::new(),
+            rx_work <- new_work!(
+                |device: Arc<Vsock>| device.$field.receive(&device, $route),
+                "Vsock::rx_work"
+            ),
+            tx_work <- new_work!(
+                |device: Arc<Vsock>| device.$field.sent(&device, false),
+                "Vsock::tx_work"
+            ),
+            refill_work <- new_delayed_work!(
+                |device: Arc<Vsock>| device.$field.refill(&device),
+                "Vsock::refill_work"
+            ),
+            reclaim_work <- new_delayed_work!(
+                |device: Arc<Vsock>| device.$field.sent(&device, true),
+                "Vsock::reclaim_work"
+            ),
+        })
+    };
+}
+
+impl Pair {
+    fn receive(&self, device: &Arc<Vsock>, route: fn(&Arc<Vsock>, &Header, &mut Payload)) {
+        match self.rx.poll(device, route) {
+            Rest::Nothing => {}
+            Rest::More => {
+                self.rx_work.queue(device, Where::Bh);
+            }
+            Rest::Refill => {
+                self.refill_work.queue_in(device, 0);
+            }
+            Rest::Reset => {
+                device
+                    .restart_work
+                    .queue_in(device, msecs_to_jiffies(RESTART_DELAY));
+            }
+        }
+    }
+
+    fn refill(&self, device: &Arc<Vsock>) {
+        if !self.rx.refill(GFP_KERNEL) {
+            self.refill_work
+                .queue_in(device, msecs_to_jiffies(RETRY_INTERVAL));
+        }
+    }
+
+    fn sent(&self, device: &Arc<Vsock>, timer: bool) {
+        let afterwards = self.tx.reclaim(timer);
+        self.follow(device, afterwards);
+    }
+
+    fn send(&self, device: &Arc<Vsock>, packet: Packet) -> Result {
+        let afterwards = self.tx.send(packet)?;
+        self.follow(device, afterwards);
+        Ok(())
+    }
+
+    fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
+        if afterwards.start_timer {
+            self.reclaim_work
+                .queue_in(device, msecs_to_jiffies(RECLAIM_INTERVAL));
+        }
+    }
+
+    fn start(&self, rx: Queue, tx: Queue, shape: Shape) -> Result {
+        self.tx.start(Virtqueue::new(tx), shape.header_len);
+        self.rx.start(Virtqueue::new(rx), shape)
+    }
+
+    /// The queues are no more. Sleeps.
+    fn stop(&self) {
+        self.rx.stop();
+        self.tx.stop();
+        self.rx_work.cancel_sync();
+        self.tx_work.cancel_sync();
+        self.refill_work.cancel_sync();
+        self.reclaim_work.cancel_sync();
+    }
+}
+
 /// A virtio socket device.
 #[pin_data]
 pub(crate) struct Vsock {
     table: Arc<Connections>,
     profile: Profile,
     features: u64,
+    /// The device on its bus.
+    dev: ARef<virtio::Device>,
     /// Our own CID.
     cid: Atomic<u32>,
     /// The device is about to go: no connection begins any more.
     leaving: AtomicFlag,
+    /// The queues of connections.
     #[pin]
-    rx: Rx,
+    streams: Pair,
+    /// The queues of datagrams, where there are some.
     #[pin]
-    tx: Tx,
+    datagrams: Pair,
     #[pin]
     events: Events,
     #[pin]
@@ -125,18 +247,22 @@ pub(crate) struct Vsock {
     /// Where the CID is to be read; none unless the device runs.
     #[pin]
     config: Mutex<Option<ConfigSpace>>,
+    /// What makes SOCK_DGRAM exist (D9).
     #[pin]
-    rx_work: Work<Vsock>,
-    #[pin]
-    tx_work: Work<Vsock>,
+    registration: Mutex<Option<vsock::Registration>>,
     #[pin]
     event_work: Work<Vsock>,
     #[pin]
     request_work: DelayedWork<Vsock>,
     #[pin]
-    refill_work: DelayedWork<Vsock>,
-    #[pin]
-    reclaim_work: DelayedWork<Vsock>,
+    restart_work: DelayedWork<Vsock>,
+}
+
+/// The queues of a device, as they are found.
+struct Found {
+    streams: [Queue; 2],
+    datagrams: Option<[Queue; 2]>,
+    events: Queue,
 }
 
 /// Calls `f` with the device that runs, if there is one. Nothing in it may sleep.
@@ -154,16 +280,21 @@ pub(super) fn takes_connections() -> bool {
     with(|device| !device.leaving.load(Relaxed)).unwrap_or(false)
 }
 
-/// Whether SOCK_SEQPACKET was negotiated.
-pub(super) fn allows_seqpacket() -> bool {
-    with(|device| device.profile.seqpacket).unwrap_or(false)
+/// Whether sockets of type `ty` work: there is a device, and it has said so.
+pub(super) fn serves(ty: SocketType) -> bool {
+    with(|device| device.serves(ty)).unwrap_or(false)
+}
+
+/// Whether there is a device for which sockets of type `ty` do not work.
+pub(super) fn refuses(ty: SocketType) -> bool {
+    with(|device| !device.serves(ty)).unwrap_or(false)
 }
 
 /// Whether what is left of `msg` can be sent from where it lies: the transmit queue can take it, and
 /// the administrator does not forbid it.
 pub(super) fn can_pin(msg: &Msg) -> bool {
     // The header takes a descriptor too.
-    let most = with(|device| device.tx.size())
+    let most = with(|device| device.streams.tx.size())
         .unwrap_or(0)
         .saturating_sub(1);
     crate::zerocopy.get() && msg.can_be_pinned(most)
@@ -179,6 +310,16 @@ pub(super) fn send(packet: Packet) -> Result {
     device.send(packet)
 }
 
+/// Sends the datagram `packet`. Does not sleep.
+///
+/// # Errors
+///
+/// `ENODEV` if there is no device, or none for datagrams.
+pub(super) fn send_datagram(packet: Packet) -> Result {
+    let device = DEVICE.load().ok_or(ENODEV)?;
+    device.datagrams.send(&device, packet)
+}
+
 /// Answers `header`'s packet by RST, if there is a device. Does not sleep.
 pub(super) fn refuse(header: &Header) {
     if let Some(device) = DEVICE.load() {
@@ -187,25 +328,30 @@ pub(super) fn refuse(header: &Header) {
 }
 
 impl Vsock {
-    fn new(table: Arc<Connections>, profile: Profile, features: u64) -> Result<Arc<Self>> {
+    fn new(
+        table: Arc<Connections>,
+        profile: Profile,
+        dev: &virtio::Device<Core<'_>>,
+    ) -> Result<Arc<Self>> {
+        let features = dev.features();
+        let dev: ARef<virtio::Device> = dev.into();
         Arc::pin_init(
             try_pin_init!(Self {
                 table,
                 profile,
                 features,
+                dev,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                rx <- Rx::new(),
-                tx <- Tx::new(),
+                streams <- new_pair!(streams, rx::route),
+                datagrams <- new_pair!(datagrams, dgram::receive),
                 events <- Events::new(),
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
-                rx_work <- new_work!(Self::receive, "Vsock::rx_work"),
-                tx_work <- new_work!(Self::sent, "Vsock::tx_work"),
+                registration <- new_mutex!(None, "Vsock::registration"),
                 event_work <- new_work!(Self::event, "Vsock::event_work"),
                 request_work <- new_delayed_work!(Self::requested, "Vsock::request_work"),
-                refill_work <- new_delayed_work!(Self::refill, "Vsock::refill_work"),
-                reclaim_work <- new_delayed_work!(Self::reclaim, "Vsock::reclaim_work"),
+                restart_work <- new_delayed_work!(Self::restart, "Vsock::restart_work"),
             }),
             GFP_KERNEL,
         )
@@ -221,28 +367,40 @@ impl Vsock {
         &self.table
     }
 
-    fn send(self: &Arc<Self>, packet: Packet) -> Result {
-        let afterwards = self.tx.send(packet)?;
-        self.follow(afterwards);
-        Ok(())
-    }
-
-    fn follow(self: &Arc<Self>, afterwards: Afterwards) {
-        if afterwards.start_timer {
-            self.reclaim_work
-                .queue_in(self, msecs_to_jiffies(RECLAIM_INTERVAL));
+    /// Whether sockets of type `ty` work.
+    pub(super) fn serves(&self, ty: SocketType) -> bool {
+        match ty {
+            SocketType::Stream => self.profile.stream,
+            SocketType::Seqpacket => self.profile.seqpacket,
+            SocketType::Dgram => self.profile.dgram,
         }
     }
 
-    /// Answers `header`'s packet by RST, unless it is one itself (C2).
-    pub(super) fn refuse(self: &Arc<Self>, header: &Header) {
-        let Some(mut reply) = reset_reply(header) else {
-            return;
-        };
+    fn send(self: &Arc<Self>, packet: Packet) -> Result {
+        self.streams.send(self, packet)
+    }
+
+    /// The RST that answers `header`'s packet, unless it is one itself (C2), or memory is lacking.
+    fn refusal(&self, header: &Header) -> Option<Packet> {
+        let mut reply = reset_reply(header)?;
         STATS.count(Counter::Refused);
         reply.src_cid = u64::from(self.cid());
-        // Without memory the peer has its time-out.
-        let _ = packet::control(&reply, None, Kind::Reply).and_then(|packet| self.send(packet));
+        packet::control(&reply, None, Kind::Reply).ok()
+    }
+
+    /// Answers `header`'s packet by RST. Without memory the peer has its time-out.
+    pub(super) fn refuse(self: &Arc<Self>, header: &Header) {
+        if let Some(packet) = self.refusal(header) {
+            let _ = self.send(packet);
+        }
+    }
+
+    /// Answers a datagram by RST, if there is room to (D6).
+    pub(super) fn refuse_datagram(self: &Arc<Self>, header: &Header) {
+        if let Some(packet) = self.refusal(header) {
+            let afterwards = self.datagrams.tx.send_if_room(packet);
+            self.datagrams.follow(self, afterwards);
+        }
     }
 
     /// Has `request` handled where one may sleep.
@@ -256,39 +414,17 @@ impl Vsock {
 
     /// Drops the packets that wait to be sent and for which `unwanted` says so.
     pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) {
-        self.tx.purge(unwanted);
+        self.streams.tx.purge(unwanted);
     }
 
     /// Somebody waits until packets are sent.
     pub(super) fn want_sent(&self) {
-        self.tx.want_interrupt();
+        self.streams.tx.want_interrupt();
     }
 
-    fn receive(self: Arc<Self>) {
-        match self.rx.poll(&self) {
-            Rest::Nothing => {}
-            Rest::More => {
-                self.rx_work.queue(&self, Where::Bh);
-            }
-            Rest::Refill => {
-                self.refill_work.queue_in(&self, 0);
-            }
-        }
-    }
-
-    fn sent(self: Arc<Self>) {
-        self.follow(self.tx.reclaim(false));
-    }
-
-    fn reclaim(self: Arc<Self>) {
-        self.follow(self.tx.reclaim(true));
-    }
-
-    fn refill(self: Arc<Self>) {
-        if !self.rx.refill(GFP_KERNEL) {
-            self.refill_work
-                .queue_in(&self, msecs_to_jiffies(RETRY_INTERVAL));
-        }
+    /// Somebody waits until datagrams are sent.
+    pub(super) fn want_datagrams_sent(&self) {
+        self.datagrams.tx.want_interrupt();
     }
 
     fn requested(self: Arc<Self>) {
@@ -314,9 +450,9 @@ impl Vsock {
     fn transport_reset(&self) {
         let config = self.config.lock().clone();
         if let Some(Ok(cid)) = config.as_ref().map(read_guest_cid) {
-            self.cid.store(cid, Relaxed);
+            self.set_cid(cid);
         }
-        self.tx.purge(|_| true);
+        self.streams.tx.purge(|_| true);
         self.table.for_each(|conn| conn.lost(false));
         pr_info!(
             "the host has reset its connections; guest CID {}\n",
@@ -324,41 +460,125 @@ impl Vsock {
         );
     }
 
-    /// Finds the queues and starts to use them. Sleeps.
-    fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
-        let [rx, tx, events] = dev.find_vqs(
-            self.clone(),
-            [c"rx", c"tx", c"event"].map(|name| VqSpec {
+    /// This machine's CID is `cid` from now on.
+    fn set_cid(&self, cid: u32) {
+        let before = self.cid.xchg(cid, Relaxed);
+        if before != cid && before != CID_ANY {
+            pr_info!("guest CID was {before}, is {cid}\n");
+            self.table.ports.rebind(cid);
+        }
+    }
+
+    /// Where framing was lost, only a reset helps (M2). Sleeps.
+    fn restart(self: Arc<Self>) {
+        let done = virtio::Adapter::<Driver>::restart(&self.dev, |bound| {
+            // It may have stopped meanwhile, or be another one's device.
+            core::ptr::eq(&raw const **bound, &raw const *self)
+                && with(|device| core::ptr::eq(device, &raw const *self)).unwrap_or(false)
+        });
+        pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
+    }
+
+    /// Finds the queues. Sleeps.
+    fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
+        fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
+            names.map(|name| VqSpec {
                 name,
                 callback: true,
-            }),
-        )?;
+            })
+        }
+        Ok(match self.profile.queues {
+            Queues::Three => {
+                let [rx, tx, events] =
+                    dev.find_vqs(self.clone(), specs([c"rx", c"tx", c"event"]))?;
+                Found {
+                    streams: [rx, tx],
+                    datagrams: None,
+                    events,
+                }
+            }
+            Queues::Five => {
+                let names = [c"rx", c"tx", c"dgram-rx", c"dgram-tx", c"event"];
+                let [rx, tx, dgram_rx, dgram_tx, events] =
+                    dev.find_vqs(self.clone(), specs(names))?;
+                Found {
+                    streams: [rx, tx],
+                    datagrams: Some([dgram_rx, dgram_tx]),
+                    events,
+                }
+            }
+        })
+    }
+
+    /// Starts to use the queues that were found. Sleeps.
+    fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
+        let Found {
+            streams: [rx, tx],
+            datagrams,
+            events,
+        } = found;
         let config = rx.config();
         let cid = read_guest_cid(&config)?;
-        let before = self.cid.xchg(cid, Relaxed);
         *self.config.lock() = Some(config);
-        self.start_queues(rx, tx, events)?;
+        self.set_cid(cid);
+        self.streams.start(rx, tx, self.shape())?;
+        if let Some([rx, tx]) = datagrams {
+            self.datagrams.start(rx, tx, self.datagram_shape())?;
+        }
+        self.events.start(Virtqueue::new(events))?;
         dev.ready();
-        self.rx.refill(GFP_KERNEL);
+        self.streams.rx.refill(GFP_KERNEL);
+        self.datagrams.rx.refill(GFP_KERNEL);
         self.events.kick();
         self.leaving.store(false, Relaxed);
         DEVICE.replace(Some(self.clone()));
-        if before != cid && before != CID_ANY {
-            pr_info!("guest CID was {before}, is {cid}\n");
-        }
         // What came before DEVICE was set.
-        self.rx_work.queue(self, Where::Bh);
+        self.streams.rx_work.queue(self, Where::Bh);
+        self.datagrams.rx_work.queue(self, Where::Bh);
         self.event_work.queue(self, Where::Unbound);
         Ok(())
     }
 
-    fn start_queues(&self, rx: Queue, tx: Queue, events: Queue) -> Result {
-        self.tx.start(Virtqueue::new(tx));
-        self.events.start(Virtqueue::new(events))?;
-        let bytes = crate::rx_pool_kb.get() as usize * 1024;
-        self.rx
-            .start(Virtqueue::new(rx), crate::rx_buffer_order.get(), bytes);
-        Ok(())
+    /// The receive buffers of connections; with datagrams they have half of the memory.
+    fn shape(&self) -> Shape {
+        let memory = crate::rx_pool_kb.get() as usize * 1024;
+        let merges = self.profile.mrg_rxbuf;
+        Shape {
+            order: if merges {
+                crate::mrg_buffer_order.get()
+            } else {
+                crate::rx_buffer_order.get()
+            },
+            memory: if self.profile.dgram {
+                memory / 2
+            } else {
+                memory
+            },
+            header_len: self.profile.header_len(),
+            merges,
+        }
+    }
+
+    /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
+    /// the greatest, and there are four at the least (D8).
+    fn datagram_shape(&self) -> Shape {
+        let shape = self.shape();
+        if shape.merges {
+            return shape;
+        }
+        let order = PageBlock::MAX_ORDER;
+        Shape {
+            order,
+            memory: shape.memory.max(4 * (PAGE_SIZE << order)),
+            ..shape
+        }
+    }
+
+    /// Finds the queues again, as they were, and goes on. Sleeps.
+    fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
+        self.find_queues(dev)
+            .and_then(|found| self.start(dev, found))
+            .inspect_err(|_| self.stop(dev))
     }
 
     /// Ends all connections and stops to use the device. Sleeps.
@@ -369,21 +589,17 @@ impl Vsock {
         self.leaving.store(true, Relaxed);
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
-        self.tx.purge(|sent| sent.kind() != Kind::Reply);
+        self.streams.tx.purge(|sent| sent.kind() != Kind::Reply);
         self.table.for_each(|conn| conn.lost(true));
-        self.tx.drain(FAREWELL_TIME);
+        self.streams.tx.drain(FAREWELL_TIME);
         drop(DEVICE.replace(None));
         dev.delete_vqs();
-        self.rx.stop();
-        self.tx.stop();
+        self.streams.stop();
+        self.datagrams.stop();
         self.events.stop();
         *self.config.lock() = None;
-        self.rx_work.cancel_sync();
-        self.tx_work.cancel_sync();
         self.event_work.cancel_sync();
         self.request_work.cancel_sync();
-        self.refill_work.cancel_sync();
-        self.reclaim_work.cancel_sync();
         self.requests.refuse_all(self);
         // Those that were made meanwhile; nothing makes any more.
         self.table.for_each(|conn| conn.lost(false));
@@ -391,19 +607,40 @@ impl Vsock {
 
     /// What was negotiated, as one line of the log.
     fn announce(&self, dev: &virtio::Device<Core<'_>>) {
-        let (rx_size, rx_buffers, rx_bytes) = self.rx.sizes();
+        let (rx_size, rx_buffers, rx_bytes) = self.streams.rx.sizes();
         pr_info!(
-            "virtio{}: guest CID {}, features {:#x} ({}), {} queues, rx {} deep with {} buffers of {} bytes, tx {} deep\n",
+            "virtio{}: guest CID {}, features {:#x} ({}:{}), {} queues, rx {} deep with {} buffers of {} bytes, tx {} deep\n",
             dev.index(),
             self.cid(),
             self.features,
             self.dialect(),
+            Offers(&self.profile),
             self.profile.queues.count(),
             rx_size,
             rx_buffers,
             rx_bytes,
-            self.tx.size(),
+            self.streams.tx.size(),
         );
+    }
+
+    /// Makes SOCK_DGRAM exist, if the device has datagrams (D9). Sleeps.
+    ///
+    /// Whether or not it can, streams work.
+    fn register_datagrams(&self) {
+        if !self.profile.dgram {
+            return;
+        }
+        match vsock::Registration::new(&crate::virtio_dgram_transport, vsock::Role::Datagrams) {
+            Ok(registration) => *self.registration.lock() = Some(registration),
+            Err(error) => {
+                let reason = if error == EBUSY {
+                    "another transport has it (vmw_vsock_vmci_transport?)"
+                } else {
+                    "registration was interrupted; bind the device again"
+                };
+                pr_warn!("no SOCK_DGRAM: {reason}\n");
+            }
+        }
     }
 
     fn dialect(&self) -> &'static str {
@@ -419,16 +656,52 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Some(device) = DEVICE.load() else {
         return writeln!(f, "device: none");
     };
-    let (rx_size, rx_buffers, rx_bytes) = device.rx.sizes();
+    let (rx_size, rx_buffers, rx_bytes) = device.streams.rx.sizes();
     writeln!(f, "device: running")?;
     writeln!(f, "guest_cid: {}", device.cid())?;
     writeln!(f, "features: {:#x}", device.features)?;
     writeln!(f, "profile: {}", device.dialect())?;
+    f.write_fmt(fmt!("offers:{}\n", Offers(&device.profile)))?;
     writeln!(f, "queues: {}", device.profile.queues.count())?;
     writeln!(f, "rx_queue: {rx_size}")?;
     writeln!(f, "rx_buffers: {rx_buffers}")?;
     writeln!(f, "rx_buffer_bytes: {rx_bytes}")?;
-    writeln!(f, "tx_queue: {}", device.tx.size())
+    writeln!(f, "tx_queue: {}", device.streams.tx.size())?;
+    if device.profile.dgram {
+        let (rx_size, rx_buffers, rx_bytes) = device.datagrams.rx.sizes();
+        let registered = device.registration.lock().is_some();
+        writeln!(
+            f,
+            "dgram_registered: {}",
+            if registered { "yes" } else { "no" }
+        )?;
+        writeln!(f, "dgram_rx_queue: {rx_size}")?;
+        writeln!(f, "dgram_rx_buffers: {rx_buffers}")?;
+        writeln!(f, "dgram_rx_buffer_bytes: {rx_bytes}")?;
+        writeln!(f, "dgram_tx_queue: {}", device.datagrams.tx.size())?;
+    }
+    Ok(())
+}
+
+/// What a device offers, each after a space.
+struct Offers<'a>(&'a Profile);
+
+impl fmt::Display for Offers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = self.0;
+        for (offered, name) in [
+            (profile.stream, "stream"),
+            (profile.seqpacket, "seqpacket"),
+            (profile.dgram, "dgram"),
+            (profile.mrg_rxbuf, "mrg_rxbuf"),
+            (profile.no_implied_stream, "no_implied_stream"),
+        ] {
+            if offered {
+                write!(f, " {name}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Handler for Vsock {
@@ -437,10 +710,15 @@ impl Handler for Vsock {
         if DEVICE.is_empty() {
             return;
         }
+        let queues = self.profile.queues;
         if index == Queues::RX {
-            self.rx_work.queue(&self, Where::Bh);
+            self.streams.rx_work.queue(&self, Where::Bh);
         } else if index == Queues::TX {
-            self.tx_work.queue(&self, Where::Bh);
+            self.streams.tx_work.queue(&self, Where::Bh);
+        } else if queues.dgram_rx() == Some(index) {
+            self.datagrams.rx_work.queue(&self, Where::Bh);
+        } else if queues.dgram_tx() == Some(index) {
+            self.datagrams.tx_work.queue(&self, Where::Bh);
         } else {
             self.event_work.queue(&self, Where::Unbound);
         }
@@ -453,8 +731,23 @@ pub(crate) struct Driver;
 #[vtable]
 impl virtio::Driver for Driver {
     const ID_TABLE: virtio::IdTable = &ID_TABLE;
-    const FEATURES: &'static [u32] = &[Feature::Stream as u32, Feature::Seqpacket as u32];
+    const FEATURES: &'static [u32] = &[
+        Feature::Stream.bit(),
+        Feature::Seqpacket.bit(),
+        Feature::Dgram.bit(),
+        Feature::MrgRxbuf.bit(),
+    ];
     type Data = Vsock;
+
+    fn validate(dev: &virtio::Device<Core<'_>>) -> Result {
+        let accept = first_attempt(dev.features(), choice()).accept;
+        for feature in Feature::ALL {
+            if !feature.is_in(accept) {
+                dev.clear_feature(feature.bit());
+            }
+        }
+        Ok(())
+    }
 
     fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         if TAKEN.cmpxchg(false, true, Full).is_err() {
@@ -472,6 +765,7 @@ impl virtio::Driver for Driver {
     }
 
     fn remove(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
+        drop(data.registration.lock().take());
         data.stop(dev);
         TAKEN.store(false, Relaxed);
     }
@@ -486,7 +780,7 @@ impl virtio::Driver for Driver {
     }
 
     fn restore(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.start(dev).inspect_err(|_| data.stop(dev))
+        data.resume(dev)
     }
 
     fn reset_prepare(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
@@ -495,24 +789,58 @@ impl virtio::Driver for Driver {
     }
 
     fn reset_done(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.start(dev).inspect_err(|_| data.stop(dev))
+        data.resume(dev)
+    }
+}
+
+/// The administrator's word on what the feature bits mean.
+fn choice() -> Choice {
+    match crate::profile.get() {
+        1 => Choice::Ratified,
+        2 => Choice::Draft,
+        _ => Choice::Auto,
     }
 }
 
 impl Driver {
     fn set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
-        let attempt = Attempt {
-            accept: dev.features(),
-            queues: Queues::Three,
-            dialect: Dialect::Ratified,
-        };
-        let table = crate::connections().ok_or(ENODEV)?;
-        let vsock = Vsock::new(table, attempt.profile(), dev.features())?;
-        vsock.start(dev).inspect_err(|error| {
+        let result = Self::try_to_set_up(dev);
+        if let Err(error) = &result {
             pr_err!("virtio{}: cannot be used: {error:?}\n", dev.index());
-            vsock.stop(dev);
-        })?;
+        }
+        result
+    }
+
+    fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
+        let (vsock, found) = Self::negotiate(dev)?;
+        vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
         vsock.announce(dev);
+        vsock.register_datagrams();
         Ok(vsock)
+    }
+
+    /// Finds out what the device is, by the number of its queues. Sleeps.
+    fn negotiate(dev: &virtio::Device<Core<'_>>) -> Result<(Arc<Vsock>, Found)> {
+        let (offered, choice) = (dev.features(), choice());
+        let mut attempt = first_attempt(offered, choice);
+        loop {
+            let table = crate::connections().ok_or(ENODEV)?;
+            let profile = attempt.profile();
+            if profile.is_useless() {
+                pr_err!("the device offers no type of socket (features {offered:#x})\n");
+                return Err(ENODEV);
+            }
+            let vsock = Vsock::new(table, profile, dev)?;
+            match vsock.find_queues(dev) {
+                Ok(found) => return Ok((vsock, found)),
+                Err(error) => {
+                    let next = (attempt.queues == Queues::Five)
+                        .then(|| after_no_five_queues(offered, choice))
+                        .flatten();
+                    attempt = next.ok_or(error)?;
+                    dev.renegotiate(attempt.accept)?;
+                }
+            }
+        }
     }
 }

@@ -7,16 +7,14 @@
 //! boundaries: several parts share a buffer, each behind two bytes that say how long it is and
 //! whether it ends a message.
 
+use super::payload::Payload;
 use crate::{
-    ext::{
-        mm::PageBlock,
-        net::{
-            msg::Msg,
-            skbuff::{
-                ControlBlock,
-                SkBuff,
-                SkBuffQueue, //
-            }, //
+    ext::net::{
+        msg::Msg,
+        skbuff::{
+            ControlBlock,
+            SkBuff,
+            SkBuffQueue, //
         }, //
     },
     proto::{
@@ -26,10 +24,7 @@ use crate::{
         SockError,
         Store, //
     },
-    wire::{
-        SeqFlags,
-        HEADER_LEN, //
-    }, //
+    wire::SeqFlags, //
 };
 use kernel::prelude::*;
 
@@ -199,18 +194,17 @@ impl Inbox {
         }
     }
 
-    /// Stores `payload` bytes that lie in `block`, behind the header; `message` says what part of a
-    /// message they are, if they are one. `unread` bytes are there already.
+    /// Stores `payload`; `message` says what part of a message it is, if it is one. `unread` bytes are
+    /// there already.
     ///
-    /// The block stays unless its pages were taken.
+    /// The payload's buffers stay unless their pages were taken.
     pub(super) fn store(
         &mut self,
-        block: &mut Option<PageBlock>,
-        payload: usize,
+        payload: &mut Payload,
         unread: u32,
         message: Option<SeqFlags>,
     ) -> Result<(), SockError> {
-        if payload == 0 {
+        if payload.len() == 0 {
             match message {
                 None => return Ok(()),
                 Some(_) if !self.empties.store() => return Err(SockError::NoBufs),
@@ -219,10 +213,11 @@ impl Inbox {
         }
         let form = match message {
             None => Form::Bytes,
-            Some(_) if payload <= MARK_MAX => Form::Bundle,
+            Some(_) if payload.len() <= MARK_MAX => Form::Bundle,
             Some(flags) => Form::Part(flags),
         };
-        self.store_as(block, payload, unread, form, message)?;
+        self.store_as(payload, unread, form, message)
+            .map_err(|_| SockError::NoMem)?;
         if message.is_some_and(|flags| flags.contains(SeqFlags::EOM)) {
             self.messages = self.messages.saturating_add(1);
         }
@@ -231,16 +226,18 @@ impl Inbox {
 
     fn store_as(
         &mut self,
-        slot: &mut Option<PageBlock>,
-        payload: usize,
+        payload: &mut Payload,
         unread: u32,
         form: Form,
         message: Option<SeqFlags>,
-    ) -> Result<(), SockError> {
-        let mark = (form == Form::Bundle).then(|| mark(payload, message.unwrap_or(SeqFlags::NONE)));
-        let needed = payload.saturating_add(if mark.is_some() { MARK_LEN } else { 0 });
-        let Some(block) = slot.take() else {
-            return Ok(());
+    ) -> Result {
+        let marked;
+        let mark: &[u8] = match (form, message) {
+            (Form::Bundle, Some(flags)) => {
+                marked = mark(payload.len(), flags);
+                &marked
+            }
+            _ => &[],
         };
         let tail_room = match self.queue.back_mut() {
             // A part that is a buffer of its own takes nothing in.
@@ -250,45 +247,49 @@ impl Inbox {
             _ => 0,
         };
         let arrival = Arrival {
-            payload: needed,
-            buffer: block.len(),
+            payload: payload.len().saturating_add(mark.len()),
+            buffer: payload.memory(),
             tail_room,
             unread: unread as usize,
         };
         match proto::store(&arrival) {
             Store::Append => {
                 if let Some(mut tail) = self.queue.back_mut() {
-                    if let Some(mark) = mark {
-                        tail.put_slice(&mark).map_err(|_| SockError::NoMem)?;
-                    }
-                    tail.put_block(&block, HEADER_LEN, payload)
-                        .map_err(|_| SockError::NoMem)?;
+                    tail.put_slice(mark)?;
+                    payload.try_for_each(|block, at, len| tail.put_block(block, at, len))?;
                 }
-                *slot = Some(block);
                 return Ok(());
             }
             Store::Compact { capacity } => {
                 let fresh = Unread { consumed: 0, form };
                 if let Ok(mut skb) = SkBuff::alloc(capacity, GFP_ATOMIC, fresh) {
-                    if let Some(mark) = mark {
-                        skb.put_slice(&mark).map_err(|_| SockError::NoMem)?;
-                    }
-                    skb.put_block(&block, HEADER_LEN, payload)
-                        .map_err(|_| SockError::NoMem)?;
+                    skb.put_slice(mark)?;
+                    payload.try_for_each(|block, at, len| skb.put_block(block, at, len))?;
                     self.queue.push_back(skb);
-                    *slot = Some(block);
                     return Ok(());
                 }
             }
             Store::TakePages => {}
         }
-        let form = message.map_or(Form::Bytes, Form::Part);
-        let fresh = Unread { consumed: 0, form };
-        let mut skb = SkBuff::alloc(0, GFP_ATOMIC, fresh).map_err(|_| SockError::NoMem)?;
-        skb.add_block(block, HEADER_LEN, payload)
-            .map_err(|_| SockError::NoMem)?;
-        self.queue.push_back(skb);
-        Ok(())
+        loop {
+            // A part in several buffers ends with the last of them.
+            let fresh = Unread {
+                consumed: 0,
+                form: message.map_or(Form::Bytes, |_| Form::Part(SeqFlags::NONE)),
+            };
+            let mut skb = SkBuff::alloc(0, GFP_ATOMIC, fresh)?;
+            let all = payload.move_to(&mut skb);
+            if let (true, Some(flags)) = (all, message) {
+                skb.control_mut().form = Form::Part(flags);
+            }
+            if !all && skb.len() == 0 {
+                return Err(EINVAL);
+            }
+            self.queue.push_back(skb);
+            if all {
+                return Ok(());
+            }
+        }
     }
 }
 

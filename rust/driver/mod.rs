@@ -31,10 +31,13 @@
 mod conn;
 mod data;
 mod device;
+mod dgram;
 mod event;
+mod hash_table;
 mod inbox;
 mod news;
 mod packet;
+mod payload;
 mod request;
 mod rx;
 mod stats;
@@ -45,6 +48,7 @@ mod tx;
 
 pub(crate) use self::{
     device::Driver,
+    dgram::DatagramTransport,
     stats::show,
     table::Connections,
     transport::VirtioTransport, //

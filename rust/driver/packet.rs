@@ -12,7 +12,10 @@ use crate::{
                 ControlBlock,
                 SkBuff, //
             },
-            vsock::VsockSock,
+            vsock::{
+                OwnedSock,
+                VsockSock, //
+            },
             zerocopy::ZeroCopy, //
         }, //
     },
@@ -20,10 +23,12 @@ use crate::{
         Header,
         SeqFlags,
         SocketType,
-        HEADER_LEN, //
+        HEADER_LEN,
+        HEADER_LEN_MRG, //
     }, //
 };
 use kernel::{
+    alloc::Flags,
     page::PAGE_SIZE,
     prelude::*,
     sync::Arc, //
@@ -45,6 +50,8 @@ pub(super) struct Sent {
     conn: Option<Arc<Conn>>,
     payload: u32,
     kind: Kind,
+    /// Its header is the longer one, of devices that merge receive buffers.
+    wide: bool,
     /// Monitors have seen it.
     tapped: bool,
 }
@@ -62,7 +69,11 @@ pub(super) enum Kind {
 
 impl ControlBlock for Sent {
     fn header_len(&self) -> usize {
-        HEADER_LEN
+        if self.wide {
+            HEADER_LEN_MRG
+        } else {
+            HEADER_LEN
+        }
     }
 }
 
@@ -76,6 +87,16 @@ impl Drop for Sent {
 }
 
 impl Sent {
+    fn new(conn: Option<Arc<Conn>>, kind: Kind) -> Self {
+        Self {
+            conn,
+            payload: 0,
+            kind,
+            wide: false,
+            tapped: false,
+        }
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
@@ -104,14 +125,8 @@ pub(super) type Packet = SkBuff<Sent>;
 ///
 /// With `conn`, the fields that speak of credit are filled in when it is sent.
 pub(super) fn control(header: &Header, conn: Option<Arc<Conn>>, kind: Kind) -> Result<Packet> {
-    let sent = Sent {
-        conn,
-        payload: 0,
-        kind,
-        tapped: false,
-    };
-    let mut packet = SkBuff::alloc(HEADER_LEN, GFP_ATOMIC, sent)?;
-    packet.put_slice(&header.to_bytes())?;
+    let mut packet = blank(0, GFP_ATOMIC, Sent::new(conn, kind))?;
+    packet.overwrite(0, &header.to_bytes())?;
     Ok(packet)
 }
 
@@ -159,6 +174,22 @@ pub(super) fn data(
     Ok((packet, len))
 }
 
+/// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. May sleep.
+///
+/// # Errors
+///
+/// As [`OwnedSock::datagram`].
+pub(super) fn datagram(
+    header: &Header,
+    sk: &OwnedSock<'_>,
+    msg: &mut Msg,
+    len: usize,
+) -> Result<Packet> {
+    const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
+    let sent = Sent::new(None, Kind::Call);
+    sk.datagram(HEADROOM, &header.to_bytes(), msg, len, sent)
+}
+
 /// Whether payload stays in the user's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pinned {
@@ -166,17 +197,32 @@ pub(super) enum Pinned {
     No,
 }
 
-/// A packet with room for a header and `linear` bytes behind it.
-fn blank(linear: usize) -> Result<Packet> {
-    let sent = Sent {
-        conn: None,
-        payload: 0,
-        kind: Kind::Call,
-        tapped: false,
-    };
-    let mut packet = SkBuff::alloc(HEADER_LEN.saturating_add(linear), GFP_KERNEL, sent)?;
+/// A packet of a header of zeroes, with room for `linear` bytes behind it, and for the longer header.
+fn blank(linear: usize, flags: Flags, sent: Sent) -> Result<Packet> {
+    let mut packet = SkBuff::alloc(HEADER_LEN_MRG.saturating_add(linear), flags, sent)?;
+    packet.reserve(HEADER_LEN_MRG - HEADER_LEN)?;
     packet.put_slice(&[0; HEADER_LEN])?;
     Ok(packet)
+}
+
+/// Makes the header of `packet` as long as the device has it, that is, `header_len`: as late as can
+/// be, since the packet may wait longer than a device lives.
+pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
+    if packet.control().header_len() == header_len {
+        return Ok(());
+    }
+    if packet.control().wide {
+        // Made for a device that has gone, whose packets are dropped.
+        return Err(EINVAL);
+    }
+    let mut header = [0; HEADER_LEN];
+    packet.read(0, &mut header)?;
+    packet.prepend(&[0; HEADER_LEN_MRG - HEADER_LEN])?;
+    packet.overwrite(0, &header)?;
+    // Unused when transmitting.
+    packet.overwrite(HEADER_LEN, &[0; HEADER_LEN_MRG - HEADER_LEN])?;
+    packet.control_mut().wide = true;
+    Ok(())
 }
 
 /// A packet with a copy of up to `len` bytes of the user's, and how many they are.
@@ -190,12 +236,12 @@ fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
     let Some(block) = block else {
         // Little, or memory is in pieces: then the payload is, too.
         let len = len.min(LINEAR_MAX);
-        let mut packet = blank(len)?;
+        let mut packet = blank(len, GFP_KERNEL, Sent::new(None, Kind::Call))?;
         packet.put_msg(msg, len)?;
         packet.charge_to(sk);
         return Ok((packet, len));
     };
-    let mut packet = blank(0)?;
+    let mut packet = blank(0, GFP_KERNEL, Sent::new(None, Kind::Call))?;
     packet.add_msg(block, msg, len)?;
     packet.charge_to(sk);
     Ok((packet, len))
@@ -208,7 +254,7 @@ fn pin(
     len: usize,
     notification: &ZeroCopy,
 ) -> Result<(Packet, usize)> {
-    let mut packet = blank(0)?;
+    let mut packet = blank(0, GFP_KERNEL, Sent::new(None, Kind::Call))?;
     // Before, as pinned pages are charged one by one.
     packet.charge_to(sk);
     notification.attach(&mut packet);

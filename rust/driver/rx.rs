@@ -7,6 +7,7 @@
 
 use super::{
     device::Vsock,
+    payload::Payload,
     stats::{
         Counter,
         STATS, //
@@ -24,11 +25,17 @@ use crate::{
         },
         virtio::Virtqueue, //
     },
+    proto::{
+        Assembly,
+        Fault,
+        Used, //
+    },
     wire::{
         Header,
+        HeaderMrg,
         Op,
         SocketType,
-        HEADER_LEN, //
+        HEADER_LEN_MRG, //
     }, //
 };
 use kernel::{
@@ -40,22 +47,62 @@ use kernel::{
 /// How many packets are received before others may run.
 const BUDGET: usize = 64;
 
-/// The receive queue.
+/// A receive queue: of connections, or of datagrams.
 #[pin_data]
 pub(super) struct Rx {
     #[pin]
     inner: SpinLockBh<Inner>,
 }
 
+/// The buffers of a receive queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// The size of each is a page, doubled as many times.
+    pub(super) order: u32,
+    /// The memory of all of them, in bytes.
+    pub(super) memory: usize,
+    /// The length of the header of each packet in bytes.
+    pub(super) header_len: usize,
+    /// Whether a packet may take several of them (M1).
+    pub(super) merges: bool,
+}
+
+impl Shape {
+    const NONE: Self = Self {
+        order: 0,
+        memory: 0,
+        header_len: 0,
+        merges: false,
+    };
+
+    /// The size of a buffer in bytes.
+    fn buffer(&self) -> usize {
+        kernel::page::PAGE_SIZE << self.order.min(PageBlock::MAX_ORDER)
+    }
+}
+
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<PageBlock>>,
-    /// The buffers' size is a page, doubled as many times.
-    order: u32,
+    shape: Shape,
     /// How many buffers the device is to have.
     target: usize,
     /// How many it has.
     posted: usize,
+    /// The payload of the packet that is being received, and its buffers.
+    payload: Payload,
+}
+
+/// What the queue has next.
+enum Next {
+    /// A packet; its payload is in [`Inner::payload`].
+    Packet(Header),
+    /// A buffer that is no packet.
+    Junk,
+    /// Nothing.
+    Nothing,
+    /// Nobody knows where the next packet begins (M2).
+    Lost,
 }
 
 /// What is left to do after [`Rx::poll`].
@@ -67,6 +114,8 @@ pub(super) enum Rest {
     More,
     /// Memory is lacking: buffers must be found where one may wait for it.
     Refill,
+    /// The device must be reset.
+    Reset,
 }
 
 impl Rx {
@@ -76,29 +125,42 @@ impl Rx {
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
-                    order: 0,
+                    shape: Shape::NONE,
                     target: 0,
                     posted: 0,
+                    payload: Payload::new(),
                 },
                 "Rx::inner"
             ),
         })
     }
 
-    /// Receives through `queue` from now on, into at most `bytes` of buffers of `PAGE_SIZE << order`.
-    pub(super) fn start(&self, queue: Virtqueue<PageBlock>, order: u32, bytes: usize) {
+    /// Receives through `queue` from now on, into buffers of `shape`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn start(&self, queue: Virtqueue<PageBlock>, shape: Shape) -> Result {
+        let buffers = if shape.merges { queue.size() } else { 1 };
+        let payload = Payload::with_capacity(buffers, GFP_KERNEL)?;
         let mut inner = self.inner.lock();
-        let buffer = kernel::page::PAGE_SIZE << order.min(PageBlock::MAX_ORDER);
-        inner.target = (bytes / buffer).clamp(1, queue.size());
-        inner.order = order;
+        inner.target = (shape.memory / shape.buffer()).clamp(1, queue.size());
+        inner.shape = shape;
         inner.posted = 0;
+        inner.payload = payload;
         inner.queue = Some(queue);
+        Ok(())
     }
 
     /// Takes back all buffers; the device must not use them any more, or is reset by this.
     pub(super) fn stop(&self) {
-        let queue = self.inner.lock().queue.take();
+        let (queue, payload) = {
+            let mut inner = self.inner.lock();
+            let payload = core::mem::replace(&mut inner.payload, Payload::new());
+            (inner.queue.take(), payload)
+        };
         drop(queue);
+        drop(payload);
     }
 
     /// Sees to it that the device has the buffers that it is to have. Sleeps if `flags` allow it.
@@ -111,7 +173,7 @@ impl Rx {
                 if inner.queue.is_none() || inner.posted >= inner.target {
                     return true;
                 }
-                inner.order
+                inner.shape.order
             };
             // Allocated without the lock, as that may sleep.
             let block = PageBlock::alloc(order, flags).or_else(|_| PageBlock::alloc(0, flags));
@@ -128,27 +190,33 @@ impl Rx {
         }
     }
 
-    /// Receives packets until there are none, or others shall have their turn. Does not sleep.
-    pub(super) fn poll(&self, device: &Arc<Vsock>) -> Rest {
+    /// Receives packets until there are none, or others shall have their turn, and has `route` find
+    /// whom each is for. Does not sleep.
+    pub(super) fn poll(
+        &self,
+        device: &Arc<Vsock>,
+        route: fn(&Arc<Vsock>, &Header, &mut Payload),
+    ) -> Rest {
         let mut inner = self.inner.lock();
         if let Some(queue) = &mut inner.queue {
             queue.disable_cb();
         }
         for _ in 0..BUDGET {
-            let Some((block, len)) = inner.take() else {
-                inner.kick();
-                let Some(queue) = &mut inner.queue else {
-                    return Rest::Nothing;
-                };
-                // A broken queue has more for ever, and gives none.
-                if !queue.enable_cb() && !queue.is_broken() {
-                    return Rest::More;
+            match inner.next() {
+                Next::Packet(header) => {
+                    tap::received(&header, &inner.payload);
+                    STATS.count(Counter::RxPackets);
+                    STATS.add(Counter::RxBytes, header.len);
+                    route(device, &header, &mut inner.payload);
                 }
-                let starved = inner.posted * 2 < inner.target;
-                return if starved { Rest::Refill } else { Rest::Nothing };
-            };
-            let block = receive(device, block, len);
-            inner.post_again(block);
+                Next::Junk => STATS.count(Counter::RxShort),
+                Next::Nothing => return inner.pause(),
+                Next::Lost => {
+                    STATS.count(Counter::FramingLost);
+                    return Rest::Reset;
+                }
+            }
+            inner.post_again();
         }
         inner.kick();
         Rest::More
@@ -158,15 +226,74 @@ impl Rx {
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
         let size = inner.queue.as_ref().map_or(0, Virtqueue::size);
-        (size, inner.target, kernel::page::PAGE_SIZE << inner.order)
+        (size, inner.target, inner.shape.buffer())
     }
 }
 
 impl Inner {
-    fn take(&mut self) -> Option<(PageBlock, usize)> {
-        let used = self.queue.as_mut()?.get_used()?;
+    fn take(&mut self) -> Option<(PageBlock, Used)> {
+        let (block, len) = self.queue.as_mut()?.get_used()?;
         self.posted = self.posted.saturating_sub(1);
-        Some(used)
+        let size = block.len();
+        Some((block, Used { len, size }))
+    }
+
+    /// Takes the buffers of the next packet (H1, H2, M1, M2).
+    fn next(&mut self) -> Next {
+        let Some((block, first)) = self.take() else {
+            return Next::Nothing;
+        };
+        let Shape {
+            header_len, merges, ..
+        } = self.shape;
+        let mut bytes = [0; HEADER_LEN_MRG];
+        if let Some(bytes) = bytes.get_mut(..header_len) {
+            // What is shorter than a header is found out below.
+            let _ = block.copy_from(0, bytes);
+        }
+        let HeaderMrg {
+            header,
+            num_buffers,
+        } = HeaderMrg::parse(&bytes);
+        let num_buffers = merges.then_some(num_buffers);
+        let most = self.queue.as_ref().map_or(0, Virtqueue::size);
+        let begun = Assembly::begin(header_len, header.len, num_buffers, first, most);
+        let arrived = begun.as_ref().map_or(0, Assembly::arrived);
+        self.payload.add(block, header_len, arrived);
+        let mut packet = match begun {
+            Ok(packet) => packet,
+            Err(Fault::Short) => return Next::Junk,
+            Err(Fault::FramingLost) => return Next::Lost,
+        };
+        while packet.left() > 0 {
+            let Some((block, next)) = self.take() else {
+                return Next::Lost;
+            };
+            packet.add(next);
+            self.payload.add(block, 0, next.len);
+        }
+        self.payload.complete(packet.finish());
+        if self.payload.is_damaged() {
+            STATS.count(Counter::RxDamaged);
+        }
+        Next::Packet(header)
+    }
+
+    /// There is nothing more just now.
+    fn pause(&mut self) -> Rest {
+        self.kick();
+        let Some(queue) = &mut self.queue else {
+            return Rest::Nothing;
+        };
+        // A broken queue has more for ever, and gives none.
+        if !queue.enable_cb() && !queue.is_broken() {
+            return Rest::More;
+        }
+        if self.posted * 2 < self.target {
+            Rest::Refill
+        } else {
+            Rest::Nothing
+        }
     }
 
     /// The device needs no buffers (any more).
@@ -186,14 +313,13 @@ impl Inner {
         posted
     }
 
-    /// Posts `block`, or, if it was kept, new ones in its place and in that of earlier ones.
-    fn post_again(&mut self, block: Option<PageBlock>) {
-        if let Some(block) = block {
+    /// Posts the packet's buffers, and new ones in the place of those that were taken.
+    fn post_again(&mut self) {
+        while let Some(block) = self.payload.reclaim() {
             self.post(block);
-            return;
         }
         while self.posted < self.target {
-            let block = PageBlock::alloc(self.order, GFP_ATOMIC);
+            let block = PageBlock::alloc(self.shape.order, GFP_ATOMIC);
             if !block.is_ok_and(|block| self.post(block)) {
                 return;
             }
@@ -207,51 +333,32 @@ impl Inner {
     }
 }
 
-/// A buffer has come back with `len` bytes in it (H1, H2). Returns it unless it was kept.
-fn receive(device: &Arc<Vsock>, block: PageBlock, len: usize) -> Option<PageBlock> {
-    let mut bytes = [0; HEADER_LEN];
-    let (Some(arrived), Ok(())) = (len.checked_sub(HEADER_LEN), block.copy_from(0, &mut bytes))
-    else {
-        STATS.count(Counter::RxShort);
-        return Some(block);
-    };
-    let header = Header::parse(&bytes);
-    let Ok(payload) = header.payload_len(arrived) else {
-        STATS.count(Counter::RxShort);
-        return Some(block);
-    };
-    tap::received(&header, &block, payload);
-    STATS.count(Counter::RxPackets);
-    STATS.add(Counter::RxBytes, header.len);
-    route(device, &header, block, payload)
-}
-
-/// Finds whom a packet is for.
-fn route(
-    device: &Arc<Vsock>,
-    header: &Header,
-    block: PageBlock,
-    payload: usize,
-) -> Option<PageBlock> {
+/// Finds which connection a packet is for.
+pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
     let (Ok(src), Ok(dst)) = (header.src(), header.dst()) else {
         STATS.count(Counter::BadAddress);
-        return Some(block);
+        return;
     };
     let ty = match header.socket_type() {
-        Ok(ty @ (SocketType::Stream | SocketType::Seqpacket)) => ty,
-        Ok(SocketType::Dgram) | Err(_) => {
+        // Datagrams have queues of their own (D1).
+        Ok(SocketType::Dgram) if device.serves(SocketType::Dgram) => {
+            STATS.count(Counter::BadOp);
+            return;
+        }
+        Ok(ty) if device.serves(ty) => ty,
+        Ok(_) | Err(_) => {
             device.refuse(header);
-            return Some(block);
+            return;
         }
     };
     let Ok(op) = header.operation() else {
         STATS.count(Counter::BadOp);
-        return Some(block);
+        return;
     };
     if dst.cid != device.cid() {
         STATS.count(Counter::BadAddress);
         device.refuse(header);
-        return Some(block);
+        return;
     }
     let key = Key {
         peer: Addr {
@@ -261,14 +368,10 @@ fn route(
         local_port: dst.port,
     };
     match device.connections().find(key) {
-        Some(conn) if conn.socket_type() == ty => conn.receive(header, op, block, payload),
-        None if op == Op::Request => {
-            device.request(*header);
-            Some(block)
-        }
-        Some(_) | None => {
-            device.refuse(header);
-            Some(block)
-        }
+        Some(conn) if conn.socket_type() == ty => conn.receive(header, op, payload),
+        // Of what nobody knows, nothing is lost.
+        _ if payload.is_damaged() => {}
+        None if op == Op::Request => device.request(*header),
+        Some(_) | None => device.refuse(header),
     }
 }

@@ -34,8 +34,14 @@ counters! {
     RxBytes = "rx_bytes",
     /// Packets that were sent.
     TxPackets = "tx_packets",
-    /// Used receive buffers that were shorter than a header, or than the header says (H2).
+    /// Used receive buffers that were shorter than a header (H2).
     RxShort = "rx_short",
+    /// Packets of which bytes were lost: their connections were reset, as datagrams they were dropped (M2).
+    RxDamaged = "rx_damaged",
+    /// Resets of the device, as nobody knew where the next packet begins (M2).
+    FramingLost = "rx_framing_lost",
+    /// Datagrams that were dropped, as their socket had no room for them or did not want them (D4).
+    DgramDropped = "rx_dgram_dropped",
     /// Packets with addresses that are none, or not ours.
     BadAddress = "rx_bad_address",
     /// Packets of an unknown kind, or that make no sense where the connection stands (H4).

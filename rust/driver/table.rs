@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All connections, those that are being made included, by their addresses.
+//! All connections, those that are being made included, by their addresses; and datagram sockets.
 //!
 //! af_vsock's own tables find listeners, and are what user space sees; but they do not hold
 //! connections that are being made, and belong to all transports.
 
-use super::conn::Conn;
+use super::{
+    conn::Conn,
+    dgram::Ports,
+    hash_table::{
+        self,
+        HashTable, //
+    }, //
+};
 use crate::ext::{
-    error::NetError,
     net::vsock::Addr,
     sync::{
         new_spinlock_bh,
@@ -30,9 +36,6 @@ use kernel::{
     time::msecs_to_jiffies, //
 };
 
-/// How many lists the connections are spread over: some thousands leave a few in each.
-const BUCKETS: usize = 512;
-
 /// How often a connection whose close takes long is looked at, in milliseconds.
 const CLOSING_INTERVAL: u32 = 1000;
 
@@ -48,27 +51,25 @@ pub(super) struct Key {
     pub(super) local_port: u32,
 }
 
-impl Key {
-    fn bucket(&self) -> usize {
+impl hash_table::Key for Key {
+    fn mixed(&self) -> u32 {
         // Ports are mostly given out one by one: multiplying by a large odd number spreads them.
-        let mixed = self
-            .peer
+        self.peer
             .port
             .wrapping_mul(0x9e37_79b1)
             .wrapping_add(self.local_port)
             .wrapping_mul(0x85eb_ca6b)
-            .wrapping_add(self.peer.cid);
-        (mixed >> 16) as usize % BUCKETS
+            .wrapping_add(self.peer.cid)
     }
 }
 
-type Bucket = KVec<(Key, Arc<Conn>)>;
-
-/// The connections of all sockets that this driver serves.
+/// The connections of all sockets that this driver serves, and the ports of those without.
 #[pin_data]
 pub(crate) struct Connections {
     #[pin]
-    buckets: [SpinLockBh<Bucket>; BUCKETS],
+    by_address: HashTable<Key, Conn>,
+    #[pin]
+    pub(super) ports: Ports,
     /// How many released sockets wait for their peers.
     closing: Atomic<i32>,
     /// A list of connections that could not tell af_vsock what is new.
@@ -83,19 +84,14 @@ impl Connections {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                buckets <- pin_init::pin_init_array_from_fn(|_| {
-                    new_spinlock_bh!(KVec::new(), "Connections::buckets")
-                }),
+                by_address <- HashTable::new(),
+                ports <- Ports::new(),
                 closing: Atomic::new(0),
                 untold <- new_spinlock_bh!(None, "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
         )
-    }
-
-    fn bucket(&self, key: &Key) -> Option<&SpinLockBh<Bucket>> {
-        self.buckets.get(key.bucket())
     }
 
     /// Enters `conn` under `key`.
@@ -105,52 +101,22 @@ impl Connections {
     /// - `EADDRINUSE`: there is a connection between these addresses.
     /// - `ENOMEM`: no memory.
     pub(super) fn insert(&self, key: Key, conn: &Arc<Conn>) -> Result {
-        let mut bucket = self.bucket(&key).ok_or(EINVAL)?.lock();
-        if bucket.iter().any(|(other, _)| *other == key) {
-            return Err(NetError::AddrInUse.into());
-        }
-        bucket.push((key, conn.clone()), GFP_ATOMIC)?;
-        Ok(())
+        self.by_address.insert(key, conn)
     }
 
     /// Takes `conn` out from under `key`.
     pub(super) fn remove(&self, key: Key, conn: &Arc<Conn>) {
-        let Some(bucket) = self.bucket(&key) else {
-            return;
-        };
-        let mut bucket = bucket.lock();
-        let found = bucket
-            .iter()
-            .position(|(other, entry)| *other == key && Arc::ptr_eq(entry, conn));
-        if let Some(index) = found {
-            // The caller has a reference, so that nothing but the entry ends here.
-            let _ = bucket.remove(index);
-        }
+        self.by_address.remove(key, conn);
     }
 
     /// The connection between these addresses.
     pub(super) fn find(&self, key: Key) -> Option<Arc<Conn>> {
-        let bucket = self.bucket(&key)?.lock();
-        bucket
-            .iter()
-            .find(|(other, _)| *other == key)
-            .map(|(_, conn)| conn.clone())
+        self.by_address.find(key)
     }
 
-    /// Calls `f` with each connection; not with one that comes meanwhile, perhaps, and perhaps twice
-    /// with one.
-    pub(super) fn for_each(&self, mut f: impl FnMut(&Arc<Conn>)) {
-        for bucket in &self.buckets {
-            // Backwards: when others go, the rest moves to the front, and none is passed over.
-            let mut index = bucket.lock().len();
-            while index > 0 {
-                index -= 1;
-                let conn = bucket.lock().get(index).map(|(_, conn)| conn.clone());
-                if let Some(conn) = conn {
-                    f(&conn);
-                }
-            }
-        }
+    /// Calls `f` with each connection, as [`HashTable::for_each`] does.
+    pub(super) fn for_each(&self, f: impl FnMut(&Arc<Conn>)) {
+        self.by_address.for_each(f);
     }
 
     /// A released socket waits for its peer.

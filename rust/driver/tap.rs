@@ -4,16 +4,19 @@
 //!
 //! Source: include/uapi/linux/vsockmon.h.
 
-use super::packet::Packet;
+use super::{
+    packet::Packet,
+    payload::Payload, //
+};
 use crate::{
-    ext::{
-        mm::PageBlock,
-        net::{
-            skbuff::SkBuff,
-            vsock::{
-                deliver,
-                Tapped, //
-            }, //
+    ext::net::{
+        skbuff::{
+            ControlBlock,
+            SkBuff, //
+        },
+        vsock::{
+            deliver,
+            Tapped, //
         }, //
     },
     wire::{
@@ -69,34 +72,31 @@ fn copy(
 
 struct Received<'a> {
     header: &'a Header,
-    block: &'a PageBlock,
-    payload: usize,
+    payload: &'a Payload,
 }
 
 impl Tapped for Received<'_> {
     fn copy(&self) -> Option<SkBuff> {
-        copy(self.header, self.payload, |skb| {
-            skb.put_block(self.block, HEADER_LEN, self.payload)
+        copy(self.header, self.payload.len(), |skb| {
+            self.payload
+                .try_for_each(|block, at, len| skb.put_block(block, at, len))
         })
     }
 }
 
-/// A packet was received, with `payload` bytes in `block` behind the header.
-pub(super) fn received(header: &Header, block: &PageBlock, payload: usize) {
-    deliver(&Received {
-        header,
-        block,
-        payload,
-    });
+/// A packet was received.
+pub(super) fn received(header: &Header, payload: &Payload) {
+    deliver(&Received { header, payload });
 }
 
 impl Tapped for Packet {
     fn copy(&self) -> Option<SkBuff> {
         let mut bytes = [0; HEADER_LEN];
         self.read(0, &mut bytes).ok()?;
-        let payload = self.len().checked_sub(HEADER_LEN)?;
+        let header_len = self.control().header_len();
+        let payload = self.len().checked_sub(header_len)?;
         copy(&Header::parse(&bytes), payload, |skb| {
-            skb.put_skb(self, HEADER_LEN, payload)
+            skb.put_skb(self, header_len, payload)
         })
     }
 }

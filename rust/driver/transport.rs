@@ -13,6 +13,7 @@ use crate::{
         vsock::{
             Addr,
             OwnedSock,
+            Serves,
             SockType,
             Transport,
             VsockSock, //
@@ -65,10 +66,8 @@ fn buf_alloc(size: u64) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-impl Transport for VirtioTransport {
+impl Serves for VirtioTransport {
     type Socket = Conn;
-
-    const ZEROCOPY: bool = true;
 
     fn init(sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
         let size = buf_alloc(wanted_buffer(sk));
@@ -88,6 +87,19 @@ impl Transport for VirtioTransport {
     fn deferred(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) {
         Arc::from(conn).told(sk);
     }
+
+    fn local_cid() -> u32 {
+        device::guest_cid()
+    }
+
+    fn has_remote_cid(_cid: u32) -> bool {
+        // Other guests are the host's to find (C9).
+        true
+    }
+}
+
+impl Transport for VirtioTransport {
+    const ZEROCOPY: bool = true;
 
     fn connect(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) -> Result {
         let remote = sk.remote_addr();
@@ -152,11 +164,11 @@ impl Transport for VirtioTransport {
     }
 
     fn seqpacket_allow(sk: &VsockSock, _remote_cid: u32) -> bool {
-        sk.is_global() && device::allows_seqpacket()
+        sk.is_global() && device::serves(SocketType::Seqpacket)
     }
 
     fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
-        sk.is_global()
+        sk.is_global() && !device::refuses(socket_type(sk.sock_type()))
     }
 
     fn read_skb(conn: ArcBorrow<'_, Conn>) -> Result<SkBuff> {
@@ -197,14 +209,5 @@ impl Transport for VirtioTransport {
 
     fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, mode: u32) -> Result {
         Arc::from(conn).shutdown(ShutdownFlags::from_raw(mode))
-    }
-
-    fn local_cid() -> u32 {
-        device::guest_cid()
-    }
-
-    fn has_remote_cid(_cid: u32) -> bool {
-        // Other guests are the host's to find (C9).
-        true
     }
 }

@@ -55,6 +55,10 @@ struct Inner {
     replies: usize,
     /// How many packets the device has.
     in_flight: usize,
+    /// The length of the header of each packet in bytes.
+    header_len: usize,
+    /// Somebody waits until all that the device has is taken back.
+    awaited: bool,
     /// The timer runs that reclaims what nobody else does.
     timer: bool,
 }
@@ -75,6 +79,8 @@ impl Tx {
                     waiting: SkBuffQueue::new(),
                     replies: 0,
                     in_flight: 0,
+                    header_len: 0,
+                    awaited: false,
                     timer: false,
                 },
                 "Tx::inner"
@@ -82,12 +88,14 @@ impl Tx {
         })
     }
 
-    /// Sends through `queue` from now on.
-    pub(super) fn start(&self, mut queue: Virtqueue<Packet>) {
+    /// Sends through `queue` from now on, with headers of `header_len` bytes.
+    pub(super) fn start(&self, mut queue: Virtqueue<Packet>, header_len: usize) {
         queue.disable_cb();
         let mut inner = self.inner.lock();
         inner.queue = Some(queue);
         inner.in_flight = 0;
+        inner.header_len = header_len;
+        inner.awaited = false;
         inner.timer = false;
     }
 
@@ -135,6 +143,26 @@ impl Tx {
         result
     }
 
+    /// Sends `packet` if there is room at once; it is dropped if not, and counted. Does not sleep.
+    pub(super) fn send_if_room(&self, packet: Packet) -> Afterwards {
+        let mut done = SkBuffQueue::new();
+        let (dropped, afterwards) = {
+            let mut inner = self.inner.lock();
+            inner.reclaim(&mut done);
+            let dropped = if inner.waiting.is_empty() {
+                inner.add(packet).err().flatten()
+            } else {
+                Some(packet)
+            };
+            inner.kick();
+            (dropped, inner.afterwards())
+        };
+        if dropped.is_some() {
+            STATS.count(Counter::ReplyDropped);
+        }
+        afterwards
+    }
+
     /// Takes back what the device has taken, and gives it what waits. Does not sleep.
     pub(super) fn reclaim(&self, timer: bool) -> Afterwards {
         let mut done = SkBuffQueue::new();
@@ -147,8 +175,9 @@ impl Tx {
             inner.reclaim(&mut done);
             inner.send_waiting(&mut done);
             inner.kick();
+            inner.awaited &= inner.in_flight > 0;
             // The timer finds what the device is slow to take: it shall say so itself.
-            if timer && inner.in_flight > 0 {
+            if (timer && inner.in_flight > 0) || inner.awaited {
                 inner.ask_for_interrupt(&mut done);
             }
             if inner.in_flight == 0 {
@@ -161,13 +190,14 @@ impl Tx {
         afterwards
     }
 
-    /// Somebody waits for packets to be taken: has the device say so.
+    /// Somebody waits for packets to be taken: has the device say so, until it has none.
     pub(super) fn want_interrupt(&self) {
         let mut done = SkBuffQueue::new();
         {
             let mut inner = self.inner.lock();
             inner.reclaim(&mut done);
-            if inner.in_flight > 0 {
+            inner.awaited = inner.in_flight > 0;
+            if inner.awaited {
                 inner.ask_for_interrupt(&mut done);
             }
         }
@@ -243,7 +273,9 @@ impl Inner {
         }
         // Before its fields are filled in: what is read after that is for the next update.
         packet.control().waits_no_longer();
-        if packet::stamp(&mut packet).is_err() {
+        if packet::stamp(&mut packet).is_err()
+            || packet::fit_header(&mut packet, self.header_len).is_err()
+        {
             return Err(None);
         }
         tap::sent(&mut packet);

@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/socket.h`](srctree/include/linux/socket.h)
 
-use crate::ext::bindings;
+use crate::ext::{
+    bindings,
+    net::vsock::Addr, //
+};
 use kernel::types::Opaque;
 
 /// A `struct msghdr`: what `sendmsg()` or `recvmsg()` was given.
@@ -47,6 +50,26 @@ impl Msg {
     pub(crate) fn set_end_of_record(&mut self) {
         // SAFETY: By the type invariant the message is valid and ours.
         unsafe { (*self.0.get()).msg_flags |= bindings::MSG_EOR };
+    }
+
+    /// Has the receiver see `MSG_TRUNC`.
+    pub(super) fn set_truncated(&mut self) {
+        // SAFETY: By the type invariant the message is valid and ours.
+        unsafe { (*self.0.get()).msg_flags |= bindings::MSG_TRUNC };
+    }
+
+    /// Tells the receiver who sent it, if it wants to know.
+    pub(super) fn set_name(&mut self, from: Addr) {
+        // SAFETY: By the type invariant the message is valid and ours; where it has room for a name,
+        // it has room for one of any address family.
+        unsafe {
+            let msg = self.0.get();
+            let name = (*msg).msg_name.cast::<bindings::sockaddr_vm>();
+            if !name.is_null() {
+                bindings::vsock_addr_init(name, from.cid, from.port);
+                (*msg).msg_namelen = core::mem::size_of::<bindings::sockaddr_vm>() as i32;
+            }
+        }
     }
 
     /// The notification that the sender brings along, or null.

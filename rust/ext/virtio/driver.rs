@@ -407,7 +407,65 @@ impl<T: Driver> Adapter<T> {
         from_result(|| done.map(|()| 0))
     }
 
-    /// Calls `callback` with the device locked. `ENODEV` if it is not bound.
+    /// Resets the device and starts it again, as its bus would do it, if it is bound to this driver
+    /// and `wanted` says so of the driver's data.
+    ///
+    /// [`Driver::reset_prepare`] and [`Driver::reset_done`] are called, and the same features are
+    /// negotiated between them. Nobody may wait for the caller in those, nor in
+    /// [`Driver::remove`].
+    ///
+    /// # Context
+    ///
+    /// May sleep. It takes the device's lock.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV` if the device is not bound to this driver.
+    /// - `EAGAIN` if it is not wanted.
+    /// - What the callbacks return, or [`Device::renegotiate`]. The device is out of use then, but
+    ///   bound still.
+    pub(crate) fn restart(dev: &Device, wanted: impl FnOnce(&Arc<T::Data>) -> bool) -> Result {
+        let restart = |dev: &Device<CoreInternal<'_>>, data: &Arc<T::Data>| {
+            if !wanted(data) {
+                return Err(EAGAIN);
+            }
+            T::reset_prepare(dev, data)?;
+            dev.delete_vqs();
+            dev.renegotiate(dev.features())?;
+            T::reset_done(dev, data).inspect_err(|_| {
+                dev.delete_vqs();
+            })
+        };
+        // SAFETY: By the type invariants of `Device`, it is valid.
+        unsafe { Self::locked(dev.as_raw(), restart) }
+    }
+
+    /// Whether the device, whose lock is held, is bound to this driver.
+    ///
+    /// # Safety
+    ///
+    /// `vdev` must be valid.
+    unsafe fn is_ours(vdev: *mut ext_bindings::virtio_device) -> bool {
+        // SAFETY: By the safety requirement, and the lock keeps the driver.
+        let driver = unsafe { (*vdev).dev.driver };
+        if driver.is_null() {
+            return false;
+        }
+        let offset = core::mem::offset_of!(ext_bindings::virtio_driver, driver);
+        // SAFETY: All drivers of devices on the virtio bus are part of a `struct virtio_driver`.
+        let probe = unsafe {
+            (*driver
+                .byte_sub(offset)
+                .cast::<ext_bindings::virtio_driver>())
+            .probe
+        };
+        let ours: unsafe extern "C" fn(*mut ext_bindings::virtio_device) -> c_int =
+            Self::probe_callback;
+        // CAST: To compare addresses is all that is wanted.
+        probe.is_some_and(|probe| probe as usize == ours as usize)
+    }
+
+    /// Calls `callback` with the device locked. `ENODEV` if it is not bound to this driver.
     ///
     /// # Safety
     ///
@@ -420,7 +478,11 @@ impl<T: Driver> Adapter<T> {
         // unbound.
         unsafe {
             ext_bindings::rvsock_helper_device_lock(&raw mut (*vdev).dev);
-            let done = Self::with_data(vdev, callback);
+            let done = if Self::is_ours(vdev) {
+                Self::with_data(vdev, callback)
+            } else {
+                None
+            };
             ext_bindings::rvsock_helper_device_unlock(&raw mut (*vdev).dev);
             done.unwrap_or(Err(ENODEV))
         }

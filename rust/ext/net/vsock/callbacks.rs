@@ -12,6 +12,7 @@
 use super::{
     Addr,
     OwnedSock,
+    Serves,
     SockType,
     Transport,
     VsockSock,
@@ -44,8 +45,8 @@ pub(crate) struct Table(pub(super) bindings::vsock_transport);
 unsafe impl Sync for Table {}
 
 impl Table {
-    /// The table of `T`, whose code is in `module`.
-    pub(crate) const fn new<T: Transport>(module: *mut bindings::module) -> Self {
+    /// The table of `T`, a transport of connections whose code is in `module`.
+    pub(crate) const fn connections<T: Transport>(module: *mut bindings::module) -> Self {
         Self(bindings::vsock_transport {
             module,
             init: Some(init::<T>),
@@ -100,7 +101,9 @@ impl Table {
 /// # Safety
 ///
 /// `vsk` is valid for `'a`, and `init` has set its data, which `destruct` has not taken.
-unsafe fn data<'a, T: Transport>(vsk: *mut bindings::vsock_sock) -> ArcBorrow<'a, T::Socket> {
+pub(super) unsafe fn data<'a, T: Serves>(
+    vsk: *mut bindings::vsock_sock,
+) -> ArcBorrow<'a, T::Socket> {
     // SAFETY: By the safety requirements the pointer is from `into_foreign()`.
     unsafe { <Arc<T::Socket> as ForeignOwnable>::borrow((*vsk).trans.cast()) }
 }
@@ -110,7 +113,7 @@ unsafe fn data<'a, T: Transport>(vsk: *mut bindings::vsock_sock) -> ArcBorrow<'a
 /// # Safety
 ///
 /// As [`data`]; besides, the caller runs in the call that owns the socket.
-pub(super) unsafe fn with<T: Transport, R>(
+pub(super) unsafe fn with<T: Serves, R>(
     vsk: *mut bindings::vsock_sock,
     f: impl FnOnce(ArcBorrow<'_, T::Socket>, &OwnedSock<'_>) -> R,
 ) -> R {
@@ -119,7 +122,7 @@ pub(super) unsafe fn with<T: Transport, R>(
     f(data, &sk)
 }
 
-extern "C" fn init<T: Transport>(
+pub(super) extern "C" fn init<T: Serves>(
     vsk: *mut bindings::vsock_sock,
     psk: *mut bindings::vsock_sock,
 ) -> c_int {
@@ -143,7 +146,7 @@ extern "C" fn init<T: Transport>(
     })
 }
 
-extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
+pub(super) extern "C" fn destruct<T: Serves>(vsk: *mut bindings::vsock_sock) {
     // SAFETY: As af_vsock promises; what `init` has put there is taken away, and nobody takes it twice.
     let data = unsafe {
         let trans = core::mem::replace(&mut (*vsk).trans, core::ptr::null_mut());
@@ -157,7 +160,7 @@ extern "C" fn destruct<T: Transport>(vsk: *mut bindings::vsock_sock) {
 }
 
 // Works off what `WeakSock::own_or_defer` has put into the backlog.
-extern "C" fn backlog_rcv<T: Transport>(
+extern "C" fn backlog_rcv<T: Serves>(
     sk: *mut bindings::sock,
     skb: *mut bindings::sk_buff,
 ) -> c_int {
@@ -172,7 +175,7 @@ extern "C" fn backlog_rcv<T: Transport>(
     0
 }
 
-extern "C" fn release<T: Transport>(vsk: *mut bindings::vsock_sock) {
+pub(super) extern "C" fn release<T: Serves>(vsk: *mut bindings::vsock_sock) {
     // SAFETY: As af_vsock promises.
     unsafe { with::<T, _>(vsk, T::release) }
 }
@@ -241,7 +244,7 @@ extern "C" fn stream_enqueue<T: Transport>(
 }
 
 /// A count or an errno, as C returns them.
-fn count(result: Result<usize>) -> isize {
+pub(super) fn count(result: Result<usize>) -> isize {
     match result {
         Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
         Err(error) => error.to_errno() as isize,
@@ -344,7 +347,7 @@ extern "C" fn notify_poll_out<T: Transport>(
     0
 }
 
-extern "C" fn notify_recv(
+pub(super) extern "C" fn notify_recv(
     _vsk: *mut bindings::vsock_sock,
     _target: usize,
     _data: *mut bindings::vsock_transport_recv_notify_data,
@@ -364,7 +367,7 @@ extern "C" fn notify_recv_pre_block<T: Transport>(
     from_result(|| unsafe { with::<T, _>(vsk, notify) }.map(|()| 0))
 }
 
-extern "C" fn notify_recv_post_dequeue(
+pub(super) extern "C" fn notify_recv_post_dequeue(
     _vsk: *mut bindings::vsock_sock,
     _target: usize,
     _copied: isize,
@@ -382,14 +385,14 @@ extern "C" fn notify_send_pre_block<T: Transport>(
     from_result(|| unsafe { with::<T, _>(vsk, T::notify_send_pre_block) }.map(|()| 0))
 }
 
-extern "C" fn notify_send(
+pub(super) extern "C" fn notify_send(
     _vsk: *mut bindings::vsock_sock,
     _data: *mut bindings::vsock_transport_send_notify_data,
 ) -> c_int {
     0
 }
 
-extern "C" fn notify_send_post_enqueue(
+pub(super) extern "C" fn notify_send_post_enqueue(
     _vsk: *mut bindings::vsock_sock,
     _written: isize,
     _data: *mut bindings::vsock_transport_send_notify_data,
@@ -427,11 +430,14 @@ extern "C" fn shutdown<T: Transport>(vsk: *mut bindings::vsock_sock, mode: c_int
     from_result(|| unsafe { with::<T, _>(vsk, shutdown) }.map(|()| 0))
 }
 
-extern "C" fn get_local_cid<T: Transport>() -> u32 {
+pub(super) extern "C" fn get_local_cid<T: Serves>() -> u32 {
     T::local_cid()
 }
 
-extern "C" fn has_remote_cid<T: Transport>(_vsk: *mut bindings::vsock_sock, cid: u32) -> bool {
+pub(super) extern "C" fn has_remote_cid<T: Serves>(
+    _vsk: *mut bindings::vsock_sock,
+    cid: u32,
+) -> bool {
     T::has_remote_cid(cid)
 }
 

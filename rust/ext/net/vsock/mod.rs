@@ -5,6 +5,7 @@
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
 mod callbacks;
+mod dgram;
 mod listener;
 mod socket;
 mod table;
@@ -13,6 +14,11 @@ mod transport;
 
 pub(crate) use self::{
     callbacks::Table,
+    dgram::{
+        may_bind_reserved_port,
+        random,
+        Datagrams, //
+    },
     listener::{
         Child,
         Listener,
@@ -32,6 +38,7 @@ pub(crate) use self::{
         declare_vsock_transport,
         Registration,
         Role,
+        Serves,
         Transport, //
     },
 };
@@ -39,6 +46,8 @@ use crate::ext::bindings;
 
 /// `VMADDR_CID_ANY`: any CID, or none.
 pub(crate) const CID_ANY: u32 = u32::MAX;
+/// `VMADDR_PORT_ANY`: any port, or none.
+pub(crate) const PORT_ANY: u32 = u32::MAX;
 /// `VMADDR_CID_HOST`: the host.
 pub(crate) const CID_HOST: u32 = bindings::VMADDR_CID_HOST;
 

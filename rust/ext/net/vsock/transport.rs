@@ -34,13 +34,13 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-/// A transport of connections.
+/// What every transport has: data for each socket, and an address.
 ///
 /// Unless a function says otherwise it runs in process context, may sleep, and its socket is owned
 /// by the call that it serves (`lock_sock()`), as the [`OwnedSock`] shows. None of them is called
-/// before [`init`](Transport::init) nor after [`destruct`](Transport::destruct), except for those
-/// that are given no socket data.
-pub(crate) trait Transport: Sized + 'static {
+/// before [`init`](Serves::init) nor after [`destruct`](Serves::destruct), except for those that are
+/// given no socket data.
+pub(crate) trait Serves: Sized + 'static {
     /// What the transport keeps for each socket.
     type Socket: AsRef<WeakSock> + Send + Sync + 'static;
 
@@ -59,8 +59,22 @@ pub(crate) trait Transport: Sized + 'static {
     fn release(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
 
     /// The user call that [`own_or_defer`](WeakSock::own_or_defer) met has ended.
-    fn deferred(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
+    fn deferred(_data: ArcBorrow<'_, Self::Socket>, _sk: &OwnedSock<'_>) {}
 
+    /// The CID of this machine, or [`CID_ANY`](super::CID_ANY) if there is none.
+    ///
+    /// Called under af_vsock's registration mutex: it must take no lock that is held while a
+    /// [`Registration`] is made or dropped.
+    fn local_cid() -> u32;
+
+    /// Whether a CID that is not the host's can be reached. As [`local_cid`](Self::local_cid).
+    fn has_remote_cid(_cid: u32) -> bool {
+        false
+    }
+}
+
+/// A transport of connections.
+pub(crate) trait Transport: Serves {
     /// Starts to connect to the socket's remote address.
     fn connect(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>) -> Result;
 
@@ -188,17 +202,6 @@ pub(crate) trait Transport: Sized + 'static {
 
     /// `shutdown()` of the directions in `mode`: `RCV_SHUTDOWN`, `SEND_SHUTDOWN`.
     fn shutdown(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>, mode: u32) -> Result;
-
-    /// The CID of this machine, or [`CID_ANY`](super::CID_ANY) if there is none.
-    ///
-    /// Called under af_vsock's registration mutex: it must take no lock that is held while a
-    /// [`Registration`] is made or dropped.
-    fn local_cid() -> u32;
-
-    /// Whether a CID that is not the host's can be reached. As [`local_cid`](Self::local_cid).
-    fn has_remote_cid(_cid: u32) -> bool {
-        false
-    }
 }
 
 /// What a transport is registered for.
@@ -206,6 +209,8 @@ pub(crate) trait Transport: Sized + 'static {
 pub(crate) enum Role {
     /// Connections from a guest to its host.
     GuestToHost,
+    /// Datagrams.
+    Datagrams,
 }
 
 /// A transport that af_vsock knows, until this is dropped.
@@ -221,6 +226,7 @@ impl Registration {
     pub(crate) fn new(table: &'static Table, role: Role) -> Result<Self> {
         let features = match role {
             Role::GuestToHost => bindings::VSOCK_TRANSPORT_F_G2H,
+            Role::Datagrams => bindings::VSOCK_TRANSPORT_F_DGRAM,
         };
         // SAFETY: The table is static, and names the module that holds it.
         to_result(unsafe { bindings::vsock_core_register(&table.0, features as i32) })?;
@@ -237,22 +243,26 @@ impl Drop for Registration {
 
 /// Declares the static table of a transport, for a module's root.
 ///
-/// The table's name is a symbol that tools look for in `/proc/kallsyms`.
+/// `NAME: connections::<T>` for a [`Transport`], `NAME: datagrams::<T>` for [`Datagrams`]. The table's
+/// name is a symbol that tools look for in `/proc/kallsyms`.
+///
+/// [`Datagrams`]: super::Datagrams
 macro_rules! declare_vsock_transport {
-    ($(#[$attr:meta])* $name:ident: $transport:ty) => {
-        extern "C" {
-            // Only its address is used.
-            #[allow(improper_ctypes)]
-            static __this_module: ::kernel::types::Opaque<::kernel::bindings::module>;
-        }
-
+    ($(#[$attr:meta])* $name:ident: $new:ident::<$transport:ty>) => {
         $(#[$attr])*
         #[no_mangle]
         #[allow(non_upper_case_globals)]
-        pub(crate) static $name: $crate::ext::net::vsock::Table =
-            $crate::ext::net::vsock::Table::new::<$transport>(
+        pub(crate) static $name: $crate::ext::net::vsock::Table = {
+            extern "C" {
+                // Only its address is used.
+                #[allow(improper_ctypes)]
+                static __this_module: ::kernel::types::Opaque<::kernel::bindings::module>;
+            }
+
+            $crate::ext::net::vsock::Table::$new::<$transport>(
                 (&raw const __this_module).cast_mut().cast(),
-            );
+            )
+        };
     };
 }
 pub(crate) use declare_vsock_transport;

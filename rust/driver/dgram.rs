@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Datagrams: sockets without connections, on queues of their own.
+//!
+//! A datagram is sent at once or waits for the device, charged to its socket's send buffer (D3). One
+//! that was received is offered to the socket at its port, or refused (D4, D6); nobody waits for
+//! anybody. Ports are a space of our own (D5). A socket outlives the device: without one it sends
+//! nothing (ENODEV), and goes on with the next.
+
+use super::{
+    device::{
+        self,
+        Vsock, //
+    },
+    hash_table::{
+        self,
+        HashTable, //
+    },
+    packet,
+    payload::Payload,
+    stats::{
+        Counter,
+        STATS, //
+    },
+    table::Connections, //
+};
+use crate::{
+    ext::{
+        error::NetError,
+        net::{
+            msg::Msg,
+            skbuff::SkBuff,
+            vsock::{
+                may_bind_reserved_port,
+                random,
+                Addr,
+                Datagrams,
+                OwnedSock,
+                Serves,
+                VsockSock,
+                WeakSock,
+                CID_ANY, //
+            }, //
+        },
+        sync::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        }, //
+    },
+    proto::{
+        self,
+        Candidates,
+        Datagram,
+        DGRAM_MAX,
+        LAST_RESERVED_PORT,
+        PORT_ANY, //
+    },
+    wire::{
+        Address,
+        Header,
+        Op,
+        SocketType, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
+};
+
+/// Datagrams through the virtio socket device.
+pub(crate) struct DatagramTransport;
+
+/// What we keep for a datagram socket.
+#[pin_data]
+pub(crate) struct DgramSock {
+    #[pin]
+    sk: WeakSock,
+    table: Arc<Connections>,
+}
+
+impl AsRef<WeakSock> for DgramSock {
+    fn as_ref(&self) -> &WeakSock {
+        &self.sk
+    }
+}
+
+/// A port of datagram sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Port(u32);
+
+impl hash_table::Key for Port {
+    fn mixed(&self) -> u32 {
+        self.0.wrapping_mul(0x9e37_79b1)
+    }
+}
+
+/// The ports that datagram sockets are bound to.
+#[pin_data]
+pub(super) struct Ports {
+    #[pin]
+    bound: HashTable<Port, DgramSock>,
+    /// Where to look for a port that is free.
+    #[pin]
+    next: SpinLockBh<u32>,
+}
+
+impl Ports {
+    /// None.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            bound <- HashTable::new(),
+            next <- new_spinlock_bh!(random(), "Ports::next"),
+        })
+    }
+
+    /// Binds `sock` to `port`, or to one that is free (D5).
+    ///
+    /// # Errors
+    ///
+    /// - `EACCES`: the port is reserved.
+    /// - `EADDRINUSE`: it is taken; `EADDRNOTAVAIL`: none was found that is free.
+    /// - `ENOMEM`: no memory.
+    fn bind(&self, port: u32, sock: &Arc<DgramSock>) -> Result<u32> {
+        if port != PORT_ANY {
+            if port <= LAST_RESERVED_PORT && !may_bind_reserved_port() {
+                return Err(EACCES);
+            }
+            return self.bound.insert(Port(port), sock).map(|()| port);
+        }
+        let mut next = self.next.lock();
+        for port in Candidates::from(*next) {
+            match self.bound.insert(Port(port), sock) {
+                Ok(()) => {
+                    *next = port.wrapping_add(1);
+                    return Ok(port);
+                }
+                Err(error) if error == NetError::AddrInUse.into() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(NetError::AddrNotAvail.into())
+    }
+
+    /// The machine has another CID: sockets that were bound to the old one answer on the new (C5).
+    pub(super) fn rebind(&self, cid: u32) {
+        self.bound.for_each(|sock| {
+            // Without memory for a note the socket tells the old one; it works on the new.
+            let _ = sock.sk.own_or_defer(|sk| sk.rebind_cid(cid));
+        });
+    }
+}
+
+impl Serves for DatagramTransport {
+    type Socket = DgramSock;
+
+    fn init(_sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<DgramSock>> {
+        let table = crate::connections().ok_or(ENODEV)?;
+        Arc::pin_init(
+            pin_init!(DgramSock {
+                sk <- WeakSock::new(),
+                table,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn destruct(_sock: Arc<DgramSock>) {}
+
+    fn release(sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>) {
+        let port = Port(sk.local_addr().port);
+        sock.table.ports.bound.remove(port, &sock.into());
+        sk.remove_from_tables();
+    }
+
+    fn deferred(_sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>) {
+        // The only news is that of `Ports::rebind`.
+        sk.rebind_cid(device::guest_cid());
+    }
+
+    fn local_cid() -> u32 {
+        device::guest_cid()
+    }
+
+    fn has_remote_cid(_cid: u32) -> bool {
+        true
+    }
+}
+
+impl Datagrams for DatagramTransport {
+    fn bind(sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>, addr: Addr) -> Result {
+        // af_vsock has seen that it is a CID of this machine; it may be one of another transport.
+        if !sk.is_global() || (addr.cid != CID_ANY && addr.cid != device::guest_cid()) {
+            return Err(NetError::AddrNotAvail.into());
+        }
+        let port = sock.table.ports.bind(addr.port, &sock.into())?;
+        sk.set_local_addr(Addr {
+            cid: addr.cid,
+            port,
+        });
+        Ok(())
+    }
+
+    fn allow(sk: &VsockSock, remote: Addr) -> bool {
+        sk.is_global() && proto::is_destination(remote.cid, device::guest_cid())
+    }
+
+    fn enqueue(
+        _sock: ArcBorrow<'_, DgramSock>,
+        sk: &OwnedSock<'_>,
+        to: Addr,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result {
+        if len > DGRAM_MAX {
+            return Err(NetError::MsgSize.into());
+        }
+        if !device::serves(SocketType::Dgram) {
+            return Err(ENODEV);
+        }
+        if sk.sndbuf_is_full() {
+            // What the device has taken makes room at once, and what it takes from now on, when it
+            // does.
+            device::with(|device| device.want_datagrams_sent());
+        }
+        let header = Header {
+            len: u32::try_from(len).map_err(|_| NetError::MsgSize)?,
+            ..Header::new(
+                Address {
+                    cid: device::guest_cid(),
+                    port: sk.local_addr().port,
+                },
+                Address {
+                    cid: to.cid,
+                    port: to.port,
+                },
+                SocketType::Dgram,
+                Op::Rw,
+            )
+        };
+        device::send_datagram(packet::datagram(&header, sk, msg, len)?)
+    }
+}
+
+/// A packet has come on the queue of datagrams.
+pub(super) fn receive(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
+    match proto::datagram(header, device.cid()) {
+        // Counted already: what remains of it is nobody's (M2).
+        _ if payload.is_damaged() => {}
+        Datagram::Payload { from, port } => {
+            let Some(sk) = find(device, from, port) else {
+                device.refuse_datagram(header);
+                return;
+            };
+            if !deliver(&sk, from, payload) {
+                STATS.count(Counter::DgramDropped);
+            }
+        }
+        Datagram::Refused { by, port } => {
+            // Only who is connected is told, as nobody else would know what of.
+            if let Some(sk) = find(device, by, port).filter(|sk| sk.datagram_peer().is_some()) {
+                sk.report_error(NetError::ConnRefused.into());
+            }
+        }
+        Datagram::BadAddress => STATS.count(Counter::BadAddress),
+        Datagram::BadOp => STATS.count(Counter::BadOp),
+    }
+}
+
+/// The socket at `port`, if it wants to hear from `from`.
+fn find(device: &Vsock, from: Address, port: u32) -> Option<kernel::sync::aref::ARef<VsockSock>> {
+    let sock = device.connections().ports.bound.find(Port(port))?;
+    let sk = sock.sk.upgrade()?;
+    let peer = sk.datagram_peer().map(|peer| Address {
+        cid: peer.cid,
+        port: peer.port,
+    });
+    proto::takes(peer, from).then_some(sk)
+}
+
+/// Offers a datagram to a socket; false if it is dropped (D4).
+fn deliver(sk: &VsockSock, from: Address, payload: &mut Payload) -> bool {
+    if sk.is_shut_for_receiving() {
+        return false;
+    }
+    let Ok(skb) = buffer(payload) else {
+        sk.count_drop();
+        return false;
+    };
+    sk.queue_datagram(
+        skb,
+        Addr {
+            cid: from.cid,
+            port: from.port,
+        },
+    )
+}
+
+/// The payload as a buffer of its own: its pages, where it fills them well, or else a copy.
+fn buffer(payload: &mut Payload) -> Result<SkBuff> {
+    let len = payload.len();
+    if payload.fits_pages() && len.saturating_mul(2) >= payload.memory() {
+        let mut skb = SkBuff::alloc(0, GFP_ATOMIC, ())?;
+        return if payload.move_to(&mut skb) {
+            Ok(skb)
+        } else {
+            Err(ENOMEM)
+        };
+    }
+    let mut skb = SkBuff::alloc_paged(len, GFP_ATOMIC, ())?;
+    let mut at = 0;
+    payload.try_for_each(|block, offset, len| {
+        skb.write_block(at, block, offset, len)?;
+        at = at.saturating_add(len);
+        Ok(())
+    })?;
+    Ok(skb)
+}
