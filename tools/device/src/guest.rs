@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One guest: what its thread works on, and in which order.
+//!
+//! The thread is the one that `vhost_user_backend` has for the queues. It wakes for kicks, and for what an epoll of
+//! our own reports: unix sockets, a timer, other guests. Whatever woke it, it goes round all queues, each with a
+//! budget, until there is nothing left to do or it runs into an empty ring.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use log::{debug, info, warn};
+use slab::Slab;
+use vmm_sys_util::{
+    epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
+    timerfd::TimerFd,
+};
+
+use crate::{
+    connection::{Connection, Key},
+    counters::Counters,
+    dgram::Dgrams,
+    host::Host,
+    options::{Options, Profile, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
+    packet::{kind, Header, HEADER, HEADER_MRG, HOST_CID},
+    ring::{memory, Memory, Ring, Room, Space, Vring},
+    switch::{Shared, Switch},
+};
+
+pub const RX: usize = 0;
+pub const TX: usize = 1;
+pub const DGRAM_RX: usize = 2;
+pub const DGRAM_TX: usize = 3;
+
+/// Packets that a queue may bring in its turn.
+pub const BUDGET: usize = 64;
+/// Turns before the thread looks after kicks again.
+const TURNS: usize = 32;
+
+/// Events that are taken at a time.
+const EVENTS: usize = 256;
+
+const TOKEN_WAKE: u64 = 0;
+const TOKEN_TIMER: u64 = 1;
+const TOKEN_DGRAM: u64 = 2;
+/// Plus the kind of connection.
+const TOKEN_LISTENER: u64 = 8;
+/// Plus the connection's number.
+const TOKEN_CONNECTION: u64 = 1 << 16;
+/// Plus the number of the guest's port.
+pub const TOKEN_DGRAM_PORT: u64 = 1 << 40;
+
+/// How long a listener rests when there are no descriptors for those who connect.
+const REST: Duration = Duration::from_millis(200);
+
+/// The parameters that all guests share.
+#[derive(Clone)]
+pub struct Limits {
+    pub profile: Profile,
+    pub buffer: u32,
+    pub memory: usize,
+    pub connections: usize,
+    pub dgram_ports: usize,
+}
+
+impl Limits {
+    pub fn new(options: &Options, profile: Profile) -> Self {
+        Self {
+            profile,
+            buffer: options.buffer,
+            memory: options.memory << 20,
+            connections: options.connections,
+            dgram_ports: usize::from(options.dgram_ports),
+        }
+    }
+}
+
+/// A packet without payload that waits for rx.
+pub struct Reply {
+    pub header: Header,
+    /// The connection whose credit it carries.
+    pub of: Option<Key>,
+}
+
+pub struct Guest {
+    pub shared: Arc<Shared>,
+    pub switch: Arc<Switch>,
+    pub host: Arc<Host>,
+    pub limits: Limits,
+    space: Space,
+    epoll: Epoll,
+    timer: TimerFd,
+    /// When which connection's patience ends; [`usize::MAX`] stands for the listeners' rest.
+    deadlines: BTreeSet<(Instant, usize)>,
+    pub connections: Slab<Connection>,
+    pub keys: HashMap<Key, usize>,
+    /// Connections that have something for the guest.
+    pub ready: VecDeque<usize>,
+    pub replies: VecDeque<Reply>,
+    /// The next packet on rx comes from another guest, if there is one.
+    pub others_first: bool,
+    /// What of a packet from another guest did not fit.
+    pub rest: Option<crate::packet::Packet>,
+    /// Packets from tx wait for something that rx must do first.
+    pub tx_stalled: bool,
+    pub dgrams: Dgrams,
+    /// One packet's payload.
+    pub data: Vec<u8>,
+    pub room: Room,
+    /// The memory that connections hold.
+    pub held: usize,
+    pub next_port: u32,
+    /// `TRANSPORT_RESET`s that the driver has not heard of.
+    pub events: u32,
+}
+
+impl Guest {
+    pub fn new(
+        shared: Arc<Shared>,
+        switch: Arc<Switch>,
+        host: Arc<Host>,
+        limits: Limits,
+        space: Space,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let timer = TimerFd::new()?;
+        let add = |fd: RawFd, token| {
+            let event = EpollEvent::new(EventSet::IN, token);
+            epoll.ctl(ControlOperation::Add, fd, event)
+        };
+        add(shared.wake_fd().as_raw_fd(), TOKEN_WAKE)?;
+        add(timer.as_raw_fd(), TOKEN_TIMER)?;
+        for (kind, fd) in host.listeners() {
+            add(fd.as_raw_fd(), TOKEN_LISTENER + u64::from(kind))?;
+        }
+        let dgrams = Dgrams::new(&host, limits.dgram_ports);
+        if let Some(socket) = &host.dgram {
+            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, TOKEN_DGRAM);
+            epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), event)?;
+        }
+        Ok(Self {
+            shared,
+            switch,
+            host,
+            limits,
+            space,
+            epoll,
+            timer,
+            deadlines: BTreeSet::new(),
+            connections: Slab::new(),
+            keys: HashMap::new(),
+            ready: VecDeque::new(),
+            replies: VecDeque::new(),
+            others_first: false,
+            rest: None,
+            tx_stalled: false,
+            dgrams,
+            data: Vec::new(),
+            room: Room::default(),
+            held: 0,
+            next_port: 0,
+            events: 0,
+        })
+    }
+
+    pub fn epoll_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    pub fn mergeable(&self) -> bool {
+        self.shared.features() & self.limits.profile.features & MRG_RXBUF != 0
+    }
+
+    pub fn header_size(&self) -> usize {
+        if self.mergeable() {
+            HEADER_MRG
+        } else {
+            HEADER
+        }
+    }
+
+    /// Whether the driver has agreed to this type of packet.
+    pub fn negotiated(&self, kind: u16) -> bool {
+        let (features, profile) = (self.shared.features(), &self.limits.profile);
+        match kind {
+            // Implied, unless there is a bit that takes that back.
+            kind::STREAM => {
+                features & STREAM != 0
+                    || profile.has_dgram_queues()
+                    || features & NO_IMPLIED_STREAM == 0
+            }
+            kind::SEQPACKET => features & SEQPACKET != 0,
+            kind::DGRAM => profile.has_dgram_queues() && features & DGRAM != 0,
+            _ => false,
+        }
+    }
+
+    /// Goes round the queues until nothing is left to do.
+    pub fn run(&mut self, vrings: &[Vring]) {
+        let mem = memory(&self.space.clone());
+        self.look_for_start(vrings, &mem);
+        for _ in 0..TURNS {
+            self.poll();
+            let mut more = self.tx(vrings, &mem);
+            more |= self.dgram_tx(vrings, &mem);
+            more |= self.rx(vrings, &mem);
+            more |= self.dgram_rx(vrings, &mem);
+            self.event(vrings, &mem);
+            if !more {
+                self.arm();
+                return;
+            }
+        }
+        self.arm();
+        self.shared.wake();
+    }
+
+    /// Notices that a driver has set its queues up anew: what its predecessor had is gone.
+    fn look_for_start(&mut self, vrings: &[Vring], mem: &Memory) {
+        let up = [RX, TX].map(|i| vrings.get(i).and_then(|v| Ring::open(v, mem)));
+        let [Some(rx), Some(tx)] = up else { return };
+        if self.shared.running() {
+            return;
+        }
+        if rx.is_new() && tx.is_new() {
+            self.forget_all();
+        }
+        info!(
+            "{}: a driver is there, with features {:#x}",
+            self.shared.name,
+            self.shared.features()
+        );
+        self.shared.set_running(true);
+    }
+
+    /// Drops all that there is between guest and host, without a word to the guest.
+    pub fn forget_all(&mut self) {
+        self.connections.clear();
+        self.keys.clear();
+        self.ready.clear();
+        self.replies.clear();
+        self.deadlines.clear();
+        self.rest = None;
+        self.held = 0;
+        self.dgrams.forget();
+    }
+
+    /// Looks at what is there besides the queues, without waiting.
+    fn poll(&mut self) {
+        let mut events = [EpollEvent::default(); EVENTS];
+        let n = match self.epoll.wait(0, &mut events) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => {
+                warn!("{}: epoll: {e}", self.shared.name);
+                0
+            }
+        };
+        for event in events.iter().take(n) {
+            let (token, set) = (event.data(), event.event_set());
+            match token {
+                TOKEN_WAKE => {
+                    let _ = self.shared.wake_fd().read();
+                    self.tx_stalled = false;
+                    self.obey();
+                }
+                TOKEN_TIMER => {
+                    let _ = self.timer.wait();
+                    self.expire();
+                }
+                TOKEN_DGRAM => self.dgrams.readable(None),
+                _ if token >= TOKEN_DGRAM_PORT => {
+                    self.dgrams
+                        .readable(Some((token - TOKEN_DGRAM_PORT) as u32));
+                }
+                _ if token >= TOKEN_CONNECTION => {
+                    self.socket_event((token - TOKEN_CONNECTION) as usize, set);
+                }
+                _ => self.accept((token - TOKEN_LISTENER) as u16),
+            }
+        }
+    }
+
+    /// Does what the control socket asks for.
+    fn obey(&mut self) {
+        while let Some((command, answer)) = self.shared.next_command() {
+            let text = self.command(command);
+            let _ = answer.send(text);
+        }
+    }
+
+    fn command(&mut self, command: crate::control::Command) -> String {
+        format!("error {command:?} is not known")
+    }
+
+    /// Watches a connection's socket: each change is reported once.
+    pub fn watch(&mut self, fd: RawFd, index: usize) -> io::Result<()> {
+        self.watch_token(fd, TOKEN_CONNECTION + index as u64)
+    }
+
+    pub fn watch_token(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        let set = EventSet::IN
+            | EventSet::OUT
+            | EventSet::READ_HANG_UP
+            | EventSet::HANG_UP
+            | EventSet::EDGE_TRIGGERED;
+        self.epoll
+            .ctl(ControlOperation::Add, fd, EpollEvent::new(set, token))
+    }
+
+    /// No descriptors are left: those who connect wait a while, and the listeners do not wake us for them.
+    pub fn rest_listeners(&mut self) {
+        self.set_listeners(EventSet::empty());
+        self.deadlines.insert((Instant::now() + REST, usize::MAX));
+    }
+
+    fn set_listeners(&self, set: EventSet) {
+        for (kind, fd) in self.host.listeners() {
+            let event = EpollEvent::new(set, TOKEN_LISTENER + u64::from(kind));
+            let _ = self
+                .epoll
+                .ctl(ControlOperation::Modify, fd.as_raw_fd(), event);
+        }
+    }
+
+    /// Gives a connection so much time for what comes next, or, with `None`, all the time.
+    pub fn set_deadline(&mut self, index: usize, time: Option<Duration>) {
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        let new = time.map(|t| Instant::now() + t);
+        if let Some(old) = std::mem::replace(&mut connection.deadline, new) {
+            self.deadlines.remove(&(old, index));
+        }
+        if let Some(new) = new {
+            self.deadlines.insert((new, index));
+        }
+    }
+
+    pub fn drop_deadline(&mut self, at: Option<Instant>, index: usize) {
+        if let Some(at) = at {
+            self.deadlines.remove(&(at, index));
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some((at, index)) = self.deadlines.first().copied() {
+            if at > now {
+                break;
+            }
+            self.deadlines.remove(&(at, index));
+            if index == usize::MAX {
+                self.set_listeners(EventSet::IN);
+                continue;
+            }
+            debug!("{}: connection {index} took too long", self.shared.name);
+            self.timed_out(index);
+        }
+    }
+
+    /// Sets the timer to what comes next.
+    fn arm(&mut self) {
+        let next = self.deadlines.first().map(|d| d.0);
+        let next = [next, self.dgrams.deadline()].into_iter().flatten().min();
+        let outcome = match next {
+            Some(at) => {
+                let time = at.saturating_duration_since(Instant::now());
+                self.timer.reset(time.max(Duration::from_millis(1)), None)
+            }
+            None => self.timer.clear(),
+        };
+        if let Err(e) = outcome {
+            warn!("{}: timer: {e}", self.shared.name);
+        }
+    }
+
+    /// Tells the driver of resets of the transport.
+    fn event(&mut self, vrings: &[Vring], mem: &Memory) {
+        if self.events == 0 {
+            return;
+        }
+        let vring = vrings.get(self.limits.profile.event_queue());
+        let Some(mut ring) = vring.and_then(|v| Ring::open(v, mem)) else {
+            return;
+        };
+        while self.events > 0 {
+            let Some(chain) = ring.pop() else {
+                if ring.wait() {
+                    continue;
+                }
+                break;
+            };
+            let head = chain.head_index();
+            ring.write_event(chain, 0);
+            ring.used(head, 4);
+            self.events -= 1;
+            self.counters().events.count();
+        }
+    }
+
+    /// The packet that says that the guest sent one to nobody.
+    pub fn reset(&mut self, header: &Header) {
+        if header.op == crate::packet::op::RST {
+            return;
+        }
+        self.counters().resets_sent.count();
+        self.replies.push_back(Reply {
+            header: header.reset(),
+            of: None,
+        });
+    }
+
+    /// A packet to the guest on this connection, with neither payload nor credit yet.
+    pub fn header_of(&self, key: Key, op: u16) -> Header {
+        Header {
+            src_cid: HOST_CID,
+            dst_cid: self.shared.cid(),
+            src_port: key.host_port,
+            dst_port: key.guest_port,
+            kind: key.kind,
+            op,
+            ..Header::default()
+        }
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtio socket device in user space, for guests of QEMU and others that speak vhost-user.
+//!
+//! - [`options`]: the command line
+//! - [`backend`]: what the vhost-user library asks for
+//! - [`guest`]: one guest, and its thread's round of the queues
+//! - [`ring`], [`packet`]: queues and what is on them
+//! - [`transmit`], [`receive`]: from and to the guest
+//! - [`streams`], [`connection`], [`credit`]: connections with the host
+//! - [`dgram`]: datagrams
+//! - [`host`]: the unix sockets
+//! - [`switch`]: from guest to guest
+//! - [`control`]: commands
+//! - [`counters`]: what is counted
+
+mod backend;
+mod connection;
+mod control;
+mod counters;
+mod credit;
+mod dgram;
+mod guest;
+mod host;
+mod options;
+mod packet;
+mod receive;
+mod ring;
+mod streams;
+mod switch;
+mod transmit;
+
+use std::{path::Path, process::ExitCode, sync::Arc, thread};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use log::{info, warn};
+use nix::sys::signal::{SigSet, Signal};
+use vhost::vhost_user::Listener;
+use vhost_user_backend::VhostUserDaemon;
+use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::epoll::EventSet;
+
+use crate::{
+    backend::Backend,
+    guest::{Guest, Limits},
+    host::Host,
+    options::Options,
+    ring::{Memory, Space},
+    switch::{Shared, Switch},
+};
+
+/// One guest after the other on the same socket: each has the device as new.
+fn serve(
+    mut listener: Listener,
+    shared: Arc<Shared>,
+    switch: Arc<Switch>,
+    host: Arc<Host>,
+    limits: Limits,
+) -> Result<()> {
+    loop {
+        let space: Space = GuestMemoryAtomic::new(Memory::new());
+        let guest = Guest::new(
+            shared.clone(),
+            switch.clone(),
+            host.clone(),
+            limits.clone(),
+            space.clone(),
+        )
+        .context("cannot prepare a guest")?;
+        let backend = Arc::new(Backend::new(guest)?);
+        let mut daemon =
+            VhostUserDaemon::new(shared.name.clone(), backend.clone(), space).map_err(said)?;
+        for handler in daemon.get_epoll_handlers() {
+            handler.register_listener(backend.epoll_fd(), EventSet::IN, backend.other_events())?;
+        }
+        daemon.start(&mut listener).map_err(said)?;
+        info!("{}: connected", shared.name);
+        let outcome = daemon.wait();
+        drop(daemon);
+        shared.set_running(false);
+        match outcome {
+            Ok(()) => info!("{}: disconnected", shared.name),
+            Err(e) => info!("{}: disconnected: {e}", shared.name),
+        }
+    }
+}
+
+/// The library's errors are no [`std::error::Error`].
+fn said(e: vhost_user_backend::Error) -> anyhow::Error {
+    anyhow::anyhow!("{e}")
+}
+
+fn listen(path: &Path) -> Result<Listener> {
+    host::make_way(path)?;
+    Listener::new(path, false).with_context(|| format!("cannot listen on {}", path.display()))
+}
+
+fn run(options: &Options) -> Result<()> {
+    options.check()?;
+    let profile = options.profile()?;
+    // Threads inherit this, so that the signals come here alone.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    if let Err(e) = host::raise_descriptor_limit() {
+        warn!("the limit of open files stays as it is: {e}");
+    }
+
+    let switch = Arc::new(Switch::default());
+    let limits = Limits::new(options, profile);
+    let (mut parts, mut files) = (Vec::new(), Vec::new());
+    for guest in &options.guest {
+        let shared = Arc::new(Shared::new(guest.socket.display().to_string(), guest.cid)?);
+        let host = Arc::new(Host::new(&guest.uds, &profile)?);
+        parts.push((listen(&guest.socket)?, shared, host));
+        files.push(guest.socket.clone());
+    }
+    for (listener, shared, host) in parts {
+        switch.add(shared.clone());
+        let (switch, limits, name) = (switch.clone(), limits.clone(), shared.name.clone());
+        thread::Builder::new().name(name).spawn(move || {
+            let name = shared.name.clone();
+            if let Err(e) = serve(listener, shared, switch, host, limits) {
+                // Without this guest's device nothing here is as it was asked for.
+                eprintln!("rvsock-device: error: {name}: {e:#}");
+                std::process::exit(1);
+            }
+        })?;
+    }
+    let signal = signals.wait()?;
+    info!("{signal}: the end");
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("rvsock-device: error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What goes to the guest: answers, packets from other guests, and what the host's programs have written.
+
+use crate::{
+    connection::Read,
+    guest::{Guest, BUDGET, RX},
+    packet::{kind, op, Header, Packet, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR, SHUTDOWN_SEND},
+    ring::{Memory, Ring, Vring},
+    transmit::MAX_REPLIES,
+};
+
+/// What a try to put something on rx came to.
+enum Put {
+    Done,
+    /// There was nothing to put there after all.
+    Nothing,
+    NoBuffers,
+}
+
+impl Guest {
+    /// Fills rx; true if there may be more.
+    pub fn rx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
+        if !self.has_something() {
+            return false;
+        }
+        let Some(mut ring) = vrings.get(RX).and_then(|v| Ring::open(v, mem)) else {
+            return false;
+        };
+        ring.quiet();
+        let mut budget = BUDGET;
+        let mut more = loop {
+            if budget == 0 {
+                break true;
+            }
+            budget -= 1;
+            let put = if !self.replies.is_empty() {
+                self.put_reply(&mut ring)
+            } else {
+                self.others_first = !self.others_first;
+                match self.put_from_one(&mut ring, self.others_first) {
+                    Put::Nothing => self.put_from_one(&mut ring, !self.others_first),
+                    put => put,
+                }
+            };
+            match put {
+                Put::Done => {}
+                Put::Nothing if self.has_something() => {}
+                Put::Nothing => break false,
+                Put::NoBuffers if ring.wait() => ring.quiet(),
+                Put::NoBuffers => break false,
+            }
+        };
+        if ring.finish() {
+            self.counters().interrupts.count();
+        }
+        if self.tx_stalled && self.replies.len() < MAX_REPLIES / 2 {
+            self.tx_stalled = false;
+            more = true;
+        }
+        more
+    }
+
+    fn has_something(&self) -> bool {
+        !self.replies.is_empty()
+            || !self.ready.is_empty()
+            || self.rest.is_some()
+            || self.shared.has_packets(false)
+    }
+
+    /// From another guest, or from a connection with the host.
+    fn put_from_one(&mut self, ring: &mut Ring, other_guest: bool) -> Put {
+        if other_guest {
+            match self.rest.take().or_else(|| self.shared.take(false)) {
+                Some(packet) => self.put_packet(ring, packet),
+                None => Put::Nothing,
+            }
+        } else {
+            self.put_from_connection(ring)
+        }
+    }
+
+    /// Takes buffers for so much payload; false if there are none.
+    fn reserve(&mut self, ring: &mut Ring, payload: usize) -> bool {
+        let (want, mergeable) = (self.header_size() + payload, self.mergeable());
+        let bad = ring.reserve(&mut self.room, want, mergeable);
+        if bad > 0 {
+            self.counters().rx_bad_buffers.add(bad.into());
+        }
+        !self.room.is_empty()
+    }
+
+    /// Fills the buffers that were taken.
+    fn fill(&mut self, ring: &mut Ring, header: &Header, data: &[u8]) {
+        let size = self.header_size();
+        let buffers = Ring::buffers_for(&self.room, size + data.len());
+        let bytes = header.bytes(buffers);
+        ring.fill(&mut self.room, bytes.get(..size).unwrap_or(&bytes), data);
+        let counters = self.counters();
+        counters.rx_packets.count();
+        counters.rx_bytes.add(data.len() as u64);
+        counters.rx_buffers.add(buffers.into());
+    }
+
+    fn put_reply(&mut self, ring: &mut Ring) -> Put {
+        if !self.reserve(ring, 0) {
+            return Put::NoBuffers;
+        }
+        let Some(mut reply) = self.replies.pop_front() else {
+            ring.release(&mut self.room);
+            return Put::Nothing;
+        };
+        let index = reply.of.and_then(|key| self.keys.get(&key).copied());
+        if let Some(connection) = index.and_then(|i| self.connections.get_mut(i)) {
+            connection.credit.stamp(&mut reply.header);
+            if reply.header.op == op::CREDIT_UPDATE {
+                connection.updating = false;
+            }
+        } else if reply.of.is_some() {
+            // The connection has gone in the meantime, and the guest knows.
+            ring.release(&mut self.room);
+            return Put::Done;
+        }
+        self.fill(ring, &reply.header, &[]);
+        Put::Done
+    }
+
+    /// A packet from another guest goes as it is, or, if it does not fit, in parts.
+    fn put_packet(&mut self, ring: &mut Ring, mut packet: Packet) -> Put {
+        if !self.reserve(ring, packet.data.len()) {
+            self.rest = Some(packet);
+            return Put::NoBuffers;
+        }
+        let room = self.room.payload(self.header_size());
+        if packet.data.len() <= room {
+            self.fill(ring, &packet.header, &packet.data);
+            self.counters().switched_in.count();
+            return Put::Done;
+        }
+        let rest = packet.data.split_off(room);
+        let mut first = packet.header;
+        first.len = packet.data.len() as u32;
+        if first.kind == kind::SEQPACKET {
+            first.flags &= !(SEQ_EOM | SEQ_EOR);
+        }
+        if room > 0 {
+            self.fill(ring, &first, &packet.data);
+        } else {
+            // The buffer holds a header and nothing else: no payload can ever pass.
+            ring.release(&mut self.room);
+            self.reset(&packet.header.reset());
+            return Put::Done;
+        }
+        let mut header = packet.header;
+        header.len = rest.len() as u32;
+        self.rest = Some(Packet { header, data: rest });
+        Put::Done
+    }
+
+    /// The next connection in line puts one packet there.
+    fn put_from_connection(&mut self, ring: &mut Ring) -> Put {
+        let Some(index) = self.ready.front().copied() else {
+            return Put::Nothing;
+        };
+        let something = self
+            .connections
+            .get(index)
+            .is_some_and(|c| c.queued && c.has_something());
+        if !something {
+            self.unready();
+            return Put::Nothing;
+        }
+        let header_size = self.header_size();
+        let wanted = self.connections.get(index).map_or(0, |c| c.wanted());
+        if !self.reserve(ring, wanted) {
+            return Put::NoBuffers;
+        }
+        self.unready();
+        let room = self.room.payload(header_size).min(MAX_PAYLOAD);
+        let mut data = std::mem::take(&mut self.data);
+        let put = match self.connections.get_mut(index) {
+            Some(connection) if room > 0 => {
+                let read = connection.read(room, &mut data);
+                self.put_read(ring, index, read, &data)
+            }
+            _ => {
+                // The buffer holds a header and nothing else: no payload can ever pass.
+                ring.release(&mut self.room);
+                self.reset_connection(index);
+                Put::Done
+            }
+        };
+        self.data = data;
+        self.make_ready(index);
+        put
+    }
+
+    fn put_read(&mut self, ring: &mut Ring, index: usize, read: Read, data: &[u8]) -> Put {
+        let Some(connection) = self.connections.get_mut(index) else {
+            ring.release(&mut self.room);
+            return Put::Nothing;
+        };
+        let key = connection.key;
+        match read {
+            Read::Data(len, ends) => {
+                let mut header = Header {
+                    len: len as u32,
+                    flags: if ends { SEQ_EOM } else { 0 },
+                    ..Header::default()
+                };
+                connection.credit.stamp(&mut header);
+                let header = Header {
+                    buf_alloc: header.buf_alloc,
+                    fwd_cnt: header.fwd_cnt,
+                    len: header.len,
+                    flags: header.flags,
+                    ..self.header_of(key, op::RW)
+                };
+                self.fill(ring, &header, data.get(..len).unwrap_or_default());
+                return Put::Done;
+            }
+            Read::Nothing => ring.release(&mut self.room),
+            Read::End => {
+                ring.release(&mut self.room);
+                self.tell_done(index, SHUTDOWN_SEND);
+            }
+            Read::Failed | Read::TooLong => {
+                ring.release(&mut self.room);
+                self.reset_connection(index);
+            }
+        }
+        // What it led to comes first.
+        Put::Done
+    }
+
+    /// Takes the first connection out of the line.
+    fn unready(&mut self) {
+        if let Some(index) = self.ready.pop_front() {
+            if let Some(connection) = self.connections.get_mut(index) {
+                connection.queued = false;
+            }
+        }
+    }
+}

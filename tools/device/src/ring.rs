@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One virtqueue for as long as it is worked on: chains are taken, copied from or filled, and given back together.
+//!
+//! `virtio_queue` checks and walks what the guest made available. What is given back is written here: all buffers of
+//! a packet must become visible at once, and its `add_used` shows them one by one.
+
+use std::{
+    ops::Deref,
+    sync::{
+        atomic::{fence, Ordering},
+        MutexGuard,
+    },
+};
+
+use log::warn;
+use vhost_user_backend::{VringMutex, VringState, VringT};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
+
+pub type Memory = GuestMemoryMmap<()>;
+pub type Space = GuestMemoryAtomic<Memory>;
+pub type Vring = VringMutex<Space>;
+
+/// In the flags of the available ring: the driver wants no interrupts.
+const NO_INTERRUPT: u16 = 1;
+
+/// A chain cannot be longer than this in total, however its table looks.
+const MAX_SEGMENTS: usize = 4096;
+
+/// The chain is no packet.
+#[derive(Debug)]
+pub struct Malformed;
+
+pub struct Ring<'a> {
+    state: MutexGuard<'a, VringState<Space>>,
+    mem: &'a Memory,
+    /// Buffers that are written to the used ring, but not yet visible.
+    added: u16,
+    /// The available ring makes no sense: nothing is taken before the next kick.
+    broken: bool,
+}
+
+/// Buffers that were taken for one packet.
+#[derive(Default)]
+pub struct Room {
+    segments: Vec<(GuestAddress, usize)>,
+    /// For each buffer: its head, the number of its segments, and its size.
+    buffers: Vec<(u16, usize, usize)>,
+    total: usize,
+}
+
+impl Room {
+    /// What fits after a header of `header` bytes.
+    pub fn payload(&self, header: usize) -> usize {
+        self.total.saturating_sub(header)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buffers.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.segments.clear();
+        self.buffers.clear();
+        self.total = 0;
+    }
+}
+
+impl<'a> Ring<'a> {
+    /// Gives the queue if the driver has set it up.
+    pub fn open(vring: &'a Vring, mem: &'a Memory) -> Option<Self> {
+        let state = vring.get_mut();
+        if !state.get_queue().ready() || !state.is_enabled() {
+            return None;
+        }
+        Some(Self {
+            state,
+            mem,
+            added: 0,
+            broken: false,
+        })
+    }
+
+    /// True if the driver has just set the queue up, and nothing has gone over it.
+    pub fn is_new(&self) -> bool {
+        let queue = self.state.get_queue();
+        queue.next_avail() == 0 && queue.next_used() == 0
+    }
+
+    pub fn pop(&mut self) -> Option<DescriptorChain<&'a Memory>> {
+        if self.broken {
+            return None;
+        }
+        match self.state.get_queue_mut().iter(self.mem) {
+            Ok(mut available) => available.next(),
+            Err(e) => {
+                warn!("a queue is broken: {e}");
+                self.broken = true;
+                None
+            }
+        }
+    }
+
+    /// Takes back the last `pop()`.
+    pub fn unpop(&mut self) {
+        self.state.get_queue_mut().go_to_previous_position();
+    }
+
+    /// The driver need not kick.
+    pub fn quiet(&mut self) {
+        let _ = self.state.get_queue_mut().disable_notification(self.mem);
+    }
+
+    /// The driver must kick when it adds a buffer; true if it has done so in the meantime.
+    pub fn wait(&mut self) -> bool {
+        let more = self.state.get_queue_mut().enable_notification(self.mem);
+        !self.broken && more.unwrap_or(false)
+    }
+
+    /// Gives a buffer back with `len` bytes written to it. [`Ring::finish`] shows it to the driver.
+    pub fn used(&mut self, head: u16, len: u32) {
+        let queue = self.state.get_queue();
+        let index = queue.next_used().wrapping_add(self.added) % queue.size();
+        let at = queue.used_ring().wrapping_add(4 + 8 * u64::from(index));
+        let mut element = [0; 8];
+        element[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+        element[4..].copy_from_slice(&len.to_le_bytes());
+        if self.mem.write_slice(&element, GuestAddress(at)).is_err() {
+            self.broken = true;
+        }
+        self.added = self.added.wrapping_add(1);
+    }
+
+    /// Shows the driver all that is given back, and interrupts it if it wants that; true if it was interrupted.
+    pub fn finish(&mut self) -> bool {
+        if self.added == 0 {
+            return false;
+        }
+        let queue = self.state.get_queue_mut();
+        let old = queue.next_used();
+        let new = old.wrapping_add(self.added);
+        queue.set_next_used(new);
+        self.added = 0;
+        let index = GuestAddress(queue.used_ring().wrapping_add(2));
+        if self
+            .mem
+            .store(new.to_le(), index, Ordering::Release)
+            .is_err()
+        {
+            self.broken = true;
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        let avail = queue.avail_ring();
+        let wanted = if queue.event_idx_enabled() {
+            let at = avail.wrapping_add(4 + 2 * u64::from(queue.size()));
+            let event = self.mem.load(GuestAddress(at), Ordering::Relaxed);
+            passed(event.map_or(old, u16::from_le), old, new)
+        } else {
+            let flags = self.mem.load(GuestAddress(avail), Ordering::Relaxed);
+            flags.map_or(0, u16::from_le) & NO_INTERRUPT == 0
+        };
+        if wanted {
+            let _ = self.state.signal_used_queue();
+        }
+        wanted
+    }
+
+    /// Copies a packet out: the header once, and what it says is there behind it to the head of `data`.
+    /// Gives the payload's length; `len_of` finds it in the header.
+    pub fn read(
+        &self,
+        chain: DescriptorChain<&'a Memory>,
+        header: &mut [u8],
+        max: usize,
+        len_of: impl Fn(&[u8]) -> usize,
+        data: &mut Vec<u8>,
+    ) -> Result<usize, Malformed> {
+        let (mut have, mut len, mut done) = (0, None, 0);
+        for descriptor in chain.readable().take(MAX_SEGMENTS) {
+            let (mut at, mut left) = (descriptor.addr(), descriptor.len() as usize);
+            if have < header.len() {
+                let n = left.min(header.len() - have);
+                let part = header.get_mut(have..have + n).ok_or(Malformed)?;
+                self.mem.read_slice(part, at).map_err(|_| Malformed)?;
+                (have, left) = (have + n, left - n);
+                at = GuestAddress(at.0.checked_add(n as u64).ok_or(Malformed)?);
+            }
+            if have < header.len() {
+                continue;
+            }
+            let len = *len.get_or_insert_with(|| len_of(header));
+            if len > max {
+                return Err(Malformed);
+            }
+            if data.len() < len {
+                data.resize(len, 0);
+            }
+            let n = left.min(len - done);
+            let part = data.get_mut(done..done + n).ok_or(Malformed)?;
+            self.mem.read_slice(part, at).map_err(|_| Malformed)?;
+            done += n;
+        }
+        if len == Some(done) {
+            Ok(done)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    /// Takes buffers for a packet of up to `want` bytes in all: one, or with `mergeable` as many as it needs.
+    /// Buffers that could not hold a header go back empty; their number is the result.
+    pub fn reserve(&mut self, room: &mut Room, want: usize, mergeable: bool) -> u32 {
+        room.clear();
+        let (mut bad, limit) = (0, self.state.get_queue().size());
+        while room.total < want && room.buffers.len() < usize::from(limit) {
+            let Some(chain) = self.pop() else { break };
+            let (head, first) = (chain.head_index(), room.segments.len());
+            let mut size = 0_usize;
+            for d in chain.writable().take(MAX_SEGMENTS) {
+                room.segments.push((d.addr(), d.len() as usize));
+                size = size.saturating_add(d.len() as usize);
+            }
+            if size < crate::packet::HEADER_MRG {
+                room.segments.truncate(first);
+                // A bad buffer among good ones is met again when those are gone.
+                if !room.buffers.is_empty() {
+                    self.unpop();
+                    break;
+                }
+                self.used(head, 0);
+                bad += 1;
+                if bad >= u32::from(limit) {
+                    break;
+                }
+                continue;
+            }
+            let count = room.segments.len() - first;
+            room.buffers.push((head, count, size));
+            room.total = room.total.saturating_add(size);
+            if !mergeable {
+                break;
+            }
+        }
+        bad
+    }
+
+    /// Gives back what was reserved, untouched.
+    pub fn release(&mut self, room: &mut Room) {
+        for _ in room.buffers.drain(..) {
+            self.unpop();
+        }
+        room.clear();
+    }
+
+    /// How many of the buffers a packet of `total` bytes takes.
+    pub fn buffers_for(room: &Room, total: usize) -> u16 {
+        let (mut sum, mut count) = (0_usize, 0_u16);
+        for (_, _, size) in &room.buffers {
+            if count > 0 && sum >= total {
+                break;
+            }
+            sum = sum.saturating_add(*size);
+            count = count.saturating_add(1);
+        }
+        count
+    }
+
+    /// Writes header and payload to the reserved buffers, gives back those that it took, and keeps the others available.
+    pub fn fill(&mut self, room: &mut Room, header: &[u8], data: &[u8]) {
+        let total = header.len() + data.len();
+        let mut segments = room.segments.iter();
+        let mut written = 0;
+        let mut taken = 0;
+        for (head, count, size) in &room.buffers {
+            if taken > 0 && written >= total {
+                break;
+            }
+            let mut space = (*size).min(total - written);
+            let len = space;
+            for (at, room) in segments.by_ref().take(*count) {
+                let (mut at, mut n) = (*at, (*room).min(space));
+                space -= n;
+                if written < header.len() {
+                    let h = n.min(header.len() - written);
+                    self.write(&header[written..written + h], at);
+                    (written, n) = (written + h, n - h);
+                    at = GuestAddress(at.0.wrapping_add(h as u64));
+                }
+                if n > 0 {
+                    let from = written - header.len();
+                    self.write(&data[from..from + n], at);
+                    written += n;
+                }
+            }
+            self.used(*head, len as u32);
+            taken += 1;
+        }
+        for _ in taken..room.buffers.len() {
+            self.unpop();
+        }
+        room.clear();
+    }
+
+    /// Writes an event to the first place in the chain.
+    pub fn write_event(&self, chain: DescriptorChain<&'a Memory>, id: u32) {
+        if let Some(d) = chain.writable().next() {
+            let bytes = id.to_le_bytes();
+            let n = bytes.len().min(d.len() as usize);
+            self.write(&bytes[..n], d.addr());
+        }
+    }
+
+    fn write(&self, bytes: &[u8], at: GuestAddress) {
+        // A driver that posts memory which is not there gets nothing.
+        let _ = self.mem.write_slice(bytes, at);
+    }
+}
+
+impl Drop for Ring<'_> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Whether going from `old` to `new` passes `event`; all three run freely.
+fn passed(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// The guest's memory at this moment.
+pub fn memory(space: &Space) -> impl Deref<Target = Memory> {
+    use vm_memory::GuestAddressSpace;
+    space.memory()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_passed_once() {
+        assert!(passed(5, 5, 6));
+        assert!(!passed(6, 5, 6));
+        assert!(!passed(4, 5, 6));
+        assert!(passed(0xffff, 0xfff0, 3));
+        assert!(!passed(3, 0xfff0, 3));
+    }
+
+    #[test]
+    fn a_packet_takes_as_many_buffers_as_it_fills() {
+        let room = Room {
+            segments: Vec::new(),
+            buffers: vec![(0, 1, 100), (1, 1, 100), (2, 1, 100)],
+            total: 300,
+        };
+        for (total, count) in [(1, 1), (100, 1), (101, 2), (200, 2), (201, 3), (300, 3)] {
+            assert_eq!(Ring::buffers_for(&room, total), count);
+        }
+    }
+}
