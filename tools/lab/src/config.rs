@@ -93,8 +93,18 @@ pub enum Job {
 pub enum Host {
     /// The kernel's vhost-vsock.
     Vhost,
-    /// This vhost-user program, an argument list in which UDS stands for its unix socket and SOCKET for QEMU's.
-    VhostUser(Vec<String>),
+    /// A program that speaks vhost-user.
+    VhostUser(VhostUser),
+}
+
+/// A device in user space.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VhostUser {
+    /// The program and its arguments, in which UDS stands for its unix socket on the host, SOCKET for QEMU's, and
+    /// CONTROL for that of its commands.
+    pub command: Vec<String>,
+    /// What QEMU calls its part of it, without the chardev.
+    pub qemu: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,6 +129,11 @@ impl Inner {
     /// The unix socket by which a vhost-user device is reached.
     pub fn vhost_user_uds(&self) -> Option<PathBuf> {
         matches!(self.host, Host::VhostUser(_)).then(|| self.scratch.join("device.uds"))
+    }
+
+    /// The socket for commands to our own device.
+    pub fn vhost_user_control(&self) -> PathBuf {
+        self.scratch.join("device.control")
     }
 
     /// The socket between such a device and QEMU.

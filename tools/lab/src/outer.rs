@@ -8,7 +8,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Job, Kernel},
+    config::{Driver, Job, Kernel, VhostUser},
     events::Event,
     images::Places,
     outside,
@@ -65,6 +65,7 @@ struct Plan {
     host: Vec<String>,
     kunit: Vec<String>,
     vhost_user: Vec<String>,
+    our_device: Vec<String>,
     rig: Vec<String>,
 }
 
@@ -98,21 +99,35 @@ impl Plan {
             host: pick(host),
             kunit: pick(kunit),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
+            our_device: pick(own(suites::our_device::tests(choice.driver))),
             rig: pick(rig),
         })
     }
 
     /// Only what runs in guests on vhost-vsock.
     fn rig_only(mut self) -> Self {
-        (self.host, self.kunit, self.vhost_user) = Default::default();
+        (self.host, self.kunit) = Default::default();
+        (self.vhost_user, self.our_device) = Default::default();
         self
     }
 
+    fn has_guests(&self) -> bool {
+        [&self.vhost_user, &self.our_device, &self.rig]
+            .iter()
+            .any(|s| !s.is_empty())
+    }
+
     fn all(&self) -> Vec<String> {
-        let mut all = [&self.host, &self.kunit, &self.vhost_user, &self.rig]
-            .map(|s| s.as_slice())
-            .concat();
-        if !self.rig.is_empty() || !self.vhost_user.is_empty() {
+        let mut all = [
+            &self.host,
+            &self.kunit,
+            &self.vhost_user,
+            &self.our_device,
+            &self.rig,
+        ]
+        .map(|s| s.as_slice())
+        .concat();
+        if self.has_guests() {
             all.push(LOGS_CLEAN.into());
         }
         all
@@ -171,12 +186,12 @@ fn in_guests(
 ) -> Result<()> {
     if !plan.vhost_user.is_empty() {
         report.busy("guests on vhost-device-vsock ...");
-        let mut device = vec![places
+        let mut command = vec![places
             .cache
             .join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock")
             .to_string_lossy()
             .into_owned()];
-        device.extend(
+        command.extend(
             [
                 "--guest-cid",
                 "3",
@@ -187,8 +202,26 @@ fn in_guests(
             ]
             .map(str::to_owned),
         );
+        let device = VhostUser {
+            command,
+            qemu: "vhost-user-vsock-pci".into(),
+        };
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
         start_until_done(&mut rig, &plan.vhost_user, driver, report);
+    }
+    for setup in suites::our_device::SETUPS {
+        let tests: Vec<String> = setup
+            .tests
+            .iter()
+            .filter(|t| plan.our_device.iter().any(|n| n == t.name))
+            .map(|t| t.name.to_owned())
+            .collect();
+        if !tests.is_empty() {
+            report.busy("guests on rvsock-device ...");
+            let device = setup.device(&places.built("rvsock-device"));
+            let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
+            start_until_done(&mut rig, &tests, driver, report);
+        }
     }
     let mut complaints = Vec::new();
     if !plan.rig.is_empty() {
@@ -198,7 +231,7 @@ fn in_guests(
         start_until_done(&mut rig, &plan.rig, driver, report);
         complaints.extend(rig.complaints.iter().map(|l| format!("host VM: {l}")));
     }
-    if !plan.rig.is_empty() || !plan.vhost_user.is_empty() {
+    if plan.has_guests() {
         complaints.extend(serial::complaints_in_folder(logs)?);
         let why = complaints
             .first()

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Host, Inner, Job},
+    config::{Driver, Host, Inner, Job, VhostUser},
     events::{Event, Events},
     images::Places,
     machine::{Machine, Spec},
@@ -89,7 +89,7 @@ impl Rig {
     }
 
     /// A rig for guests on a vhost-user device: it needs no KVM.
-    pub fn with_vhost_user(places: Places, logs: &Path, device: Vec<String>) -> Self {
+    pub fn with_vhost_user(places: Places, logs: &Path, device: VhostUser) -> Self {
         Self {
             places,
             logs: logs.to_owned(),

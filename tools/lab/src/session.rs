@@ -228,18 +228,21 @@ impl Session {
                 "-device".into(),
                 format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
             ],
-            Host::VhostUser(command) => {
+            Host::VhostUser(program) => {
                 self.device = None;
                 let socket = self.config.vhost_user_socket();
                 let uds = self.config.vhost_user_uds().unwrap_or_default();
-                for path in [&socket, &uds] {
+                let control = self.config.vhost_user_control();
+                for path in [&socket, &uds, &control] {
                     let _ = std::fs::remove_file(path);
                 }
-                let argv: Vec<String> = command
+                let argv: Vec<String> = program
+                    .command
                     .iter()
                     .map(|w| {
                         w.replace("SOCKET", &socket.to_string_lossy())
                             .replace("UDS", &uds.to_string_lossy())
+                            .replace("CONTROL", &control.to_string_lossy())
                     })
                     .collect();
                 let device = Process::here(&argv)?;
@@ -264,7 +267,7 @@ impl Session {
                     "-chardev".into(),
                     format!("socket,id=device,path={}", socket.display()),
                     "-device".into(),
-                    "vhost-user-vsock-pci,chardev=device".into(),
+                    format!("{},chardev=device", program.qemu),
                 ]
             }
         };

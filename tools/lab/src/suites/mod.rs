@@ -5,6 +5,7 @@ pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
+pub mod our_device;
 pub mod programs;
 pub mod snapshot;
 pub mod streams;
@@ -74,6 +75,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
     for test in own(session.config.guest)
         .into_iter()
         .chain(vhost_user::TESTS)
+        .chain(our_device::SETUPS.iter().flat_map(|s| s.tests))
         .filter(|t| wanted.iter().any(|w| w == t.name))
     {
         loop {
