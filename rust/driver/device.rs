@@ -109,7 +109,7 @@ const RECLAIM_INTERVAL: u32 = 20;
 const RETRY_INTERVAL: u32 = 10;
 
 /// How long a device that has lost count waits for its reset, in milliseconds: it may do so again.
-const RESTART_DELAY: u32 = 100;
+const RESTART_DELAY: u32 = 1000;
 
 /// How long the peers have to take our farewells, in all (C7).
 const FAREWELL_TIME: Delta = Delta::from_secs(1);

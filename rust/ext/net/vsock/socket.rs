@@ -383,7 +383,7 @@ impl WeakSock {
     /// Runs `with` as the socket's owner, unless a user call owns it just now.
     ///
     /// Never sleeps and never waits for a user call; nor may `with` sleep. In the other case
-    /// [`Transport::deferred`](super::Transport::deferred) is called once that user call lets the
+    /// [`Serves::deferred`](super::Serves::deferred) is called once that user call lets the
     /// socket go; several such calls may become one. If there is no socket (any more), nothing
     /// happens.
     ///
