@@ -449,10 +449,13 @@ impl Vsock {
     /// The host has lost all connections, and we may have become another machine (C5).
     fn transport_reset(&self) {
         let config = self.config.lock().clone();
+        let before = self.cid();
         if let Some(Ok(cid)) = config.as_ref().map(read_guest_cid) {
-            self.set_cid(cid);
+            self.cid.store(cid, Relaxed);
         }
         self.streams.tx.purge(|_| true);
+        self.datagrams.tx.purge(|_| true);
+        self.rebind(before);
         self.table.for_each(|conn| conn.lost(false));
         pr_info!(
             "the host has reset its connections; guest CID {}\n",
@@ -460,13 +463,13 @@ impl Vsock {
         );
     }
 
-    /// This machine's CID is `cid` from now on.
-    fn set_cid(&self, cid: u32) {
-        let before = self.cid.xchg(cid, Relaxed);
+    /// Has the datagram sockets that are bound to another CID follow this machine's, which was `before`.
+    fn rebind(&self, before: u32) {
+        let cid = self.cid();
         if before != cid && before != CID_ANY {
             pr_info!("guest CID was {before}, is {cid}\n");
-            self.table.ports.rebind(cid);
         }
+        self.table.ports.rebind(cid);
     }
 
     /// Where framing was lost, only a reset helps (M2). Sleeps.
@@ -520,7 +523,7 @@ impl Vsock {
         let config = rx.config();
         let cid = read_guest_cid(&config)?;
         *self.config.lock() = Some(config);
-        self.set_cid(cid);
+        let before = self.cid.xchg(cid, Relaxed);
         self.streams.start(rx, tx, self.shape())?;
         if let Some([rx, tx]) = datagrams {
             self.datagrams.start(rx, tx, self.datagram_shape())?;
@@ -532,6 +535,7 @@ impl Vsock {
         self.events.kick();
         self.leaving.store(false, Relaxed);
         DEVICE.replace(Some(self.clone()));
+        self.rebind(before);
         // What came before DEVICE was set.
         self.streams.rx_work.queue(self, Where::Bh);
         self.datagrams.rx_work.queue(self, Where::Bh);

@@ -65,6 +65,7 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         ArcBorrow, //
     }, //
@@ -177,7 +178,10 @@ impl Serves for DatagramTransport {
 
     fn deferred(_sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>) {
         // The only news is that of `Ports::rebind`.
-        sk.rebind_cid(device::guest_cid());
+        let cid = device::guest_cid();
+        if cid != CID_ANY {
+            sk.rebind_cid(cid);
+        }
     }
 
     fn local_cid() -> u32 {
@@ -225,8 +229,10 @@ impl Datagrams for DatagramTransport {
             // does.
             device::with(|device| device.want_datagrams_sent());
         }
-        let header = Header {
-            len: u32::try_from(len).map_err(|_| NetError::MsgSize)?,
+        let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
+        // The CID, like the device, may be another after the waiting.
+        let header = || Header {
+            len: bytes,
             ..Header::new(
                 Address {
                     cid: device::guest_cid(),
@@ -240,7 +246,7 @@ impl Datagrams for DatagramTransport {
                 Op::Rw,
             )
         };
-        device::send_datagram(packet::datagram(&header, sk, msg, len)?)
+        device::send_datagram(packet::datagram(header, sk, msg, len)?)
     }
 }
 
@@ -270,7 +276,7 @@ pub(super) fn receive(device: &Arc<Vsock>, header: &Header, payload: &mut Payloa
 }
 
 /// The socket at `port`, if it wants to hear from `from`.
-fn find(device: &Vsock, from: Address, port: u32) -> Option<kernel::sync::aref::ARef<VsockSock>> {
+fn find(device: &Vsock, from: Address, port: u32) -> Option<ARef<VsockSock>> {
     let sock = device.connections().ports.bound.find(Port(port))?;
     let sk = sock.sk.upgrade()?;
     let peer = sk.datagram_peer().map(|peer| Address {

@@ -174,20 +174,21 @@ pub(super) fn data(
     Ok((packet, len))
 }
 
-/// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. May sleep.
+/// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. May sleep, and calls
+/// `header` afterwards.
 ///
 /// # Errors
 ///
 /// As [`OwnedSock::datagram`].
 pub(super) fn datagram(
-    header: &Header,
+    header: impl FnOnce() -> Header,
     sk: &OwnedSock<'_>,
     msg: &mut Msg,
     len: usize,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
     let sent = Sent::new(None, Kind::Call);
-    sk.datagram(HEADROOM, &header.to_bytes(), msg, len, sent)
+    sk.datagram(HEADROOM, || header().to_bytes(), msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.

@@ -429,11 +429,12 @@ impl OwnedSock<'_> {
         unsafe { bindings::rvsock_helper_sk_sndbuf_is_full(self.sock()) }
     }
 
-    /// Makes a packet of `header` and `len` bytes from the user, charged to the send buffer; before
+    /// Makes a packet of a header and `len` bytes from the user, charged to the send buffer; before
     /// the header, `headroom` bytes stay free.
     ///
     /// Waits for room in the send buffer, unless the message says `MSG_DONTWAIT`; meanwhile it lets
-    /// the socket go: only for callbacks that af_vsock calls with the socket locked.
+    /// the socket go: only for callbacks that af_vsock calls with the socket locked. `header` is
+    /// called when the waiting is over.
     ///
     /// # Errors
     ///
@@ -443,10 +444,10 @@ impl OwnedSock<'_> {
     /// - `ENOBUFS`, `ENOMEM`: no memory.
     /// - `EFAULT`: the user's memory cannot be read.
     /// - What [`report_error`](VsockSock::report_error) was told.
-    pub(crate) fn datagram<C: ControlBlock>(
+    pub(crate) fn datagram<C: ControlBlock, const N: usize>(
         &self,
         headroom: usize,
-        header: &[u8],
+        header: impl FnOnce() -> [u8; N],
         msg: &mut Msg,
         len: usize,
         control: C,
@@ -457,7 +458,7 @@ impl OwnedSock<'_> {
 
         let linear = len.min(LINEAR_MAX);
         let front = headroom
-            .checked_add(header.len())
+            .checked_add(N)
             .and_then(|front| front.checked_add(linear))
             .ok_or(EINVAL)?;
         let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
@@ -484,7 +485,7 @@ impl OwnedSock<'_> {
         // SAFETY: The buffer is new and ours alone.
         let mut skb = unsafe { SkBuff::from_raw(skb, control) };
         skb.reserve(headroom)?;
-        skb.put_slice(header)?;
+        skb.put_slice(&header())?;
         skb.put_msg_paged(msg, linear, len)?;
         Ok(skb)
     }
