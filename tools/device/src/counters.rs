@@ -19,7 +19,7 @@ impl Counter {
         self.add(1);
     }
 
-    pub fn get(&self) -> u64 {
+    fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -14,6 +14,7 @@ use log::debug;
 
 use crate::{
     connection::wanted_port,
+    fault::{Fate, Queue},
     guest::{Guest, BUDGET, DGRAM_RX, DGRAM_TX, TOKEN_DGRAM_PORT},
     host::Host,
     packet::{kind, op, Header, Packet, HOST_CID, MAX_PAYLOAD},
@@ -185,8 +186,11 @@ impl Dgrams {
 impl Guest {
     /// Takes datagrams from their tx; true if there may be more.
     pub fn dgram_tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if !self.negotiated(kind::DGRAM) {
+        if !self.negotiated(kind::DGRAM) || self.fault(Queue::DgramTx).paused {
             return false;
+        }
+        while let Some(packet) = self.fault(Queue::DgramTx).due() {
+            self.datagram(&packet.header, &packet.data);
         }
         let Some(mut ring) = vrings.get(DGRAM_TX).and_then(|v| Ring::open(v, mem)) else {
             return false;
@@ -198,6 +202,9 @@ impl Guest {
                 break true;
             }
             budget -= 1;
+            if self.fault(Queue::DgramTx).full() {
+                break false;
+            }
             let Some(chain) = ring.pop() else {
                 if ring.wait() {
                     ring.quiet();
@@ -208,7 +215,12 @@ impl Guest {
             let head = chain.head_index();
             if let Some((header, len)) = self.parse(&ring, chain, MAX_PAYLOAD) {
                 let data = std::mem::take(&mut self.data);
-                self.datagram(&header, data.get(..len).unwrap_or_default());
+                let payload = data.get(..len).unwrap_or_default();
+                match self.fault(Queue::DgramTx).fate() {
+                    Fate::Pass => self.datagram(&header, payload),
+                    Fate::Drop => self.counters().dropped_on_command.count(),
+                    Fate::Hold => self.fault(Queue::DgramTx).hold(&header, payload),
+                }
                 self.data = data;
             }
             ring.used(head, 0);
@@ -239,7 +251,7 @@ impl Guest {
             };
             match self.switch.deliver(packet, &self.shared) {
                 Delivery::Done => self.counters().switched_out.count(),
-                Delivery::Full(_) => self.counters().dgram_to_guest_full.count(),
+                Delivery::Full => self.counters().dgram_to_guest_full.count(),
                 Delivery::Nobody(packet) => {
                     self.counters().dgram_to_guest_nobody.count();
                     self.dgram_reset(&packet.header);
@@ -316,9 +328,10 @@ impl Guest {
 
     /// Fills datagram rx; true if there may be more.
     pub fn dgram_rx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if !self.negotiated(kind::DGRAM)
-            || !(self.dgrams.has_something() || self.shared.has_packets(true))
-        {
+        let something = self.dgrams.has_something()
+            || self.shared.has_packets(true)
+            || self.fault(Queue::DgramRx).has_due();
+        if !self.negotiated(kind::DGRAM) || self.fault(Queue::DgramRx).paused || !something {
             return false;
         }
         let Some(mut ring) = vrings.get(DGRAM_RX).and_then(|v| Ring::open(v, mem)) else {
@@ -334,7 +347,8 @@ impl Guest {
             let waited = self.dgrams.waiting.take();
             let since = waited.as_ref().map(|w| w.1);
             let Some(packet) = waited.map(|w| w.0).or_else(|| self.next_datagram()) else {
-                if self.dgrams.has_something() {
+                let something = self.dgrams.has_something() || self.shared.has_packets(true);
+                if something && !self.fault(Queue::DgramRx).full() {
                     continue;
                 }
                 break false;
@@ -399,6 +413,24 @@ impl Guest {
 
     /// The next datagram for the guest: resets first, then other guests and the host's programs in turn.
     fn next_datagram(&mut self) -> Option<Packet> {
+        if let Some(packet) = self.fault(Queue::DgramRx).due() {
+            return Some(packet);
+        }
+        if self.fault(Queue::DgramRx).full() {
+            return None;
+        }
+        let packet = self.new_datagram()?;
+        match self.fault(Queue::DgramRx).fate() {
+            Fate::Pass => return Some(packet),
+            Fate::Drop => self.counters().dropped_on_command.count(),
+            Fate::Hold => self
+                .fault(Queue::DgramRx)
+                .hold(&packet.header, &packet.data),
+        }
+        None
+    }
+
+    fn new_datagram(&mut self) -> Option<Packet> {
         if let Some(header) = self.dgrams.resets.pop_front() {
             return Some(Packet {
                 header,

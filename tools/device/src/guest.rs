@@ -25,7 +25,9 @@ use crate::{
     connection::{Connection, Key},
     counters::Counters,
     dgram::Dgrams,
+    fault::{Fate, Fault, Queue},
     host::Host,
+    hostile::Pending,
     options::{Options, Profile, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
     packet::{kind, Header, HEADER, HEADER_MRG, HOST_CID},
     ring::{memory, Memory, Ring, Room, Space, Vring},
@@ -117,6 +119,9 @@ pub struct Guest {
     pub next_port: u32,
     /// `TRANSPORT_RESET`s that the driver has not heard of.
     pub events: u32,
+    /// By [`Queue`].
+    faults: [Fault; 5],
+    pub injections: Vec<Pending>,
 }
 
 impl Guest {
@@ -165,6 +170,8 @@ impl Guest {
             held: 0,
             next_port: 0,
             events: 0,
+            faults: Default::default(),
+            injections: Vec::new(),
         })
     }
 
@@ -215,6 +222,7 @@ impl Guest {
             more |= self.rx(vrings, &mem);
             more |= self.dgram_rx(vrings, &mem);
             self.event(vrings, &mem);
+            self.inject(vrings, &mem);
             if !more {
                 self.arm();
                 return;
@@ -252,6 +260,9 @@ impl Guest {
         self.rest = None;
         self.held = 0;
         self.dgrams.forget();
+        for fault in &mut self.faults {
+            fault.forget();
+        }
     }
 
     /// Looks at what is there besides the queues, without waiting.
@@ -271,7 +282,7 @@ impl Guest {
                 TOKEN_WAKE => {
                     let _ = self.shared.wake_fd().read();
                     self.tx_stalled = false;
-                    self.obey();
+                    self.obey_all();
                 }
                 TOKEN_TIMER => {
                     let _ = self.timer.wait();
@@ -291,15 +302,14 @@ impl Guest {
     }
 
     /// Does what the control socket asks for.
-    fn obey(&mut self) {
+    fn obey_all(&mut self) {
         while let Some((command, answer)) = self.shared.next_command() {
-            let text = self.command(command);
-            let _ = answer.send(text);
+            self.obey(command, answer);
         }
     }
 
-    fn command(&mut self, command: crate::control::Command) -> String {
-        format!("error {command:?} is not known")
+    pub fn fault(&mut self, queue: Queue) -> &mut Fault {
+        &mut self.faults[queue as usize]
     }
 
     /// Watches a connection's socket: each change is reported once.
@@ -371,7 +381,8 @@ impl Guest {
     /// Sets the timer to what comes next.
     fn arm(&mut self) {
         let next = self.deadlines.first().map(|d| d.0);
-        let next = [next, self.dgrams.deadline()].into_iter().flatten().min();
+        let held = self.faults.iter().filter_map(Fault::deadline);
+        let next = held.chain(next).chain(self.dgrams.deadline()).min();
         let outcome = match next {
             Some(at) => {
                 let time = at.saturating_duration_since(Instant::now());
@@ -386,7 +397,7 @@ impl Guest {
 
     /// Tells the driver of resets of the transport.
     fn event(&mut self, vrings: &[Vring], mem: &Memory) {
-        if self.events == 0 {
+        if self.events == 0 || self.fault(Queue::Event).paused {
             return;
         }
         let vring = vrings.get(self.limits.profile.event_queue());
@@ -394,6 +405,11 @@ impl Guest {
             return;
         };
         while self.events > 0 {
+            if self.fault(Queue::Event).fate() == Fate::Drop {
+                self.events -= 1;
+                self.counters().dropped_on_command.count();
+                continue;
+            }
             let Some(chain) = ring.pop() else {
                 if ring.wait() {
                     continue;
@@ -401,8 +417,9 @@ impl Guest {
                 break;
             };
             let head = chain.head_index();
-            ring.write_event(chain, 0);
-            ring.used(head, 4);
+            // The number of this event is 0.
+            let len = ring.write_chain(chain, &[0; 4]);
+            ring.used(head, len);
             self.events -= 1;
             self.counters().events.count();
         }

@@ -2,17 +2,11 @@
 
 //! A virtio socket device in user space, for guests of QEMU and others that speak vhost-user.
 //!
-//! - [`options`]: the command line
-//! - [`backend`]: what the vhost-user library asks for
-//! - [`guest`]: one guest, and its thread's round of the queues
-//! - [`ring`], [`packet`]: queues and what is on them
-//! - [`transmit`], [`receive`]: from and to the guest
-//! - [`streams`], [`connection`], [`credit`]: connections with the host
-//! - [`dgram`]: datagrams
-//! - [`host`]: the unix sockets
-//! - [`switch`]: from guest to guest
-//! - [`control`]: commands
-//! - [`counters`]: what is counted
+//! The command line is in `options`, and what the vhost-user library asks for in `backend`. `guest` is one guest, and
+//! its thread's round of the queues; `ring` and `packet` are the queues and what is on them. From the guest leads
+//! `transmit`, to it `receive`; connections with the host are in `streams`, `connection` and `credit`, datagrams in
+//! `dgram`, the unix sockets of both in `host`. `switch` leads from guest to guest. `control` reads commands; what
+//! they do to queues is in `fault` and `hostile`. `counters` is what is counted.
 
 mod backend;
 mod connection;
@@ -20,8 +14,10 @@ mod control;
 mod counters;
 mod credit;
 mod dgram;
+mod fault;
 mod guest;
 mod host;
+mod hostile;
 mod options;
 mod packet;
 mod receive;
@@ -76,7 +72,9 @@ fn serve(
         }
         daemon.start(&mut listener).map_err(said)?;
         info!("{}: connected", shared.name);
+        shared.set_connected(true);
         let outcome = daemon.wait();
+        shared.set_connected(false);
         drop(daemon);
         shared.set_running(false);
         match outcome {
@@ -129,6 +127,10 @@ fn run(options: &Options) -> Result<()> {
                 std::process::exit(1);
             }
         })?;
+    }
+    if let Some(control) = &options.control {
+        control::start(control, switch)?;
+        files.push(control.clone());
     }
     let signal = signals.wait()?;
     info!("{signal}: the end");

@@ -4,6 +4,7 @@
 
 use crate::{
     connection::Read,
+    fault::{Fate, Queue},
     guest::{Guest, BUDGET, RX},
     packet::{kind, op, Header, Packet, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR, SHUTDOWN_SEND},
     ring::{Memory, Ring, Vring},
@@ -21,7 +22,7 @@ enum Put {
 impl Guest {
     /// Fills rx; true if there may be more.
     pub fn rx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if !self.has_something() {
+        if self.fault(Queue::Rx).paused || !self.has_something() {
             return false;
         }
         let Some(mut ring) = vrings.get(RX).and_then(|v| Ring::open(v, mem)) else {
@@ -34,7 +35,11 @@ impl Guest {
                 break true;
             }
             budget -= 1;
-            let put = if !self.replies.is_empty() {
+            let put = if let Some(packet) = self.fault(Queue::Rx).due() {
+                self.put_held(&mut ring, packet)
+            } else if self.fault(Queue::Rx).full() {
+                Put::Nothing
+            } else if !self.replies.is_empty() {
                 self.put_reply(&mut ring)
             } else {
                 self.others_first = !self.others_first;
@@ -61,7 +66,13 @@ impl Guest {
         more
     }
 
-    fn has_something(&self) -> bool {
+    fn has_something(&mut self) -> bool {
+        if self.fault(Queue::Rx).has_due() {
+            return true;
+        }
+        if self.fault(Queue::Rx).full() {
+            return false;
+        }
         !self.replies.is_empty()
             || !self.ready.is_empty()
             || self.rest.is_some()
@@ -90,8 +101,22 @@ impl Guest {
         !self.room.is_empty()
     }
 
-    /// Fills the buffers that were taken.
+    /// Fills the buffers that were taken, unless the packet is to be lost or held back.
     fn fill(&mut self, ring: &mut Ring, header: &Header, data: &[u8]) {
+        match self.fault(Queue::Rx).fate() {
+            Fate::Pass => self.fill_now(ring, header, data),
+            Fate::Drop => {
+                ring.release(&mut self.room);
+                self.counters().dropped_on_command.count();
+            }
+            Fate::Hold => {
+                ring.release(&mut self.room);
+                self.fault(Queue::Rx).hold(header, data);
+            }
+        }
+    }
+
+    fn fill_now(&mut self, ring: &mut Ring, header: &Header, data: &[u8]) {
         let size = self.header_size();
         let buffers = Ring::buffers_for(&self.room, size + data.len());
         let bytes = header.bytes(buffers);
@@ -125,35 +150,46 @@ impl Guest {
         Put::Done
     }
 
+    /// A packet whose time has come.
+    fn put_held(&mut self, ring: &mut Ring, packet: Packet) -> Put {
+        let room = if self.reserve(ring, packet.data.len()) {
+            self.room.payload(self.header_size())
+        } else {
+            0
+        };
+        let len = packet.data.len();
+        if self.room.is_empty() || (room == 0 && len > 0) {
+            ring.release(&mut self.room);
+            self.fault(Queue::Rx).put_back(packet);
+            return Put::NoBuffers;
+        }
+        let (first, rest) = cut(packet, room);
+        self.fill_now(ring, &first.header, &first.data);
+        if let Some(rest) = rest {
+            self.fault(Queue::Rx).put_back(rest);
+        }
+        Put::Done
+    }
+
     /// A packet from another guest goes as it is, or, if it does not fit, in parts.
-    fn put_packet(&mut self, ring: &mut Ring, mut packet: Packet) -> Put {
+    fn put_packet(&mut self, ring: &mut Ring, packet: Packet) -> Put {
         if !self.reserve(ring, packet.data.len()) {
             self.rest = Some(packet);
             return Put::NoBuffers;
         }
         let room = self.room.payload(self.header_size());
-        if packet.data.len() <= room {
-            self.fill(ring, &packet.header, &packet.data);
-            self.counters().switched_in.count();
-            return Put::Done;
-        }
-        let rest = packet.data.split_off(room);
-        let mut first = packet.header;
-        first.len = packet.data.len() as u32;
-        if first.kind == kind::SEQPACKET {
-            first.flags &= !(SEQ_EOM | SEQ_EOR);
-        }
-        if room > 0 {
-            self.fill(ring, &first, &packet.data);
-        } else {
+        if room == 0 && !packet.data.is_empty() {
             // The buffer holds a header and nothing else: no payload can ever pass.
             ring.release(&mut self.room);
             self.reset(&packet.header.reset());
             return Put::Done;
         }
-        let mut header = packet.header;
-        header.len = rest.len() as u32;
-        self.rest = Some(Packet { header, data: rest });
+        let (first, rest) = cut(packet, room);
+        self.fill(ring, &first.header, &first.data);
+        self.rest = rest;
+        if self.rest.is_none() {
+            self.counters().switched_in.count();
+        }
         Put::Done
     }
 
@@ -240,5 +276,52 @@ impl Guest {
                 connection.queued = false;
             }
         }
+    }
+}
+
+/// Cuts a packet of a connection so that its first part's payload has `room` bytes at most.
+fn cut(mut packet: Packet, room: usize) -> (Packet, Option<Packet>) {
+    if packet.data.len() <= room {
+        return (packet, None);
+    }
+    let rest = Packet {
+        data: packet.data.split_off(room),
+        header: packet.header,
+    };
+    let rest = Packet {
+        header: Header {
+            len: rest.data.len() as u32,
+            ..rest.header
+        },
+        ..rest
+    };
+    packet.header.len = packet.data.len() as u32;
+    if packet.header.kind == kind::SEQPACKET {
+        packet.header.flags &= !(SEQ_EOM | SEQ_EOR);
+    }
+    (packet, Some(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_part_ends_the_message() {
+        let packet = Packet {
+            header: Header {
+                len: 5,
+                kind: kind::SEQPACKET,
+                flags: SEQ_EOM | SEQ_EOR,
+                ..Header::default()
+            },
+            data: vec![1, 2, 3, 4, 5],
+        };
+        let (first, rest) = cut(packet, 3);
+        let rest = rest.unwrap();
+        assert_eq!((first.header.len, first.header.flags), (3, 0));
+        assert_eq!((rest.header.len, rest.header.flags), (2, SEQ_EOM | SEQ_EOR));
+        assert_eq!(rest.data, [4, 5]);
+        assert!(cut(rest, 2).1.is_none());
     }
 }

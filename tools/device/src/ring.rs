@@ -132,6 +132,17 @@ impl<'a> Ring<'a> {
         self.added = self.added.wrapping_add(1);
     }
 
+    /// Writes as much as fits into one buffer; gives how much that was.
+    pub fn write_chain(&self, chain: DescriptorChain<&'a Memory>, bytes: &[u8]) -> u32 {
+        let mut rest = bytes;
+        for d in chain.writable().take(MAX_SEGMENTS) {
+            let (part, behind) = rest.split_at(rest.len().min(d.len() as usize));
+            self.write(part, d.addr());
+            rest = behind;
+        }
+        (bytes.len() - rest.len()) as u32
+    }
+
     /// Shows the driver all that is given back, and interrupts it if it wants that; true if it was interrupted.
     pub fn finish(&mut self) -> bool {
         if self.added == 0 {
@@ -301,15 +312,6 @@ impl<'a> Ring<'a> {
             self.unpop();
         }
         room.clear();
-    }
-
-    /// Writes an event to the first place in the chain.
-    pub fn write_event(&self, chain: DescriptorChain<&'a Memory>, id: u32) {
-        if let Some(d) = chain.writable().next() {
-            let bytes = id.to_le_bytes();
-            let n = bytes.len().min(d.len() as usize);
-            self.write(&bytes[..n], d.addr());
-        }
     }
 
     fn write(&self, bytes: &[u8], at: GuestAddress) {

@@ -11,7 +11,7 @@ use vmm_sys_util::epoll::EventSet;
 use crate::{
     connection::{wanted_port, Connection, Key, State, Write},
     guest::Guest,
-    packet::{kind, op, Header, HOST_CID, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
+    packet::{op, Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
     transmit::key_of,
 };
 
@@ -307,10 +307,5 @@ impl Guest {
             connection.deadline = None;
         }
         self.reset_connection(index);
-    }
-
-    /// Whether a packet's destination is a program on the host.
-    pub fn for_host(header: &Header) -> bool {
-        header.dst_cid == HOST_CID && header.kind != kind::DGRAM
     }
 }

@@ -40,11 +40,11 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn put(&mut self, packet: Packet) -> Result<(), Packet> {
+    fn put(&mut self, packet: Packet) -> Result<(), ()> {
         if self.packets.len() >= BOX_PACKETS
             || (self.bytes > 0 && self.bytes + packet.data.len() > BOX_BYTES)
         {
-            return Err(packet);
+            return Err(());
         }
         self.bytes += packet.data.len();
         self.packets.push_back(packet);
@@ -82,14 +82,19 @@ pub struct Shared {
     pub counters: Counters,
     wake: EventFd,
     boxes: Mutex<Boxes>,
-    commands: Mutex<VecDeque<(Command, Sender<String>)>>,
+    /// Somebody speaks vhost-user to us for this guest.
+    connected: AtomicBool,
+    commands: Mutex<VecDeque<Asked>>,
 }
+
+/// A command, and where its outcome goes.
+pub type Asked = (Command, Sender<Result<(), String>>);
 
 /// What became of a packet for another guest.
 pub enum Delivery {
     Done,
     /// The sender is woken when there is room.
-    Full(Packet),
+    Full,
     Nobody(Packet),
 }
 
@@ -103,6 +108,7 @@ impl Shared {
             counters: Counters::default(),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             boxes: Mutex::default(),
+            connected: false.into(),
             commands: Mutex::default(),
         })
     }
@@ -142,12 +148,22 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
-    pub fn command(&self, command: Command, answer: Sender<String>) {
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Commands that nobody has obeyed are forgotten with the connection.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+        lock(&self.commands).clear();
+    }
+
+    pub fn command(&self, command: Command, answer: Sender<Result<(), String>>) {
         lock(&self.commands).push_back((command, answer));
         self.wake();
     }
 
-    pub fn next_command(&self) -> Option<(Command, Sender<String>)> {
+    pub fn next_command(&self) -> Option<Asked> {
         lock(&self.commands).pop_front()
     }
 
@@ -179,9 +195,9 @@ impl Shared {
             return Delivery::Nobody(packet);
         }
         let outcome = if packet.header.kind == kind::DGRAM {
-            boxes.dgram.put(packet).map_err(|packet| (packet, false))
+            boxes.dgram.put(packet).map_err(|()| false)
         } else {
-            boxes.stream.put(packet).map_err(|packet| (packet, true))
+            boxes.stream.put(packet).map_err(|()| true)
         };
         match outcome {
             Ok(()) => {
@@ -189,11 +205,11 @@ impl Shared {
                 self.wake();
                 Delivery::Done
             }
-            Err((packet, waits)) => {
+            Err(waits) => {
                 if waits && !boxes.waiting.iter().any(|w| Arc::ptr_eq(w, from)) {
                     boxes.waiting.push(from.clone());
                 }
-                Delivery::Full(packet)
+                Delivery::Full
             }
         }
     }
@@ -274,7 +290,7 @@ mod tests {
         for kind in [kind::STREAM, kind::DGRAM] {
             assert!(matches!(send(kind), Delivery::Done));
             assert!(matches!(send(kind), Delivery::Done));
-            assert!(matches!(send(kind), Delivery::Full(_)));
+            assert!(matches!(send(kind), Delivery::Full));
         }
         assert!(a.wake_fd().read().is_err());
         assert!(b.take(false).is_some());

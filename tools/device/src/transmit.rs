@@ -6,6 +6,7 @@ use log::debug;
 
 use crate::{
     connection::{Key, State, Write},
+    fault::{Fate, Queue},
     guest::{Guest, Reply, BUDGET, TX},
     packet::{
         kind, op, Header, Packet, HEADER, HEADER_MRG, HOST_CID, SEQ_EOM, SHUTDOWN_BOTH,
@@ -21,8 +22,15 @@ pub const MAX_REPLIES: usize = 1024;
 impl Guest {
     /// Takes packets from tx; true if there may be more.
     pub fn tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if self.tx_stalled {
+        if self.tx_stalled || self.fault(Queue::Tx).paused {
             return false;
+        }
+        while let Some(packet) = self.fault(Queue::Tx).due() {
+            if !self.packet(&packet.header, &packet.data) {
+                self.fault(Queue::Tx).put_back(packet);
+                self.tx_stalled = true;
+                return false;
+            }
         }
         let Some(mut ring) = vrings.get(TX).and_then(|v| Ring::open(v, mem)) else {
             return false;
@@ -32,6 +40,9 @@ impl Guest {
         let more = loop {
             if self.replies.len() >= MAX_REPLIES {
                 self.tx_stalled = true;
+                break false;
+            }
+            if self.fault(Queue::Tx).full() {
                 break false;
             }
             if budget == 0 {
@@ -50,7 +61,18 @@ impl Guest {
                 continue;
             };
             let data = std::mem::take(&mut self.data);
-            let taken = self.packet(&header, data.get(..len).unwrap_or_default());
+            let payload = data.get(..len).unwrap_or_default();
+            let taken = match self.fault(Queue::Tx).fate() {
+                Fate::Pass => self.packet(&header, payload),
+                Fate::Drop => {
+                    self.counters().dropped_on_command.count();
+                    true
+                }
+                Fate::Hold => {
+                    self.fault(Queue::Tx).hold(&header, payload);
+                    true
+                }
+            };
             self.data = data;
             if !taken {
                 ring.unpop();
@@ -142,7 +164,7 @@ impl Guest {
         };
         match self.switch.deliver(packet, &self.shared) {
             Delivery::Done => self.counters().switched_out.count(),
-            Delivery::Full(_) => return false,
+            Delivery::Full => return false,
             Delivery::Nobody(packet) => self.reset(&packet.header),
         }
         true
