@@ -252,10 +252,11 @@ impl Guest {
             match self.switch.deliver(packet, &self.shared) {
                 Delivery::Done => self.counters().switched_out.count(),
                 Delivery::Full => self.counters().dgram_to_guest_full.count(),
-                Delivery::Nobody(packet) => {
+                Delivery::Nobody(packet) if packet.header.op != op::RST => {
                     self.counters().dgram_to_guest_nobody.count();
                     self.dgram_reset(&packet.header);
                 }
+                Delivery::Nobody(_) => {}
             }
             return;
         }

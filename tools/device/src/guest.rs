@@ -234,11 +234,11 @@ impl Guest {
 
     /// Notices that a driver has set its queues up anew: what its predecessor had is gone.
     fn look_for_start(&mut self, vrings: &[Vring], mem: &Memory) {
-        let up = [RX, TX].map(|i| vrings.get(i).and_then(|v| Ring::open(v, mem)));
-        let [Some(rx), Some(tx)] = up else { return };
         if self.shared.running() {
             return;
         }
+        let up = [RX, TX].map(|i| vrings.get(i).and_then(|v| Ring::open(v, mem)));
+        let [Some(rx), Some(tx)] = up else { return };
         if rx.is_new() && tx.is_new() {
             self.forget_all();
         }

@@ -1,4 +1,4 @@
-//! The pure code's tests on the host, as cargo runs them; each is counted.
+//! The tests of the pure code and of the device on the host, as cargo runs them; each is counted.
 
 use std::{
     io::{BufRead, BufReader},
@@ -15,7 +15,7 @@ const PREFIX: &str = "host: ";
 fn cargo(places: &Places, arguments: &str) -> Result<std::process::Child> {
     // One pipe for both outputs: which file a test is of stands on the other one.
     Command::new("sh")
-        .args(["-c", &format!("exec cargo test --release --locked --no-fail-fast -p rvsock-hosttest -- {arguments} 2>&1")])
+        .args(["-c", &format!("exec cargo test --release --locked --no-fail-fast -p rvsock-hosttest -p device -- {arguments} 2>&1")])
         .current_dir(places.checkout.join("tools"))
         .env("CARGO_TERM_COLOR", "never")
         .stdin(Stdio::null())
