@@ -7,6 +7,7 @@ use std::{
     io::ErrorKind,
     os::{fd::AsRawFd, unix::net::UnixDatagram},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -35,6 +36,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 struct Port {
     socket: UnixDatagram,
     path: PathBuf,
+    host: Arc<Host>,
     /// Counts up: the least is the oldest.
     used: u64,
     readable: bool,
@@ -42,7 +44,7 @@ struct Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        self.host.remove(&self.path);
     }
 }
 
@@ -71,7 +73,7 @@ pub struct Dgrams {
 }
 
 impl Dgrams {
-    pub fn new(_host: &Host, max_ports: usize) -> Self {
+    pub fn new(max_ports: usize) -> Self {
         Self {
             ports: HashMap::new(),
             max_ports,
@@ -309,6 +311,7 @@ impl Guest {
         let entry = Port {
             socket,
             path,
+            host: self.host.clone(),
             used,
             readable: false,
         };

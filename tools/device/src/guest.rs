@@ -143,7 +143,7 @@ impl Guest {
         for (kind, fd) in host.listeners() {
             add(fd.as_raw_fd(), TOKEN_LISTENER + u64::from(kind))?;
         }
-        let dgrams = Dgrams::new(&host, limits.dgram_ports);
+        let dgrams = Dgrams::new(limits.dgram_ports);
         if let Some(socket) = &host.dgram {
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, TOKEN_DGRAM);
             epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), event)?;

@@ -3,6 +3,7 @@
 //! The unix sockets on the host: the ones that the device listens on, and those that it connects to.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{self, ErrorKind},
     os::{
@@ -10,6 +11,7 @@ use std::{
         unix::{fs::FileTypeExt, net::UnixDatagram},
     },
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use anyhow::{bail, Context, Result};
@@ -24,19 +26,11 @@ use nix::{
 use crate::{
     options::{Profile, DGRAM, SEQPACKET},
     packet::kind,
+    switch::lock,
 };
 
 /// What a unix socket of ours may hold: a datagram of 64 KiB must fit with room to spare.
 const SEND_BUFFER: usize = 1 << 20;
-
-/// A file that goes when the socket goes.
-struct File(PathBuf);
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 /// The sockets of one guest that are there as long as the device runs.
 pub struct Host {
@@ -44,15 +38,16 @@ pub struct Host {
     stream: OwnedFd,
     seqpacket: Option<OwnedFd>,
     pub dgram: Option<UnixDatagram>,
-    _files: Vec<File>,
+    /// What is to be removed in the end.
+    files: Mutex<HashSet<PathBuf>>,
 }
 
 impl Host {
     pub fn new(uds: &Path, profile: &Profile) -> Result<Self> {
-        let mut files = Vec::new();
+        let mut files = HashSet::new();
         let mut add = |path: PathBuf, ty| -> Result<OwnedFd> {
             let fd = bound(&path, ty)?;
-            files.push(File(path));
+            files.insert(path);
             Ok(fd)
         };
         let stream = add(uds.to_owned(), SockType::Stream)?;
@@ -72,7 +67,7 @@ impl Host {
             stream,
             seqpacket,
             dgram,
-            _files: files,
+            files: Mutex::new(files),
         })
     }
 
@@ -133,7 +128,21 @@ impl Host {
     pub fn dgram_port(&self, port: u32) -> Result<(UnixDatagram, PathBuf)> {
         let path = named(&self.uds, &format!(".dgram_{port}"));
         let fd = bound(&path, SockType::Datagram)?;
+        lock(&self.files).insert(path.clone());
         Ok((fd.into(), path))
+    }
+
+    /// A socket is done with.
+    pub fn remove(&self, path: &Path) {
+        let _ = fs::remove_file(path);
+        lock(&self.files).remove(path);
+    }
+
+    /// The device is done with all.
+    pub fn remove_all(&self) {
+        for path in lock(&self.files).drain() {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -116,6 +116,7 @@ fn run(options: &Options) -> Result<()> {
         parts.push((listen(&guest.socket)?, shared, host));
         files.push(guest.socket.clone());
     }
+    let hosts: Vec<_> = parts.iter().map(|(_, _, host)| host.clone()).collect();
     for (listener, shared, host) in parts {
         switch.add(shared.clone());
         let (switch, limits, name) = (switch.clone(), limits.clone(), shared.name.clone());
@@ -136,6 +137,9 @@ fn run(options: &Options) -> Result<()> {
     info!("{signal}: the end");
     for file in files {
         let _ = std::fs::remove_file(file);
+    }
+    for host in hosts {
+        host.remove_all();
     }
     Ok(())
 }

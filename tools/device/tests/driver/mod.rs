@@ -67,6 +67,10 @@ impl Device {
         let dir =
             std::env::temp_dir().join(format!("rvsock-device-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
+        Self::start_in(dir, guests, options)
+    }
+
+    fn start_in(dir: PathBuf, guests: u32, options: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rvsock-device"));
         let d = dir.display();
         for cid in 3..3 + guests {
@@ -84,7 +88,7 @@ impl Device {
             .unwrap();
         let device = Self { child, dir };
         wait_for("the control socket", || {
-            device.dir.join("control").exists().then_some(())
+            UnixStream::connect(device.dir.join("control")).ok()
         });
         device
     }
@@ -127,6 +131,15 @@ impl Device {
             .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
+    /// Ends without a chance to tidy up, and begins again.
+    pub fn crash(mut self, options: &str) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let dir = std::mem::take(&mut self.dir);
+        drop(self);
+        Self::start_in(dir, 1, options)
+    }
+
     pub fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -143,7 +156,9 @@ impl Drop for Device {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if !self.dir.as_os_str().is_empty() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
