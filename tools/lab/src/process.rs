@@ -238,6 +238,14 @@ impl Process {
         }
     }
 
+    /// SIGTERM to the program, if it runs on this side.
+    pub fn ask_to_end(&self) -> Result<()> {
+        match &self.handle {
+            Handle::Here(group) if !self.ended() => Ok(killpg(*group, Signal::SIGTERM)?),
+            _ => bail!("{} does not run here", self.what),
+        }
+    }
+
     /// SIGKILL to the program and its children.
     pub fn kill(&self) {
         match &self.handle {

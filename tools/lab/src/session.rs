@@ -274,6 +274,11 @@ impl Session {
         Ok(words)
     }
 
+    /// The vhost-user device of the running guest.
+    pub fn vhost_user_device(&self) -> Result<&Process> {
+        self.device.as_ref().context("no vhost-user device runs")
+    }
+
     /// A guest whose console is this program's own terminal, with the driver loaded.
     pub fn shell(&mut self) -> Result<()> {
         let modules = self.driver.modules().join(",");
