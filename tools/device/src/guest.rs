@@ -211,6 +211,15 @@ impl Guest {
         }
     }
 
+    /// Behind the datagrams' queues, if the driver knows of these.
+    pub fn event_queue(&self) -> usize {
+        if self.negotiated(kind::DGRAM) {
+            4
+        } else {
+            2
+        }
+    }
+
     /// Goes round the queues until nothing is left to do.
     pub fn run(&mut self, vrings: &[Vring]) {
         let mem = memory(&self.space.clone());
@@ -400,7 +409,7 @@ impl Guest {
         if self.events == 0 || self.fault(Queue::Event).paused {
             return;
         }
-        let vring = vrings.get(self.limits.profile.event_queue());
+        let vring = vrings.get(self.event_queue());
         let Some(mut ring) = vring.and_then(|v| Ring::open(v, mem)) else {
             return;
         };

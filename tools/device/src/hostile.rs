@@ -133,8 +133,8 @@ impl Guest {
     ) -> Result<(), String> {
         let (index, dgram) = match queue {
             Queue::Rx => (RX, false),
-            Queue::DgramRx if self.limits.profile.has_dgram_queues() => (DGRAM_RX, true),
-            Queue::Event => (self.limits.profile.event_queue(), false),
+            Queue::DgramRx if self.negotiated(kind::DGRAM) => (DGRAM_RX, true),
+            Queue::Event => (self.event_queue(), false),
             _ => return Err("that queue brings nothing to the guest".into()),
         };
         let vring = vrings.get(index).and_then(|v| Ring::open(v, mem));

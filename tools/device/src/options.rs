@@ -115,10 +115,6 @@ impl Profile {
     pub fn has_dgram_queues(&self) -> bool {
         self.queues == 5
     }
-
-    pub fn event_queue(&self) -> usize {
-        usize::from(self.queues) - 1
-    }
 }
 
 impl Options {

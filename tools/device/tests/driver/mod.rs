@@ -230,11 +230,6 @@ impl Driver {
         wanted &= VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ;
         frontend.set_protocol_features(wanted).unwrap();
         assert_eq!(frontend.get_queue_num().unwrap(), queues as u64);
-        let config = frontend
-            .get_config(0, 8, VhostUserConfigFlags::empty(), &[0; 8])
-            .unwrap()
-            .1;
-        let read = u64::from_le_bytes(config.try_into().unwrap());
         let regions: Vec<_> = mem
             .iter()
             .map(|r: &GuestRegionMmap<()>| VhostUserMemoryRegionInfo::from_guest_region(r).unwrap())
@@ -245,10 +240,23 @@ impl Driver {
             queues: Vec::new(),
             mem,
             mergeable: queues == 5 && features & 8 != 0,
-            cid: read,
+            cid: 0,
         };
+        driver.cid = driver.configured_cid();
         driver.start(queues);
         driver
+    }
+
+    /// The CID in the configuration space.
+    pub fn configured_cid(&mut self) -> u64 {
+        let flags = VhostUserConfigFlags::empty();
+        let (_, config) = self.frontend.get_config(0, 8, flags, &[0; 8]).unwrap();
+        u64::from_le_bytes(config.try_into().unwrap())
+    }
+
+    /// The next used buffer's length, whatever it is.
+    pub fn raw(&mut self, queue: usize) -> Option<u32> {
+        self.used(queue).map(|(_, len)| len)
     }
 
     fn host_address(&self, at: u64) -> u64 {
