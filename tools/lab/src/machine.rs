@@ -14,7 +14,10 @@ use anyhow::{bail, ensure, Context, Result};
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 use serde_json::{json, Value};
 
-use crate::{events::Events, serial::Serial};
+use crate::{
+    events::Events,
+    serial::{is_stall, Serial},
+};
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
 #[derive(Debug)]
@@ -166,15 +169,16 @@ impl Machine {
     pub fn diagnose(&mut self, mark: usize) -> Result<String, RigDied> {
         // What the console still has to say comes through a pipe.
         std::thread::sleep(Duration::from_millis(300));
+        let rig_failure = self.serial.rig_failure();
         if let Some(complaint) = self
             .serial
             .complaints_since(mark)
             .into_iter()
-            .find(|l| !l.starts_with("qemu: "))
+            .find(|l| !(l.starts_with("qemu: ") || rig_failure.is_some() && is_stall(l)))
         {
             return Ok(format!("its kernel said: {}", complaint.trim()));
         }
-        if let Some(line) = self.serial.rig_failure() {
+        if let Some(line) = rig_failure {
             return Err(RigDied(line));
         }
         if !self.running() {
