@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod dgram;
 pub mod files;
 pub mod frame;
 pub mod hold;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use guest::{
-    agent, bench, files, hold, memory, messages, probe,
+    agent, bench, dgram, files, hold, memory, messages, probe,
     socket::{self, Kind},
     sockmap, stream, stuck, zerocopy,
 };
@@ -31,6 +31,9 @@ enum Command {
     /// SOCK_SEQPACKET: many messages, of all sizes, parts of them
     #[command(subcommand)]
     Messages(messages::Task),
+    /// SOCK_DGRAM: what its calls give, and datagrams to and from a peer
+    #[command(subcommand)]
+    Dgram(dgram::Task),
     /// MSG_ZEROCOPY, and its notifications
     #[command(subcommand)]
     Zerocopy(zerocopy::Task),
@@ -200,6 +203,7 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Messages(task) => task.run(),
+        Command::Dgram(task) => task.run(),
         Command::Zerocopy(task) => task.run(),
         Command::Files(task) => task.run(),
         Command::Sockmap(task) => task.run(),
