@@ -229,7 +229,11 @@ impl Session {
                 format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
             ],
             Host::VhostUser(program) => {
-                self.device = None;
+                if let Some(old) = self.device.take() {
+                    // While it is there, so are its sockets.
+                    old.kill();
+                    old.wait(Duration::from_secs(10))?;
+                }
                 let socket = self.config.vhost_user_socket();
                 let uds = self.config.vhost_user_uds().unwrap_or_default();
                 let control = self.config.vhost_user_control();
@@ -288,7 +292,6 @@ impl Session {
 
     pub fn discard_guest(&mut self) {
         self.guest = None;
-        self.device = None;
     }
 
     /// Starts a program on one side.
