@@ -11,7 +11,13 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+use nix::{
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{kill, Signal},
+    },
+    unistd::Pid,
+};
 use serde_json::{json, Value};
 
 use crate::{
@@ -135,6 +141,17 @@ impl Machine {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Has the machine stand still, or go on. Unlike the monitor's "stop" it tells nobody: devices in other processes
+    /// work on.
+    pub fn freeze(&self, still: bool) -> Result<()> {
+        let signal = if still {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }
 
     /// Sends one command to the monitor and gives its answer.

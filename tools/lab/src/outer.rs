@@ -209,7 +209,7 @@ fn in_guests(
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
         start_until_done(&mut rig, &plan.vhost_user, driver, report);
     }
-    for setup in suites::our_device::SETUPS {
+    for setup in suites::device_setups() {
         let tests: Vec<String> = setup
             .tests
             .iter()

@@ -1,6 +1,7 @@
 //! The suites: what each test is called and how it runs.
 
 pub mod device;
+pub mod dgram;
 pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
@@ -41,6 +42,11 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .collect()
 }
 
+/// All ways to start our device, each with its tests.
+pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
+    our_device::SETUPS.iter().chain(dgram::SETUPS)
+}
+
 /// How often a dead rig is replaced before the run gives up.
 const RIG_RETRIES: u32 = 4;
 
@@ -75,7 +81,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
     for test in own(session.config.guest)
         .into_iter()
         .chain(vhost_user::TESTS)
-        .chain(our_device::SETUPS.iter().flat_map(|s| s.tests))
+        .chain(device_setups().flat_map(|s| s.tests))
         .filter(|t| wanted.iter().any(|w| w == t.name))
     {
         loop {

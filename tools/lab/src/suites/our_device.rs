@@ -21,10 +21,10 @@ use crate::{
 
 /// One way to start the device, and the tests that run on it.
 pub struct Setup {
-    options: &'static [&'static str],
-    queues: u8,
+    pub(super) options: &'static [&'static str],
+    pub(super) queues: u8,
     /// The C driver knows the features that are offered.
-    c_driver: bool,
+    pub(super) c_driver: bool,
     pub tests: &'static [Test],
 }
 
@@ -88,8 +88,7 @@ pub const SETUPS: &[Setup] = &[
 
 /// Those that a driver can run.
 pub fn tests(driver: Driver) -> Vec<&'static Test> {
-    SETUPS
-        .iter()
+    super::device_setups()
         .filter(|s| driver == Driver::Rvsock || s.c_driver)
         .flat_map(|s| s.tests)
         .collect()

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many datagrams: what becomes of them, and of streams beside them.
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Context, Result};
+use guest::dgram::{check, fill, LARGEST};
+
+use super::{
+    host::{command, Counters, Port, Since},
+    number,
+};
+use crate::{
+    session::{Session, Side},
+    suites::LONG,
+};
+
+const MANY: u64 = 100_000;
+
+pub fn many_from_guest(s: &mut Session) -> Result<()> {
+    let port = Port::new(s)?;
+    let since = Since::now(s)?;
+    let client = s.rvtest(
+        Side::Guest,
+        &format!("dgram send --cid 2 --port {} --count {MANY}", port.number),
+    )?;
+    let (mut next, mut received) = (0, 0);
+    port.while_runs(&client, |bytes, _| {
+        let number = check(bytes)?;
+        ensure!(number >= next, "datagram {number} came after {}", next - 1);
+        next = number + 1;
+        received += 1;
+        Ok(())
+    })?;
+    client.success(LONG)?;
+    let now = Counters::read(s)?;
+    let (sent, there, dropped) = (
+        since.device(&now, "dgram_tx_packets")?,
+        since.device(&now, "dgram_to_host")?,
+        since.device(&now, "dgram_to_host_full")?,
+    );
+    ensure!(
+        sent == MANY && there == received && there + dropped == sent,
+        "the device took {sent} of {MANY}, gave {there} to the host's socket, where {received} came, and dropped {dropped}"
+    );
+    ensure!(received > MANY / 100, "only {received} came");
+    Ok(())
+}
+
+/// Sends numbered datagrams to a program that counts them; what is missing must be what was counted as dropped.
+fn counted(s: &mut Session, count: u64, size: usize, options: &str) -> Result<u64> {
+    let (port, teller) = (Port::new(s)?, Port::new(s)?);
+    let (guest, end) = (s.fresh_port(), s.fresh_port());
+    let server = s.server(
+        Side::Guest,
+        &format!("dgram collect --port {guest} {options}"),
+    )?;
+    port.aim(guest)?;
+    teller.aim(end)?;
+    let since = Since::now(s)?;
+    let mut bytes = Vec::new();
+    for number in 0..count {
+        fill(&mut bytes, number, size);
+        port.send(&bytes)
+            .with_context(|| format!("datagram {number}"))?;
+    }
+    let lost = since.settled(s, count)?;
+    teller.send(b"end")?;
+    server.expect("DRAINED", LONG)?;
+    fill(&mut bytes, count, size);
+    port.send(&bytes)?;
+    let text = server.success(LONG)?;
+    let line = text.lines().last().unwrap_or_default();
+    let (received, dropped) = (number(line, "received")?, number(line, "dropped")?);
+    let counted = since.driver(&Counters::read(s)?, "rx_dgram_dropped")?;
+    ensure!(
+        received + dropped + lost == count && counted == dropped,
+        "of {count} datagrams {received} came, SO_RXQ_OVFL says that {dropped} were dropped, the driver {counted}, \
+         and {lost} were lost in the device"
+    );
+    Ok(received)
+}
+
+pub fn many_from_host(s: &mut Session) -> Result<()> {
+    let received = counted(s, MANY, 256, "")?;
+    ensure!(received > MANY / 100, "only {received} came");
+    Ok(())
+}
+
+pub fn sleepy(s: &mut Session) -> Result<()> {
+    for (count, size) in [(2000, 0), (500, 4000), (20, LARGEST)] {
+        // The kernel doubles it.
+        let received = counted(s, count, size, "--sleepy --buffer 60000")?;
+        ensure!(
+            received > 0 && received < count,
+            "{received} of {count} datagrams of up to {size} bytes found room"
+        );
+    }
+    Ok(())
+}
+
+const CHUNK: u64 = 64 << 10;
+
+/// Sends so many chunks over a stream, there and back.
+fn stream(s: &mut Session, chunks: u64) -> Result<()> {
+    let port = s.fresh_port();
+    let uds = s.config.vhost_user_uds().context("no vhost-user device")?;
+    let path = format!("{}_{port}", uds.display());
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {path}"))?;
+    thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let mut buffer = vec![0; CHUNK as usize];
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => stream.write_all(&buffer[..n])?,
+            }
+        }
+    });
+    let text = s
+        .rvtest(
+            Side::Guest,
+            &format!("chunks --cid 2 --port {port} --size {CHUNK} --count {chunks}"),
+        )?
+        .success(LONG)?;
+    ensure!(
+        text.contains(&format!("OK count={chunks}")),
+        "not every chunk came back: {text}"
+    );
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+pub fn stalled(s: &mut Session) -> Result<()> {
+    const COUNT: u64 = 2000;
+    let port = Port::new(s)?;
+    let since = Since::now(s)?;
+    for queue in ["dgram-rx", "dgram-tx"] {
+        command(s, &format!("pause {queue}"))?;
+    }
+    let beside = |s: &mut Session| -> Result<_> {
+        let sender = s.rvtest(
+            Side::Guest,
+            &format!(
+                "dgram send --cid 2 --port {} --count {COUNT} --size 1000",
+                port.number
+            ),
+        )?;
+        thread::sleep(Duration::from_millis(500));
+        stream(s, 100)?;
+        ensure!(!sender.ended(), "the sender did not wait for the device");
+        Ok(sender)
+    };
+    let outcome = beside(s);
+    for queue in ["dgram-rx", "dgram-tx"] {
+        command(s, &format!("resume {queue}"))?;
+    }
+    let sender = outcome?;
+    port.while_runs(&sender, |bytes, _| check(bytes).map(drop))?;
+    sender.success(LONG)?;
+    let sent = since.device(&Counters::read(s)?, "dgram_tx_packets")?;
+    ensure!(sent == COUNT, "the device took {sent} of {COUNT} datagrams");
+    Ok(())
+}
+
+/// A stream to the host and one to the guest at once: how many bytes per second each carries.
+fn streams(s: &mut Session, time: Duration) -> Result<[f64; 2]> {
+    let uds = s.config.vhost_user_uds().context("no vhost-user device")?;
+    let (host, guest) = (s.fresh_port(), s.fresh_port());
+    let path = format!("{}_{host}", uds.display());
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {path}"))?;
+    thread::spawn(move || -> std::io::Result<u64> {
+        std::io::copy(&mut listener.accept()?.0, &mut std::io::sink())
+    });
+    let _sink = s.server(Side::Guest, &format!("sink --port {guest}"))?;
+    let source = s.rvtest(
+        Side::Guest,
+        &format!(
+            "source --cid 2 --port {host} --write-size {CHUNK} --ms {}",
+            time.as_millis()
+        ),
+    )?;
+    let mut stream = UnixStream::connect(&uds)?;
+    stream.set_write_timeout(Some(LONG))?;
+    stream.set_read_timeout(Some(LONG))?;
+    stream.write_all(format!("CONNECT {guest}\n").as_bytes())?;
+    let (start, mut written, block) = (Instant::now(), 0, [0; CHUNK as usize]);
+    while start.elapsed() < time {
+        stream.write_all(&block).context("writing to the guest")?;
+        written += CHUNK;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    // The guest closes when it has read the last byte.
+    std::io::copy(&mut stream, &mut std::io::sink())?;
+    let to_guest = written as f64 / start.elapsed().as_secs_f64();
+    let text = source.success(LONG)?;
+    let _ = std::fs::remove_file(&path);
+    let seconds = text
+        .split_whitespace()
+        .find_map(|w| w.strip_prefix("seconds=")?.parse::<f64>().ok())
+        .with_context(|| format!("no seconds in {text:?}"))?;
+    Ok([number(&text, "bytes")? as f64 / seconds, to_guest])
+}
+
+/// A stream must carry at least so many bytes for each of the flood's that goes the same way. Both compete for the
+/// same two processors, in programs of which the flood has more.
+const FAIR: f64 = 0.25;
+
+pub fn flood(s: &mut Session) -> Result<()> {
+    const SIZE: usize = 1400;
+    const TIME: Duration = Duration::from_secs(2);
+    let alone = streams(s, TIME)?;
+    let (inward, outward) = (Port::new(s)?, Port::new(s)?);
+    let guest = s.fresh_port();
+    s.fresh_port();
+    let _server = s.server(Side::Guest, &format!("dgram collect --port {guest}"))?;
+    inward.aim(guest)?;
+    let sender = s.rvtest(
+        Side::Guest,
+        &format!(
+            "dgram send --cid 2 --port {} --count 1000000000 --size {SIZE}",
+            outward.number
+        ),
+    )?;
+    let over = AtomicBool::new(false);
+    let (since, start) = (Since::now(s)?, Instant::now());
+    let beside = thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut bytes, mut number) = (Vec::new(), 0);
+            while !over.load(Ordering::Relaxed) {
+                fill(&mut bytes, number, SIZE);
+                number += 1;
+                if inward.send(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        scope.spawn(|| {
+            let mut buffer = vec![0; LARGEST];
+            while !over.load(Ordering::Relaxed) {
+                let _ = outward.receive(&mut buffer, Duration::from_millis(100));
+            }
+        });
+        let beside = streams(s, TIME);
+        over.store(true, Ordering::Relaxed);
+        beside
+    })?;
+    let (now, took) = (Counters::read(s)?, start.elapsed().as_secs_f64());
+    ensure!(!sender.ended(), "the flood ended: {}", sender.text());
+    sender.kill();
+    for (i, (name, counter)) in [("to the host", "dgram_tx"), ("to the guest", "dgram_rx")]
+        .into_iter()
+        .enumerate()
+    {
+        let rate = |what| -> Result<f64> {
+            Ok(since.device(&now, &format!("{counter}_{what}"))? as f64 / took)
+        };
+        let (bytes, packets) = (rate("bytes")?, rate("packets")?);
+        let text = format!(
+            "{name}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {packets:.0} datagrams/s",
+            alone[i] / 1e6,
+            beside[i] / 1e6,
+            bytes / 1e6,
+        );
+        ensure!(beside[i] > bytes * FAIR, "{text}");
+        s.events.note(text);
+    }
+    Ok(())
+}
