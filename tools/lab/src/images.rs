@@ -133,7 +133,12 @@ impl Places {
         let drivers = modules.with_dependencies(Driver::C.modules())?;
         let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
         fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
-        for (name, bytes) in base.iter().chain(&drivers) {
+        // A transport that has datagrams of its own.
+        let others = match self.guest {
+            Kernel::Stock => modules.with_dependencies(&["vmw_vsock_vmci_transport"])?,
+            Kernel::Debug => Vec::new(),
+        };
+        for (name, bytes) in base.iter().chain(&drivers).chain(&others) {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
         if self.driver().exists() {

@@ -7,6 +7,7 @@ pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
 pub mod our_device;
+pub mod profiles;
 pub mod programs;
 pub mod snapshot;
 pub mod streams;
@@ -44,7 +45,10 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
 
 /// All ways to start our device, each with its tests.
 pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
-    our_device::SETUPS.iter().chain(dgram::SETUPS)
+    our_device::SETUPS
+        .iter()
+        .chain(profiles::SETUPS)
+        .chain(dgram::SETUPS)
 }
 
 /// How often a dead rig is replaced before the run gives up.

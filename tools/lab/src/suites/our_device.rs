@@ -204,6 +204,20 @@ fn streams_from_guest(s: &mut Session) -> Result<()> {
     joined(echo)
 }
 
+/// A little there and back, for tests of something else.
+pub fn echoes(s: &mut Session) -> Result<()> {
+    let (port, listener) = listen(s)?;
+    let echo = echo(listener, 1);
+    s.rvtest(
+        Side::Guest,
+        &format!(
+            "echo-client --cid 2 --port {port} --connections 1 --bytes 300000 --write-size 10007"
+        ),
+    )?
+    .success(LONG)?;
+    joined(echo)
+}
+
 /// The same the other way round.
 fn streams_from_host(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
