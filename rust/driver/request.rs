@@ -8,6 +8,10 @@
 use super::{
     conn::Conn,
     device::Vsock,
+    stats::{
+        Counter,
+        STATS, //
+    },
     transport::{
         socket_type,
         VirtioTransport, //
@@ -118,12 +122,20 @@ impl Requests {
                 }
             };
             index += 1;
-            if let Err(refused) = self.admit(device, &request) {
-                pr_debug!(
-                    "request from port {} refused: {refused:?}\n",
-                    request.src_port
-                );
-                device.refuse(&request);
+            match self.admit(device, &request) {
+                Ok(()) => {}
+                // The peer's connect() was interrupted and called again before we came to answer the
+                // first: what answers that one answers this one, too. An RST would end it.
+                Err(again) if again == NetError::AddrInUse.into() => {
+                    STATS.count(Counter::BadOp);
+                }
+                Err(refused) => {
+                    pr_debug!(
+                        "request from port {} refused: {refused:?}\n",
+                        request.src_port
+                    );
+                    device.refuse(&request);
+                }
             }
         }
         !self.held_up.lock().is_empty()
