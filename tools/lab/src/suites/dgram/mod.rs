@@ -12,39 +12,39 @@ use super::{our_device::Setup, Test, LONG};
 use crate::session::{Session, Side};
 
 macro_rules! tests {
-    ($setup:literal: $($name:literal => $run:expr,)*) => {
+    ($setup:literal: $($rule:literal $name:literal => $run:expr,)*) => {
         &[$(Test {
-            name: concat!("dgram, ", $setup, ": ", $name),
+            name: concat!("dgram ", $rule, ", ", $setup, ": ", $name),
             run: $run,
         },)*]
     };
 }
 
 macro_rules! common_tests {
-    ($setup:literal: $($name:literal => $run:expr,)*) => {
+    ($setup:literal: $($rule:literal $name:literal => $run:expr,)*) => {
         tests! { $setup:
-            $($name => $run,)*
-            "D1: no packet for credit, and none on the streams' queues" => rules::d1,
-            "D2: boundaries and content from 0 to 65536 bytes, guest to host" => rules::d2_from_guest,
-            "D2: boundaries and content from 0 to 65536 bytes, host to guest, read in all ways" => rules::d2_from_host,
-            "D2: 100000 datagrams, each received or counted as dropped, guest to host" => flow::many_from_guest,
-            "D2: 100000 datagrams, each received or counted as dropped, host to guest" => flow::many_from_host,
-            "D3: a full buffer: EAGAIN, time-outs, signals, and success when room returns" => rules::d3,
-            "D4: what a full receive buffer drops is counted, and comes with SO_RXQ_OVFL" => flow::sleepy,
-            "D4: time-outs, poll() and ioctls of an empty socket" => |s| alone(s, "empty"),
-            "D5: ports in use, reserved and picked" => |s| alone_at(s, "bind"),
-            "D5: names, peers, and their end" => |s| alone_at(s, "names"),
-            "D5: 200 sockets at once, guest to host and back" => rules::many_sockets,
-            "D5: 60 senders to one socket, host to guest and back" => rules::many_senders,
-            "D6: EINVAL where nobody can be, EMSGSIZE for 65537 bytes" => |s| alone_at(s, "destinations"),
-            "D6: EPIPE after shutdown(), and the end of receiving" => |s| alone_at(s, "shutdown"),
-            "D6: ECONNREFUSED, once, for who is connected" => rules::refused,
-            "D6: what is for nobody in the guest is refused" => rules::nobody,
-            "D6: who is connected hears the peer only" => rules::only_peer,
-            "D7: streams go on while the datagrams' queues stand still" => flow::stalled,
-            "D7: streams keep a fair share in a flood of datagrams" => flow::flood,
-            "D9: a notify socket is one of datagrams" => rules::notify,
-            "D9: a socket outlives its device" => rules::outlive,
+            $($rule $name => $run,)*
+            "D1" "no packet for credit, and none on the streams' queues" => rules::d1,
+            "D2" "boundaries and content from 0 to 65536 bytes, guest to host" => rules::d2_from_guest,
+            "D2" "boundaries and content from 0 to 65536 bytes, host to guest, read in all ways" => rules::d2_from_host,
+            "D2" "100000 datagrams, each received or counted as dropped, guest to host" => flow::many_from_guest,
+            "D2" "100000 datagrams, each received or counted as dropped, host to guest" => flow::many_from_host,
+            "D3" "a full buffer: EAGAIN, time-outs, signals, and success when room returns" => rules::d3,
+            "D4" "what a full receive buffer drops is counted, and comes with SO_RXQ_OVFL" => flow::sleepy,
+            "D4" "time-outs, poll() and ioctls of an empty socket" => |s| alone(s, "empty"),
+            "D5" "ports in use, reserved and picked" => |s| alone_at(s, "bind"),
+            "D5" "names, peers, and their end" => |s| alone_at(s, "names"),
+            "D5" "200 sockets at once, guest to host and back" => rules::many_sockets,
+            "D5" "60 senders to one socket, host to guest and back" => rules::many_senders,
+            "D6" "EINVAL where nobody can be, EMSGSIZE for 65537 bytes" => |s| alone_at(s, "destinations"),
+            "D6" "EPIPE after shutdown(), and the end of receiving" => |s| alone_at(s, "shutdown"),
+            "D6" "ECONNREFUSED, once, for who is connected" => rules::refused,
+            "D6" "what is for nobody in the guest is refused" => rules::nobody,
+            "D6" "who is connected hears the peer only" => rules::only_peer,
+            "D7" "streams go on while the datagrams' queues stand still" => flow::stalled,
+            "D7" "streams keep a fair share in a flood of datagrams" => flow::flood,
+            "D9" "a notify socket is one of datagrams" => rules::notify,
+            "D9" "a socket outlives its device" => rules::outlive,
         }
     };
 }
@@ -55,8 +55,8 @@ pub const SETUPS: &[Setup] = &[
         queues: 5,
         c_driver: false,
         tests: common_tests! { "merging":
-            "M1: a datagram takes as many pages as it fills" => rules::m1,
-            "M2: what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, true),
+            "M1" "a datagram takes as many pages as it fills" => rules::m1,
+            "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, true),
         },
     },
     Setup {
@@ -64,8 +64,8 @@ pub const SETUPS: &[Setup] = &[
         queues: 5,
         c_driver: false,
         tests: common_tests! { "not merging":
-            "D8: four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
-            "M2: what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
+            "D8" "four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
+            "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
         },
     },
 ];
