@@ -120,7 +120,7 @@ impl Places {
             (*n, self.cache.join(folder).join(n))
         });
         tests
-            .chain([("rvtest", self.built("rvtest"))])
+            .chain(["rvtest", "vsock_dgram_test"].map(|n| (n, self.built(n))))
             .filter(|(_, from)| from.exists())
             .collect()
     }
