@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::session::NEIGHBOUR_CID;
+
 /// The driver that a guest loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -100,16 +102,20 @@ pub enum Host {
 /// A device in user space.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VhostUser {
-    /// The program and its arguments, in which UDS stands for its unix socket on the host, SOCKET for QEMU's, and
-    /// CONTROL for that of its commands.
+    /// The program and its arguments, in which UDS-3 stands for its unix socket on the host for the guest with CID 3,
+    /// SOCKET-3 for QEMU's, and CONTROL for that of its commands.
     pub command: Vec<String>,
     /// What QEMU calls its part of it, without the chardev.
     pub qemu: String,
+    /// The driver of the other guest, if there are two.
+    pub neighbour: Option<Driver>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inner {
     pub job: Job,
+    /// The guest's own.
+    pub cid: u32,
     pub driver: Driver,
     pub guest: Kernel,
     pub kernel: PathBuf,
@@ -126,9 +132,35 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// The same for the other guest, if there is to be one.
+    pub fn neighbour(&self) -> Option<Self> {
+        match &self.host {
+            Host::VhostUser(device) => Some(Self {
+                cid: NEIGHBOUR_CID,
+                driver: device.neighbour?,
+                host: Host::VhostUser(VhostUser {
+                    neighbour: None,
+                    ..device.clone()
+                }),
+                ..self.clone()
+            }),
+            Host::Vhost => None,
+        }
+    }
+
+    /// What the guest's log begins with.
+    pub fn guest_name(&self) -> &'static str {
+        if self.cid == NEIGHBOUR_CID {
+            "neighbour"
+        } else {
+            "guest"
+        }
+    }
+
     /// The unix socket by which a vhost-user device is reached.
     pub fn vhost_user_uds(&self) -> Option<PathBuf> {
-        matches!(self.host, Host::VhostUser(_)).then(|| self.scratch.join("device.uds"))
+        let uds = self.scratch.join(format!("device-{}.uds", self.cid));
+        matches!(self.host, Host::VhostUser(_)).then_some(uds)
     }
 
     /// The socket for commands to our own device.
@@ -138,6 +170,6 @@ impl Inner {
 
     /// The socket between such a device and QEMU.
     pub fn vhost_user_socket(&self) -> PathBuf {
-        self.scratch.join("device.vhost")
+        self.scratch.join(format!("device-{}.vhost", self.cid))
     }
 }

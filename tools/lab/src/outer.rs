@@ -85,7 +85,8 @@ impl Plan {
                 .map(|t| t.name.to_owned())
                 .collect::<Vec<_>>()
         };
-        let mut rig = suites::kernel::names(&places.cache.join("selftests"))?;
+        let selftests = places.cache.join("selftests");
+        let mut rig = suites::kernel::names(&selftests, &suites::kernel::WITH_HOST)?;
         rig.extend(own(suites::own(choice.kernel)));
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
         let (host, kunit) = match (choice.driver, choice.kernel) {
@@ -99,7 +100,7 @@ impl Plan {
             host: pick(host),
             kunit: pick(kunit),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
-            our_device: pick(own(suites::our_device::tests(choice.driver))),
+            our_device: pick(suites::our_device::names(choice.driver, &selftests)?),
             rig: pick(rig),
         })
     }
@@ -196,29 +197,30 @@ fn in_guests(
                 "--guest-cid",
                 "3",
                 "--socket",
-                "SOCKET",
+                "SOCKET-3",
                 "--uds-path",
-                "UDS",
+                "UDS-3",
             ]
             .map(str::to_owned),
         );
         let device = VhostUser {
             command,
             qemu: "vhost-user-vsock-pci".into(),
+            neighbour: None,
         };
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
         start_until_done(&mut rig, &plan.vhost_user, driver, report);
     }
     for setup in suites::device_setups() {
         let tests: Vec<String> = setup
-            .tests
-            .iter()
-            .filter(|t| plan.our_device.iter().any(|n| n == t.name))
-            .map(|t| t.name.to_owned())
+            .names(&places.cache.join("selftests"))
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|t| plan.our_device.contains(t))
             .collect();
         if !tests.is_empty() {
             report.busy("guests on rvsock-device ...");
-            let device = setup.device(&places.built("rvsock-device"));
+            let device = setup.device(&places.built("rvsock-device"), driver);
             let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
             start_until_done(&mut rig, &tests, driver, report);
         }
@@ -262,8 +264,8 @@ fn start_until_done(rig: &mut Rig, tests: &[String], driver: Driver, report: &mu
 pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
     let mut choice = choice.clone();
     if choice.filter.is_empty() {
-        choice.filter = suites::kernel::Direction::ALL
-            .map(|d| d.prefix().to_owned())
+        choice.filter = suites::kernel::WITH_HOST
+            .map(|d| d.prefix.to_owned())
             .into();
     }
     let mut total = Counts::default();

@@ -16,6 +16,7 @@ use crate::{
     events::{Event, Events},
     images::Places,
     machine::{Machine, Spec},
+    session::GUEST_CID,
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.
@@ -182,6 +183,7 @@ impl Rig {
         Ok(Inner {
             extras: self.places.extras(&job)?,
             job,
+            cid: GUEST_CID,
             driver,
             guest: self.places.guest,
             kernel: self.places.guest_kernel(),
@@ -198,6 +200,7 @@ impl Rig {
     fn host_vm(&self, job: Job, driver: Driver, append: &str) -> Result<Spec> {
         let config = Inner {
             job,
+            cid: GUEST_CID,
             driver,
             guest: self.places.guest,
             kernel: "/guest/vmlinuz".into(),

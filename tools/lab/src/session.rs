@@ -1,7 +1,7 @@
 //! A guest under test: booted when first needed, with a driver loaded, and booted anew after a failure.
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
 use crate::{
-    config::{Driver, Host, Inner},
+    config::{Driver, Host, Inner, VhostUser},
     events::Events,
     machine::{Machine, RigDied, Spec},
     process::Process,
@@ -19,11 +19,10 @@ use crate::{
 
 pub const GUEST_CID: u32 = 3;
 pub const HOST_CID: u32 = 2;
+/// The other guest, where there are two.
+pub const NEIGHBOUR_CID: u32 = 4;
 const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
-/// TCP ports on this side that lead into the guest: the agent's, and that of vsock_test's control connection.
-const AGENT: u16 = 19000;
-const CONTROL_FORWARDED: u16 = 19001;
-/// The port of vsock_test's control connection where its server runs.
+/// The port of vsock_test's control connection in a guest.
 pub const CONTROL: u16 = 12345;
 
 /// Where a program of a test runs.
@@ -34,14 +33,6 @@ pub enum Side {
 }
 
 impl Side {
-    /// The address and port by which a client on this side reaches a control server on the other.
-    pub fn control_of_other(self) -> (&'static str, u16) {
-        match self {
-            Side::Guest => ("10.0.2.2", CONTROL),
-            Side::Host => ("127.0.0.1", CONTROL_FORWARDED),
-        }
-    }
-
     pub fn other(self) -> Side {
         match self {
             Side::Guest => Side::Host,
@@ -58,13 +49,29 @@ impl Side {
     }
 }
 
+/// TCP ports on this side that lead into the guest.
+#[derive(Clone, Copy, Default)]
+struct Ports {
+    agent: u16,
+    control: u16,
+}
+
+/// A TCP port of this side that nobody listens on.
+pub fn free_tcp_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("a free TCP port")?;
+    Ok(listener.local_addr()?.port())
+}
+
 pub struct Session {
     pub config: Inner,
     pub driver: Driver,
     pub events: Arc<Events>,
     guest: Option<Machine>,
+    ports: Ports,
     /// The vhost-user device of the running guest.
     device: Option<Process>,
+    /// The other guest on that device, if there is to be one. It comes and goes with ours.
+    neighbour: Option<Box<Session>>,
     boots: u32,
     port: u32,
     checked: usize,
@@ -73,20 +80,33 @@ pub struct Session {
 impl Session {
     pub fn new(config: Inner, events: Arc<Events>) -> Self {
         crate::process::allow(config.guest.slowness());
+        let neighbour = config.neighbour().map(|c| Self::new(c, events.clone()));
         Self {
             driver: config.driver,
             config,
             events,
             guest: None,
+            ports: Ports::default(),
             device: None,
+            neighbour: neighbour.map(Box::new),
             boots: 0,
             port: 5000,
             checked: 0,
         }
     }
 
-    fn agent() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], AGENT))
+    fn agent(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.agent))
+    }
+
+    /// The TCP port on this side that leads to [`CONTROL`] in the guest.
+    pub fn control_port(&self) -> u16 {
+        self.ports.control
+    }
+
+    /// The other guest.
+    pub fn neighbour(&self) -> Result<&Session> {
+        self.neighbour.as_deref().context("there is no other guest")
     }
 
     /// A vsock port that no earlier test has used.
@@ -102,10 +122,12 @@ impl Session {
     /// The guest as it is booted; a vhost-user device is started for it.
     fn spec(&mut self, name: String, append: &str) -> Result<Spec> {
         let mut arguments = self.config.accelerator.clone();
+        let (agent, control) = (free_tcp_port()?, free_tcp_port()?);
+        self.ports = Ports { agent, control };
         arguments.extend(
             [
                 "-smp", "2",
-                "-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{AGENT}-:9000,hostfwd=tcp:127.0.0.1:{CONTROL_FORWARDED}-:{CONTROL}"),
+                "-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{agent}-:9000,hostfwd=tcp:127.0.0.1:{control}-:{CONTROL}"),
                 "-device", "virtio-net-pci,netdev=net,romfile=,modern-pio-notify=on",
                 "-rtc", "base=utc",
             ]
@@ -128,16 +150,38 @@ impl Session {
 
     /// Makes sure that a guest runs with the driver loaded.
     pub fn ensure_guest(&mut self) -> Result<()> {
-        if let Some(guest) = &mut self.guest {
-            if guest.running() {
-                return Ok(());
-            }
-            self.guest = None;
+        if self.runs() {
+            return Ok(());
         }
+        self.discard_guest();
+        let outcome = self.boot().and_then(|()| self.come_up());
+        if outcome.is_err() {
+            self.discard_guest();
+        }
+        outcome
+    }
+
+    fn runs(&mut self) -> bool {
+        self.guest.as_mut().is_some_and(Machine::running)
+            && self.neighbour.as_mut().is_none_or(|n| n.runs())
+    }
+
+    fn boot(&mut self) -> Result<()> {
         self.boots += 1;
-        let name = format!("guest-{}-{}", self.driver.name(), self.boots);
+        let name = format!(
+            "{}-{}-{}",
+            self.config.guest_name(),
+            self.driver.name(),
+            self.boots
+        );
         let spec = self.spec(name, "no_console_suspend")?;
-        let mut guest = Machine::boot(&spec, self.events.clone())?;
+        self.guest = Some(Machine::boot(&spec, self.events.clone())?);
+        self.checked = 0;
+        self.neighbour.as_mut().map_or(Ok(()), |n| n.boot())
+    }
+
+    fn come_up(&mut self) -> Result<()> {
+        let guest = self.guest.as_mut().context("no guest is running")?;
         if guest
             .serial
             .wait_for(
@@ -150,10 +194,8 @@ impl Session {
             let why = guest.diagnose(0)?;
             bail!("the guest did not come up: {why}");
         }
-        self.guest = Some(guest);
-        self.checked = 0;
         self.load()?;
-        Ok(())
+        self.neighbour.as_mut().map_or(Ok(()), |n| n.come_up())
     }
 
     /// Saves the running guest to a file; its emulator ends.
@@ -229,37 +271,16 @@ impl Session {
                 format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
             ],
             Host::VhostUser(program) => {
-                if let Some(old) = self.device.take() {
-                    // While it is there, so are its sockets.
-                    old.kill();
-                    old.wait(Duration::from_secs(10))?;
+                // The other guest's is there already.
+                if self.config.cid == GUEST_CID {
+                    if let Some(old) = self.device.take() {
+                        // While it is there, so are its sockets.
+                        old.kill();
+                        old.wait(Duration::from_secs(10))?;
+                    }
+                    self.device = Some(self.run_vhost_user_device(program)?);
                 }
                 let socket = self.config.vhost_user_socket();
-                let uds = self.config.vhost_user_uds().unwrap_or_default();
-                let control = self.config.vhost_user_control();
-                for path in [&socket, &uds, &control] {
-                    let _ = std::fs::remove_file(path);
-                }
-                let argv: Vec<String> = program
-                    .command
-                    .iter()
-                    .map(|w| {
-                        w.replace("SOCKET", &socket.to_string_lossy())
-                            .replace("UDS", &uds.to_string_lossy())
-                            .replace("CONTROL", &control.to_string_lossy())
-                    })
-                    .collect();
-                let device = Process::here(&argv)?;
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while !socket.exists() {
-                    ensure!(
-                        !device.ended() && Instant::now() < deadline,
-                        "the vhost-user device did not start: {}",
-                        device.text()
-                    );
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                self.device = Some(device);
                 vec![
                     "-object".into(),
                     format!(
@@ -278,6 +299,38 @@ impl Session {
         Ok(words)
     }
 
+    fn run_vhost_user_device(&self, program: &VhostUser) -> Result<Process> {
+        let neighbour = self.neighbour.as_ref().map(|n| &n.config);
+        let control = self.config.vhost_user_control();
+        let mut words = vec![("CONTROL".to_owned(), control)];
+        for config in [Some(&self.config), neighbour].into_iter().flatten() {
+            let uds = config.vhost_user_uds().unwrap_or_default();
+            words.push((format!("SOCKET-{}", config.cid), config.vhost_user_socket()));
+            words.push((format!("UDS-{}", config.cid), uds));
+        }
+        for (_, path) in &words {
+            let _ = std::fs::remove_file(path);
+        }
+        let meant = |word: &String| {
+            words.iter().fold(word.clone(), |word, (name, path)| {
+                word.replace(name, &path.to_string_lossy())
+            })
+        };
+        let argv: Vec<String> = program.command.iter().map(meant).collect();
+        let device = Process::here(&argv)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let waits_for = |name: &str| name.starts_with("SOCKET");
+        while !words.iter().all(|(n, path)| !waits_for(n) || path.exists()) {
+            ensure!(
+                !device.ended() && Instant::now() < deadline,
+                "the vhost-user device did not start: {}",
+                device.text()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(device)
+    }
+
     /// The vhost-user device of the running guest.
     pub fn vhost_user_device(&self) -> Result<&Process> {
         self.device.as_ref().context("no vhost-user device runs")
@@ -292,13 +345,16 @@ impl Session {
 
     pub fn discard_guest(&mut self) {
         self.guest = None;
+        if let Some(neighbour) = &mut self.neighbour {
+            neighbour.discard_guest();
+        }
     }
 
     /// Starts a program on one side.
     pub fn spawn(&self, side: Side, argv: &[&str]) -> Result<Process> {
         let mut argv: Vec<String> = argv.iter().map(|s| s.to_string()).collect();
         match side {
-            Side::Guest => Process::guest(Self::agent(), &argv),
+            Side::Guest => Process::guest(self.agent(), &argv),
             Side::Host => {
                 let program = self.config.programs.join(&argv[0]);
                 if program.exists() {
@@ -380,11 +436,20 @@ impl Session {
 
     /// Ends a test: asks whether the guest is well, and turns a dead rig into `RigDied`.
     pub fn settle(&mut self, outcome: Result<()>) -> Result<()> {
+        let outcome = self.settle_alone(outcome);
+        match &mut self.neighbour {
+            Some(neighbour) => neighbour.settle(outcome),
+            None => outcome,
+        }
+    }
+
+    fn settle_alone(&mut self, outcome: Result<()>) -> Result<()> {
+        let agent = self.agent();
         let mark = self.checked;
         let Some(guest) = &mut self.guest else {
             return outcome;
         };
-        let well = Process::guest(Self::agent(), &["true".into()])
+        let well = Process::guest(agent, &["true".into()])
             .and_then(|p| p.success(Duration::from_secs(15)))
             .is_ok();
         if !well {
@@ -398,11 +463,19 @@ impl Session {
                 },
             };
         }
-        self.check_log(outcome)
+        self.check_own_log(outcome)
     }
 
     /// A complaint in the guest's log fails whatever test it came in.
     pub fn check_log(&mut self, outcome: Result<()>) -> Result<()> {
+        let outcome = self.check_own_log(outcome);
+        match &mut self.neighbour {
+            Some(neighbour) => neighbour.check_log(outcome),
+            None => outcome,
+        }
+    }
+
+    fn check_own_log(&mut self, outcome: Result<()>) -> Result<()> {
         let Some(guest) = &self.guest else {
             return outcome;
         };

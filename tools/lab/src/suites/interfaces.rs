@@ -22,11 +22,11 @@ pub const TESTS: &[Test] = &[
     },
     Test {
         name: "interfaces: the kernel's vsock_uring_test, guest is client",
-        run: |s| uring(s, kernel::Direction::GuestIsClient),
+        run: |s| uring(s, &kernel::GUEST_IS_CLIENT),
     },
     Test {
         name: "interfaces: the kernel's vsock_uring_test, guest is server",
-        run: |s| uring(s, kernel::Direction::GuestIsServer),
+        run: |s| uring(s, &kernel::GUEST_IS_SERVER),
     },
     Test {
         name: "interfaces: sockmap passes a stream of 1 MiB on to its reader",
@@ -96,7 +96,7 @@ fn default_buffer(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn uring(s: &mut Session, direction: kernel::Direction) -> Result<()> {
+fn uring(s: &mut Session, direction: &kernel::Direction) -> Result<()> {
     let (server, client) = kernel::start(s, direction, "vsock_uring_test", &[])?;
     client.success(Duration::from_secs(60))?;
     server.success(Duration::from_secs(20)).map(drop)

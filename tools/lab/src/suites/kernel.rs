@@ -1,4 +1,4 @@
-//! The kernel's own vsock tests, guest against host, in both roles.
+//! The kernel's own vsock tests, guest against host or against another guest, in both roles.
 
 use std::{
     path::Path,
@@ -10,7 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
     process::{tail, Process},
-    session::{Session, Side, CONTROL, GUEST_CID, HOST_CID},
+    session::{free_tcp_port, Session, Side, CONTROL, GUEST_CID, HOST_CID, NEIGHBOUR_CID},
 };
 
 /// A client of this test gives up connecting again and again. What it sent may reach a slow guest only when the next
@@ -21,34 +21,95 @@ const DIAG: &str = "vsock_diag_test";
 /// A test that says nothing for this long has failed.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// Which role the guest has.
+/// Where a part of a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    GuestIsClient,
-    GuestIsServer,
+enum Place {
+    Host,
+    Guest,
+    /// The other guest.
+    Neighbour,
+}
+
+impl Place {
+    fn cid(self) -> u32 {
+        match self {
+            Place::Host => HOST_CID,
+            Place::Guest => GUEST_CID,
+            Place::Neighbour => NEIGHBOUR_CID,
+        }
+    }
+
+    /// The session and its side that stand for it.
+    fn find(self, session: &Session) -> Result<(&Session, Side)> {
+        Ok(match self {
+            Place::Host => (session, Side::Host),
+            Place::Guest => (session, Side::Guest),
+            Place::Neighbour => (session.neighbour()?, Side::Guest),
+        })
+    }
+
+    fn spawn(self, session: &Session, argv: &[String]) -> Result<Process> {
+        let (session, side) = self.find(session)?;
+        session.spawn(side, &argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The TCP port that a server here listens on, and the one by which others reach it.
+    fn control_ports(self, session: &Session) -> Result<(u16, u16)> {
+        Ok(match self.find(session)? {
+            (session, Side::Guest) => (CONTROL, session.control_port()),
+            (_, Side::Host) => {
+                let port = free_tcp_port()?;
+                (port, port)
+            }
+        })
+    }
+}
+
+/// Who has which role.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// What the names of its tests begin with.
+    pub prefix: &'static str,
+    server: Place,
+    client: Place,
 }
 
 impl Direction {
-    pub const ALL: [Direction; 2] = [Direction::GuestIsClient, Direction::GuestIsServer];
-
-    pub fn prefix(self) -> &'static str {
-        match self {
-            Direction::GuestIsClient => "kernel, guest is client: ",
-            Direction::GuestIsServer => "kernel, guest is server: ",
+    /// Between two guests: the client is the one with CID 3.
+    pub const fn to_neighbour(prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            server: Place::Neighbour,
+            client: Place::Guest,
         }
     }
 
-    pub fn owns(self, test: &str) -> bool {
-        test.starts_with(self.prefix())
+    /// Between two guests: the client is the one with CID 4.
+    pub const fn from_neighbour(prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            server: Place::Guest,
+            client: Place::Neighbour,
+        }
     }
 
-    fn server(self) -> Side {
-        match self {
-            Direction::GuestIsClient => Side::Host,
-            Direction::GuestIsServer => Side::Guest,
-        }
+    pub fn owns(&self, test: &str) -> bool {
+        test.starts_with(self.prefix)
     }
 }
+
+pub const GUEST_IS_CLIENT: Direction = Direction {
+    prefix: "kernel, guest is client: ",
+    server: Place::Host,
+    client: Place::Guest,
+};
+pub const GUEST_IS_SERVER: Direction = Direction {
+    prefix: "kernel, guest is server: ",
+    server: Place::Guest,
+    client: Place::Host,
+};
+/// Between guest and host.
+pub const WITH_HOST: [Direction; 2] = [GUEST_IS_CLIENT, GUEST_IS_SERVER];
 
 /// The names and numbers of the program's tests, as it lists them.
 fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
@@ -70,16 +131,19 @@ fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
     Ok(tests)
 }
 
-/// All tests of this suite by their full names.
-pub fn names(programs: &Path) -> Result<Vec<String>> {
+/// All tests in these directions by their full names.
+pub fn names(programs: &Path, directions: &[Direction]) -> Result<Vec<String>> {
+    if directions.is_empty() {
+        return Ok(Vec::new());
+    }
     let tests = list(&programs.join("vsock_test"))?;
-    Ok(Direction::ALL
+    Ok(directions
         .iter()
         .flat_map(|d| {
             let picked = tests.iter().map(|(_, n)| n.as_str());
             picked
                 .chain([DIAG])
-                .map(|n| format!("{}{n}", d.prefix()))
+                .map(|n| format!("{}{n}", d.prefix))
                 .collect::<Vec<_>>()
         })
         .collect())
@@ -88,66 +152,58 @@ pub fn names(programs: &Path) -> Result<Vec<String>> {
 /// Starts one of the programs on both sides.
 pub fn start(
     session: &Session,
-    direction: Direction,
+    direction: &Direction,
     program: &str,
     extra: &[String],
 ) -> Result<(Process, Process)> {
-    let port = CONTROL.to_string();
-    let cid = |side: Side| {
-        if side == Side::Guest {
-            HOST_CID
-        } else {
-            GUEST_CID
-        }
-        .to_string()
+    let (server, client) = (direction.server, direction.client);
+    let (port, reached) = server.control_ports(session)?;
+    let argv = |mode: &str, peer: Place, control: &[String]| -> Vec<String> {
+        let words = [
+            program.to_owned(),
+            format!("--mode={mode}"),
+            format!("--peer-cid={}", peer.cid()),
+        ];
+        words.iter().chain(control).chain(extra).cloned().collect()
     };
-    let peer = |side: Side| format!("--peer-cid={}", cid(side));
-    let (server, client) = (direction.server(), direction.server().other());
-    let mut argv = vec![
-        program.to_owned(),
-        "--mode=server".into(),
-        format!("--control-port={port}"),
-        peer(server),
-    ];
-    argv.extend_from_slice(extra);
-    let server_process =
-        session.spawn(server, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let control = [format!("--control-port={port}")];
+    let server_process = server.spawn(session, &argv("server", client, &control))?;
     // The client tries once: the server must listen by then.
-    wait_for_listener(session, server, CONTROL)?;
-    let (host, port) = client.control_of_other();
-    let mut argv = vec![
-        program.to_owned(),
-        "--mode=client".into(),
+    wait_for_listener(session, server, port)?;
+    // A guest knows this side by another address.
+    let host = if client == Place::Host {
+        "127.0.0.1"
+    } else {
+        "10.0.2.2"
+    };
+    let control = [
         format!("--control-host={host}"),
-        format!("--control-port={port}"),
-        peer(client),
+        format!("--control-port={reached}"),
     ];
-    argv.extend_from_slice(extra);
-    let client_process =
-        session.spawn(client, &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let client_process = client.spawn(session, &argv("client", server, &control))?;
     Ok((server_process, client_process))
 }
 
 /// Waits until a TCP port is listened on, without connecting to it (which the server would take for its client).
-fn wait_for_listener(session: &Session, side: Side, port: u16) -> Result<()> {
+fn wait_for_listener(session: &Session, place: Place, port: u16) -> Result<()> {
     let hex = format!(":{port:04X} 00000000:0000 0A");
     for _ in 0..200 {
-        let table = match side {
-            Side::Guest => session.guest_sh("cat /proc/net/tcp")?,
-            Side::Host => std::fs::read_to_string("/proc/net/tcp")?,
+        let table = match place.find(session)? {
+            (session, Side::Guest) => session.guest_sh("cat /proc/net/tcp")?,
+            (_, Side::Host) => std::fs::read_to_string("/proc/net/tcp")?,
         };
         if table.contains(&hex) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    bail!("nobody listens on the control port {port} on the {side:?} side")
+    bail!("nobody listens on the control port {port} at the place {place:?}")
 }
 
 /// Runs what is left of one direction's tests, and takes out of `left` what has a result.
-pub fn run(session: &mut Session, direction: Direction, left: &mut Vec<String>) -> Result<()> {
+pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>) -> Result<()> {
     session.ensure_guest()?;
-    let prefix = direction.prefix();
+    let prefix = direction.prefix;
     let diag = format!("{prefix}{DIAG}");
     // First, while no socket of an earlier test is still closing.
     if left.contains(&diag) {

@@ -69,7 +69,10 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
         Ok(())
     };
 
-    for direction in kernel::Direction::ALL {
+    for direction in kernel::WITH_HOST
+        .iter()
+        .chain(our_device::SETUPS.iter().flat_map(|s| s.directions))
+    {
         let mut left: Vec<String> = wanted
             .iter()
             .filter(|t| direction.owns(t))

@@ -15,15 +15,14 @@ use crate::session::{Session, Side};
 
 macro_rules! setup {
     ($features:literal, $queues:literal: $($name:literal => $run:expr,)*) => {
-        Setup {
-            options: &["--features", $features],
-            queues: $queues,
-            c_driver: false,
-            tests: &[$(Test {
+        Setup::alone(
+            &["--features", $features],
+            $queues,
+            &[$(Test {
                 name: concat!("profiles, ", $features, " with ", $queues, " queues: ", $name),
                 run: $run,
             },)*],
-        }
+        )
     };
 }
 

@@ -50,24 +50,22 @@ macro_rules! common_tests {
 }
 
 pub const SETUPS: &[Setup] = &[
-    Setup {
-        options: &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
-        queues: 5,
-        c_driver: false,
-        tests: common_tests! { "merging":
+    Setup::alone(
+        &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
+        5,
+        common_tests! { "merging":
             "M1" "a datagram takes as many pages as it fills" => rules::m1,
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, true),
         },
-    },
-    Setup {
-        options: &["--features", "stream,seqpacket,dgram"],
-        queues: 5,
-        c_driver: false,
-        tests: common_tests! { "not merging":
+    ),
+    Setup::alone(
+        &["--features", "stream,seqpacket,dgram"],
+        5,
+        common_tests! { "not merging":
             "D8" "four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
         },
-    },
+    ),
 ];
 
 /// Runs `rvtest dgram ...` in the guest.

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Against the device of tools/device, in each of the profiles that it can offer.
+
+mod control;
+mod guests;
+mod streams;
+
+pub use streams::little as echoes;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{anyhow, Context, Result};
+
+use super::{
+    kernel::{self, Direction},
+    Test,
+};
+use crate::{
+    config::{Driver, VhostUser},
+    session::{Session, GUEST_CID, NEIGHBOUR_CID},
+};
+
+/// One way to start the device, and the tests that run on it.
+pub struct Setup {
+    options: &'static [&'static str],
+    queues: u8,
+    /// The C driver can be the one under test.
+    c_driver: bool,
+    neighbour: Neighbour,
+    /// In which the kernel's tests run between the guests.
+    pub directions: &'static [Direction],
+    pub tests: &'static [Test],
+}
+
+/// Whether there is another guest on the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Neighbour {
+    None,
+    /// With the same driver.
+    Same,
+    /// With the C driver.
+    C,
+}
+
+macro_rules! tests {
+    ($setup:literal: $($name:literal => $run:expr,)*) => {
+        &[$(Test {
+            name: concat!("rvsock-device, ", $setup, ": ", $name),
+            run: $run,
+        },)*]
+    };
+}
+
+/// All that the drafts have, on five queues. The C driver takes three of them, and of the features what it knows.
+const ALL: &[&str] = &["--features", "stream,seqpacket,dgram,mrg-rxbuf"];
+
+pub const SETUPS: &[Setup] = &[
+    Setup {
+        options: &["--features", "stream,seqpacket"],
+        queues: 3,
+        c_driver: true,
+        neighbour: Neighbour::None,
+        directions: &[],
+        tests: tests! { "three queues":
+            "64 MiB from the guest and back, with half-closes" => streams::from_guest,
+            "64 MiB from the host and back, with half-closes" => streams::from_host,
+            "64 connections echo at once, from the guest" => streams::many_from_guest,
+            "2000 connections of the host's" => streams::many_from_host,
+            "nobody listens, on either side" => streams::nobody_listens,
+            "a program on the host that reads nothing stops nobody else" => streams::reads_nothing,
+            "the host's program is killed" => streams::host_leaves,
+            "the device ends when it is asked to" => streams::ends,
+        },
+    },
+    Setup {
+        options: ALL,
+        queues: 5,
+        c_driver: false,
+        neighbour: Neighbour::None,
+        directions: &[],
+        tests: tests! { "five queues":
+            "64 MiB from the guest and back, with half-closes" => streams::from_guest,
+            "64 MiB from the host and back, with half-closes" => streams::from_host,
+            "64 connections echo at once, from the guest" => streams::many_from_guest,
+            "2000 connections of the host's" => streams::many_from_host,
+            "nobody listens, on either side" => streams::nobody_listens,
+            "a program on the host that reads nothing stops nobody else" => streams::reads_nothing,
+            "the host's program is killed" => streams::host_leaves,
+            "the device ends when it is asked to" => streams::ends,
+        },
+    },
+    Setup {
+        options: &[
+            "--features",
+            "none",
+            "--event-idx",
+            "off",
+            "--indirect",
+            "off",
+        ],
+        queues: 3,
+        c_driver: true,
+        neighbour: Neighbour::None,
+        directions: &[],
+        tests: tests! { "no features":
+            "64 MiB from the guest and back, with half-closes" => streams::from_guest,
+            "64 MiB from the host and back, with half-closes" => streams::from_host,
+        },
+    },
+    Setup {
+        options: ALL,
+        queues: 5,
+        c_driver: true,
+        neighbour: Neighbour::Same,
+        directions: &[
+            Direction::to_neighbour("rvsock-device, two guests: kernel, 3 is client: "),
+            Direction::from_neighbour("rvsock-device, two guests: kernel, 4 is client: "),
+        ],
+        tests: tests! { "two guests":
+            "echoes in both directions" => guests::echo,
+        },
+    },
+    Setup {
+        options: ALL,
+        queues: 5,
+        c_driver: false,
+        neighbour: Neighbour::C,
+        directions: &[
+            Direction::to_neighbour("rvsock-device, two drivers: kernel, rvsock is client: "),
+            Direction::from_neighbour(
+                "rvsock-device, two drivers: kernel, the C driver is client: ",
+            ),
+        ],
+        tests: tests! { "two drivers":
+            "echoes in both directions" => guests::echo,
+        },
+    },
+];
+
+/// The tests that a driver can run; the kernel's are in the folder `selftests`.
+pub fn names(driver: Driver, selftests: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for setup in super::device_setups() {
+        if driver == Driver::Rvsock || setup.c_driver {
+            names.extend(setup.names(selftests)?);
+        }
+    }
+    Ok(names)
+}
+
+impl Setup {
+    /// For one guest with our driver.
+    pub const fn alone(
+        options: &'static [&'static str],
+        queues: u8,
+        tests: &'static [Test],
+    ) -> Self {
+        Self {
+            options,
+            queues,
+            c_driver: false,
+            neighbour: Neighbour::None,
+            directions: &[],
+            tests,
+        }
+    }
+
+    pub fn names(&self, selftests: &Path) -> Result<Vec<String>> {
+        let mut names = kernel::names(selftests, self.directions)?;
+        names.extend(self.tests.iter().map(|t| t.name.to_owned()));
+        Ok(names)
+    }
+
+    pub fn device(&self, program: &Path, driver: Driver) -> VhostUser {
+        let neighbour = match self.neighbour {
+            Neighbour::None => None,
+            Neighbour::Same => Some(driver),
+            Neighbour::C => Some(Driver::C),
+        };
+        let cids = [Some(GUEST_CID), neighbour.map(|_| NEIGHBOUR_CID)];
+        let mut command = vec![program.to_string_lossy().into_owned()];
+        for cid in cids.into_iter().flatten() {
+            command.push("--guest".into());
+            command.push(format!("cid={cid},socket=SOCKET-{cid},uds=UDS-{cid}"));
+        }
+        let options = ["--control", "CONTROL"].iter().chain(self.options);
+        command.extend(options.map(|s| s.to_string()));
+        VhostUser {
+            command,
+            qemu: format!(
+                "vhost-user-test-device-pci,id=vsock,virtio-id=19,num_vqs={},config_size=8,vq_size=256",
+                self.queues
+            ),
+            neighbour,
+        }
+    }
+}
+
+/// A peer that stands still for so long has failed.
+const STALL: Duration = Duration::from_secs(30);
+
+fn uds(s: &Session) -> Result<PathBuf> {
+    s.config
+        .vhost_user_uds()
+        .context("this session has no vhost-user device")
+}
+
+/// A socket of a program on the host that connections to a new port arrive at.
+fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
+    let port = s.fresh_port();
+    let path = format!("{}_{port}", uds(s)?.display());
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {path}"))?;
+    Ok((port, listener))
+}
+
+/// A connection to a port of the guest's, and the port that it has at the host's end.
+fn connect(s: &Session, port: u32) -> Result<(UnixStream, u32)> {
+    let path = uds(s)?;
+    let mut stream = UnixStream::connect(&path)
+        .with_context(|| format!("cannot connect to {}", path.display()))?;
+    stream.set_read_timeout(Some(STALL))?;
+    stream.set_write_timeout(Some(STALL))?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let mut line = String::new();
+    // A reader of its own must not take what comes behind the line.
+    BufReader::with_capacity(1, &stream)
+        .read_line(&mut line)
+        .context("waiting for the device's OK")?;
+    let host_port = line
+        .strip_prefix("OK ")
+        .and_then(|n| n.trim().parse().ok())
+        .with_context(|| format!("the device answered {line:?} to CONNECT {port}"))?;
+    Ok((stream, host_port))
+}
+
+fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
+}
