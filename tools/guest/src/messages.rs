@@ -1,15 +1,18 @@
 //! SOCK_SEQPACKET: boundaries, flags, many of them, parts of them, and memory that is not there.
 
-use std::time::{Duration, Instant};
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use clap::Subcommand;
 use nix::{poll::PollFlags, sys::mman};
 
 use crate::{
     memory, pattern,
     probe::errno_name,
-    socket::{Kind, Pair, Peer, Socket, DEFAULT_BUFFER},
+    socket::{Kind, Pair, Peer, Received, Socket, DEFAULT_BUFFER},
 };
 
 #[derive(Subcommand)]
@@ -66,6 +69,16 @@ pub enum Task {
         #[arg(long)]
         kind: Kind,
     },
+    /// Accept connections, send every message back, and say how each connection ended
+    EchoServer {
+        #[arg(long)]
+        port: u32,
+    },
+    /// Send messages of all sizes, and have each come back as it was
+    EchoClient {
+        #[command(flatten)]
+        peer: Peer,
+    },
     /// Say what connect() gives for messages
     Connect {
         #[command(flatten)]
@@ -92,6 +105,16 @@ impl Task {
             Task::PartClient { peer } => part_client(peer),
             Task::FaultServer { port, kind } => fault_server(port, kind),
             Task::FaultClient { peer, kind } => fault_client(peer, kind),
+            Task::EchoServer { port } => echo_server(port),
+            Task::EchoClient { peer } => {
+                let socket = Socket::connected(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
+                echo_client(
+                    |message| socket.send(message, 0),
+                    |buffer| Ok(socket.receive(buffer, 0)?.len),
+                )?;
+                println!("OK messages={}", ECHO_ROUNDS * SIZES.len());
+                Ok(())
+            }
             Task::Connect { peer } => {
                 let outcome = match Socket::new(Kind::Seqpacket, DEFAULT_BUFFER)?.try_connect(peer)
                 {
@@ -106,7 +129,7 @@ impl Task {
 }
 
 /// Message `i` of a flood: its length, and whether it ends a record.
-fn small(i: u64) -> (usize, bool) {
+pub fn small(i: u64) -> (usize, bool) {
     let mixed = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     (1 + (mixed % 64) as usize, mixed % 3 == 0)
 }
@@ -171,7 +194,7 @@ fn flood_client(peer: Peer, count: u64, buffer: u64) -> Result<()> {
 }
 
 /// Sizes around whatever may change at one: a page, a packet, a receive buffer less a header, the window.
-const SIZES: &[usize] = &[
+pub const SIZES: &[usize] = &[
     1,
     2,
     63,
@@ -293,6 +316,68 @@ fn sizes_client(peer: Peer) -> Result<()> {
     pair.control.hear("read")?;
     println!("OK messages={}", every_size().count());
     Ok(())
+}
+
+/// How often a client of the echo goes through all sizes.
+const ECHO_ROUNDS: usize = 3;
+
+/// Sends messages of all sizes and receives each back, while others are on their way; over any socket that keeps messages.
+pub fn echo_client(
+    send: impl Fn(&[u8]) -> io::Result<usize> + Sync,
+    receive: impl Fn(&mut [u8]) -> io::Result<usize>,
+) -> Result<()> {
+    let sizes = || SIZES.iter().cycle().take(ECHO_ROUNDS * SIZES.len());
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            for (i, size) in (0..).zip(sizes()) {
+                let mut message = vec![0; *size];
+                pattern::fill(&mut message, i, 0);
+                let sent =
+                    send(&message).with_context(|| format!("message {i} of {size} bytes"))?;
+                ensure!(sent == *size, "{sent} of {size} bytes were sent");
+            }
+            Ok(())
+        });
+        let mut buffer = vec![0; DEFAULT_BUFFER as usize + 1];
+        for (i, size) in (0..).zip(sizes()) {
+            let len = receive(&mut buffer)
+                .with_context(|| format!("the echo of message {i}, of {size} bytes"))?;
+            ensure!(
+                len == *size,
+                "the echo of message {i}, of {size} bytes, has {len}"
+            );
+            if let Some(place) = pattern::mismatch(&buffer[..len], i, 0) {
+                bail!("the echo of message {i}, of {size} bytes: byte {place} is wrong");
+            }
+        }
+        sender
+            .join()
+            .map_err(|_| anyhow!("the sending thread panicked"))?
+    })
+}
+
+fn echo_server(port: u32) -> Result<()> {
+    let listener = Socket::listening(Kind::Seqpacket, DEFAULT_BUFFER, port)?;
+    println!("READY {port}");
+    loop {
+        let socket = listener.accept()?;
+        println!("ACCEPTED");
+        thread::spawn(move || {
+            let mut buffer = vec![0; DEFAULT_BUFFER as usize + 1];
+            let how = loop {
+                match socket.receive(&mut buffer, 0) {
+                    Ok(Received { len: 0, .. }) => break "eof".into(),
+                    Ok(Received { len, .. }) => {
+                        if let Err(e) = socket.send(&buffer[..len], 0) {
+                            break errno_name(&e);
+                        }
+                    }
+                    Err(e) => break errno_name(&e),
+                }
+            };
+            println!("END {how}");
+        });
+    }
 }
 
 const FIRST: usize = 100_000;

@@ -4,6 +4,7 @@
 
 mod control;
 mod guests;
+mod messages;
 mod streams;
 
 pub use streams::little as echoes;
@@ -76,6 +77,9 @@ pub const SETUPS: &[Setup] = &[
             "nobody listens, on either side" => streams::nobody_listens,
             "a program on the host that reads nothing stops nobody else" => streams::reads_nothing,
             "the host's program is killed" => streams::host_leaves,
+            "messages of 1 byte to 256 KiB from the guest, and back" => messages::from_guest,
+            "messages of 1 byte to 256 KiB from the host, and back" => messages::from_host,
+            "3000 small messages before one is read" => messages::small,
             "the device ends when it is asked to" => streams::ends,
         },
     },
@@ -93,6 +97,9 @@ pub const SETUPS: &[Setup] = &[
             "nobody listens, on either side" => streams::nobody_listens,
             "a program on the host that reads nothing stops nobody else" => streams::reads_nothing,
             "the host's program is killed" => streams::host_leaves,
+            "messages of 1 byte to 256 KiB from the guest, and back" => messages::from_guest,
+            "messages of 1 byte to 256 KiB from the host, and back" => messages::from_host,
+            "3000 small messages before one is read" => messages::small,
             "the device ends when it is asked to" => streams::ends,
         },
     },
