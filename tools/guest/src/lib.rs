@@ -10,6 +10,7 @@ pub mod memory;
 pub mod messages;
 pub mod pattern;
 pub mod probe;
+pub mod rate;
 pub mod socket;
 pub mod sockmap;
 pub mod stream;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use guest::{
-    agent, bench, dgram, files, hold, memory, messages, probe,
+    agent, bench, dgram, files, hold, memory, messages, probe, rate,
     socket::{self, Kind},
     sockmap, stream, stuck, zerocopy,
 };
@@ -166,6 +166,18 @@ enum Command {
     },
     /// Say what the kernel holds, once it holds still
     Memory,
+    /// Send datagrams as fast as it goes
+    RateSend {
+        #[command(flatten)]
+        way: rate::Way,
+        #[arg(long)]
+        ms: u64,
+    },
+    /// Say to the peer where datagrams are wanted, and count them
+    RateReceive {
+        #[command(flatten)]
+        way: rate::Way,
+    },
     /// Read everything and throw it away
     Sink {
         #[arg(long)]
@@ -262,6 +274,8 @@ fn main() -> Result<()> {
             println!("OK kernel={}", memory::kernel()?);
             Ok(())
         }
+        Command::RateSend { way, ms } => rate::send(&way, Duration::from_millis(ms)),
+        Command::RateReceive { way } => rate::receive(&way),
         Command::Sink { port } => bench::sink(port),
         Command::Source {
             peer,

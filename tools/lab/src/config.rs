@@ -83,6 +83,12 @@ pub enum Job {
     Demo,
     /// Measure both drivers, this many times each.
     Bench { rounds: u32, quick: bool },
+    /// Measure datagrams, and receive buffers of this kind, on our device.
+    BenchDevice {
+        round: u32,
+        quick: bool,
+        column: String,
+    },
     /// A guest whose console is the terminal.
     Shell,
     /// Boot a guest and do nothing else.

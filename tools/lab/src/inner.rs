@@ -25,6 +25,11 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Demo => crate::demo::run(&mut session),
         Job::Shell => shell(&mut session),
         Job::Bench { rounds, quick } => crate::bench::run(&mut session, rounds, quick),
+        Job::BenchDevice {
+            round,
+            quick,
+            column,
+        } => crate::bench_device::run(&mut session, round, quick, &column),
     };
     drop(session);
     if let Err(e) = &outcome {

@@ -1,6 +1,7 @@
 //! The lab: boots machines, runs the suites in and against them, shows and measures the driver.
 
 mod bench;
+mod bench_device;
 mod config;
 mod demo;
 mod events;
@@ -73,6 +74,9 @@ enum Command {
         /// Short cells: to see that it works
         #[arg(long)]
         quick: bool,
+        /// What is measured
+        #[arg(long, value_enum, default_value = "all")]
+        part: outer::Part,
     },
     /// An interactive guest
     Shell {
@@ -93,7 +97,11 @@ fn run() -> Result<bool> {
         } => outer::test(&choice),
         Command::Soak { choice, rounds } => outer::soak(&choice, rounds),
         Command::Demo { driver } => outer::demo(driver),
-        Command::Bench { rounds, quick } => outer::bench(rounds, quick),
+        Command::Bench {
+            rounds,
+            quick,
+            part,
+        } => outer::bench(rounds, quick, part),
         Command::Shell { driver } => outer::shell(driver),
         Command::Inner { config } => inner::run(&config).map(|()| true),
     }

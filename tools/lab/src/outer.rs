@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
+use clap::ValueEnum;
 
 use crate::{
     config::{Driver, Job, Kernel, VhostUser},
@@ -15,7 +16,7 @@ use crate::{
     report::{Counts, Report},
     rig::Rig,
     serial, suites,
-    table::Table,
+    table::{self, Table},
     Choice,
 };
 
@@ -301,40 +302,72 @@ pub fn demo(driver: Driver) -> Result<bool> {
     Ok(report.finish().well())
 }
 
-pub fn bench(rounds: u32, quick: bool) -> Result<bool> {
+/// What the bench measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    All,
+    /// The C driver and ours, on vhost-vsock
+    Drivers,
+    /// Datagrams beside UDP, and merged receive buffers beside single ones, on rvsock-device
+    Device,
+}
+
+pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
     let places = Places::from_environment()?;
     need_driver(&places, Driver::Rvsock)?;
     let logs = log_folder(&places)?;
     let kernel = fs::read_to_string(places.cache.join("kernel/release")).unwrap_or_default();
     let report = Report::new(Vec::new(), &logs);
-    let mut rig = Rig::new(places, &logs, Driver::Rvsock)?;
-    report.say(&format!("      {}", rig.describe()));
-    let mut table = Table::default();
-    let mut whole = false;
-    let outcome = rig.run(
-        Job::Bench { rounds, quick },
-        Driver::C,
-        SILENCE,
-        &mut |event| {
-            table.take(event);
+    let mut tables = [
+        Table::new([("c", "C driver"), ("rvsock", "rvsock")]),
+        Table::new([("single", "single buffers"), ("merged", "merged pages")]),
+        Table::new([("udp", "UDP"), ("vsock", "vsock")]),
+    ];
+    let mut measure = |rig: &mut Rig, job: Job, driver: Driver| -> Result<()> {
+        let mut whole = false;
+        rig.run(job, driver, SILENCE, &mut |event| {
+            tables.iter_mut().for_each(|table| table.take(event));
             whole |= matches!(event, Event::Done);
             match event {
                 Event::Start { test } => report.say(&format!("      {test}")),
                 Event::Note { text } => report.say(&format!("note  {text}")),
                 _ => {}
             }
-        },
-    );
-    report.clear();
-    if !table.is_empty() {
-        table.print();
-        let json = logs.join("bench.json");
-        table.write(&json, kernel.trim())?;
-        println!("JSON: {}", json.display());
+        })?;
+        ensure!(whole, "the bench did not come to its end");
+        Ok(())
+    };
+    let mut outcome = Ok(());
+    if part != Part::Device {
+        let mut rig = Rig::new(places.clone(), &logs, Driver::Rvsock)?;
+        report.say(&format!("      {}", rig.describe()));
+        outcome = measure(&mut rig, Job::Bench { rounds, quick }, Driver::C);
     }
+    for round in (1..=rounds).filter(|_| part != Part::Drivers) {
+        for (column, features) in crate::bench_device::COLUMNS {
+            if outcome.is_ok() {
+                let setup = suites::our_device::Setup::alone(features, 5, &[]);
+                let device = setup.device(&places.built("rvsock-device"), Driver::Rvsock);
+                let mut rig = Rig::with_vhost_user(places.clone(), &logs, device);
+                let job = Job::BenchDevice {
+                    round,
+                    quick,
+                    column: (*column).into(),
+                };
+                report.say(&format!("      round {round} of {rounds}, {column}"));
+                outcome = measure(&mut rig, job, Driver::Rvsock);
+            }
+        }
+    }
+    report.clear();
+    for table in tables.iter().filter(|t| !t.is_empty()) {
+        table.print();
+    }
+    let json = logs.join("bench.json");
+    table::write(&tables, &json, kernel.trim())?;
+    println!("JSON: {}", json.display());
     println!("logs: {}", logs.display());
     outcome?;
-    ensure!(whole, "the bench did not come to its end");
     Ok(true)
 }
 

@@ -17,7 +17,7 @@ use anyhow::{bail, Context, Result};
 use guest::frame::{Frame, Request};
 use nix::{
     sys::signal::{killpg, Signal},
-    unistd::Pid,
+    unistd::{sysconf, Pid, SysconfVar},
 };
 
 /// How many times the time that tests give programs is given to them.
@@ -105,6 +105,25 @@ impl Process {
             shared,
             handle: Handle::Here(pid),
         })
+    }
+
+    /// The processor time that it has used so far, if it runs on this side.
+    pub fn used(&self) -> Result<Duration> {
+        let Handle::Here(pid) = &self.handle else {
+            bail!("{} runs in the guest", self.what);
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("{} has ended", self.what))?;
+        // The fields behind the name, which may hold anything: utime and stime are the 12th and 13th.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|n| n.parse::<u64>().ok())
+            .sum();
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
     }
 
     /// Starts a program through the guest's agent.

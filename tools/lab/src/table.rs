@@ -1,4 +1,4 @@
-//! The bench's result: medians, spread and ratios of two drivers, as a table and as JSON.
+//! The bench's result: medians, spread and ratios of two of a kind, as a table and as JSON.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +13,9 @@ use crate::events::Event;
 /// Values by round; a round that was measured again counts once.
 type Rounds = BTreeMap<u32, f64>;
 
-#[derive(Default)]
 pub struct Table {
+    /// What is compared: its name in the measurements, and in the table's head.
+    columns: [(&'static str, &'static str); 2],
     /// (cell, unit) in the order of arrival.
     order: Vec<(String, String)>,
     known: BTreeSet<(String, String)>,
@@ -51,6 +52,16 @@ fn spread(rounds: &Rounds) -> f64 {
 }
 
 impl Table {
+    /// Of those measurements that are of one of the two.
+    pub fn new(columns: [(&'static str, &'static str); 2]) -> Self {
+        Self {
+            columns,
+            order: Vec::new(),
+            known: BTreeSet::new(),
+            values: BTreeMap::new(),
+        }
+    }
+
     pub fn take(&mut self, event: &Event) {
         let Event::Measure {
             driver,
@@ -61,6 +72,9 @@ impl Table {
         else {
             return;
         };
+        if self.columns.iter().all(|(name, _)| name != driver) {
+            return;
+        }
         for (unit, value) in values {
             let key = (cell.clone(), unit.clone());
             if self.known.insert(key.clone()) {
@@ -82,13 +96,15 @@ impl Table {
             self.values
                 .get(&(cell.to_owned(), unit.to_owned(), driver.to_owned()))
         };
-        Some((of("c")?, of("rvsock")?))
+        let [(first, _), (second, _)] = self.columns;
+        Some((of(first)?, of(second)?))
     }
 
     pub fn print(&self) {
+        let [(_, first), (_, second)] = self.columns;
         println!(
-            "{:<46} {:<27} {:>18} {:>18} {:>7}",
-            "what", "unit", "C driver", "rvsock", "ratio"
+            "{:<46} {:<27} {first:>18} {second:>18} {:>7}",
+            "what", "unit", "ratio"
         );
         for (cell, unit) in &self.order {
             let Some((c, ours)) = self.pair(cell, unit) else {
@@ -115,29 +131,31 @@ impl Table {
                 spread(ours)
             );
         }
-        println!("medians ± half the range over the rounds; ratio is rvsock / C; + better, - worse, = within 3 %");
+        println!("medians ± half the range over the rounds; ratio is {second} / {first}; + better, - worse, = within 3 %");
     }
 
-    pub fn write(&self, to: &Path, kernel: &str) -> Result<()> {
-        let cells: Vec<_> = self
-            .order
-            .iter()
-            .filter_map(|(cell, unit)| {
-                let (c, ours) = self.pair(cell, unit)?;
-                Some(json!({
-                    "cell": cell,
-                    "unit": unit,
-                    "higher_is_better": higher_is_better(unit),
-                    "c": c.values().collect::<Vec<_>>(),
-                    "rvsock": ours.values().collect::<Vec<_>>(),
-                    "median_c": median(c),
-                    "median_rvsock": median(ours),
-                }))
-            })
-            .collect();
-        let text = serde_json::to_string_pretty(&json!({ "kernel": kernel, "cells": cells }))?;
-        std::fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
+    fn cells(&self) -> impl Iterator<Item = serde_json::Value> + '_ {
+        let [(first, _), (second, _)] = self.columns;
+        self.order.iter().filter_map(move |(cell, unit)| {
+            let (a, b) = self.pair(cell, unit)?;
+            Some(json!({
+                "cell": cell,
+                "unit": unit,
+                "higher_is_better": higher_is_better(unit),
+                first: a.values().collect::<Vec<_>>(),
+                second: b.values().collect::<Vec<_>>(),
+                format!("median_{first}"): median(a),
+                format!("median_{second}"): median(b),
+            }))
+        })
     }
+}
+
+/// Writes what several tables hold.
+pub fn write(tables: &[Table], to: &Path, kernel: &str) -> Result<()> {
+    let cells: Vec<_> = tables.iter().flat_map(Table::cells).collect();
+    let text = serde_json::to_string_pretty(&json!({ "kernel": kernel, "cells": cells }))?;
+    std::fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))
 }
 
 fn number(value: f64) -> String {

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 pub use sequence::{check, fill};
 pub use sizes::{READS, SIZES};
-pub use socket::{Address, LARGEST};
+pub use socket::{Address, Dgram, LARGEST};
 
 #[derive(Subcommand)]
 pub enum Task {

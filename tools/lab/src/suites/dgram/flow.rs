@@ -216,10 +216,21 @@ fn streams(s: &mut Session, time: Duration) -> Result<[f64; 2]> {
 /// same two processors, in programs of which the flood has more.
 const FAIR: f64 = 0.25;
 
-pub fn flood(s: &mut Session) -> Result<()> {
+/// What a flood of datagrams leaves a stream in the same direction.
+pub struct Flood {
+    pub way: &'static str,
+    /// Of the stream, in bytes per second.
+    pub alone: f64,
+    pub beside: f64,
+    /// Of the flood.
+    pub bytes: f64,
+    pub datagrams: f64,
+}
+
+/// Measures streams in both directions for `time`, alone and in a flood of datagrams in both directions.
+pub fn in_a_flood(s: &mut Session, time: Duration) -> Result<Vec<Flood>> {
     const SIZE: usize = 1400;
-    const TIME: Duration = Duration::from_secs(2);
-    let alone = streams(s, TIME)?;
+    let alone = streams(s, time)?;
     let (inward, outward) = (Port::new(s)?, Port::new(s)?);
     let guest = s.fresh_port();
     s.fresh_port();
@@ -251,28 +262,42 @@ pub fn flood(s: &mut Session) -> Result<()> {
                 let _ = outward.receive(&mut buffer, Duration::from_millis(100));
             }
         });
-        let beside = streams(s, TIME);
+        let beside = streams(s, time);
         over.store(true, Ordering::Relaxed);
         beside
     })?;
     let (now, took) = (Counters::read(s)?, start.elapsed().as_secs_f64());
     ensure!(!sender.ended(), "the flood ended: {}", sender.text());
     sender.kill();
-    for (i, (name, counter)) in [("to the host", "dgram_tx"), ("to the guest", "dgram_rx")]
+    [("guest to host", "dgram_tx"), ("host to guest", "dgram_rx")]
         .into_iter()
-        .enumerate()
-    {
-        let rate = |what| -> Result<f64> {
-            Ok(since.device(&now, &format!("{counter}_{what}"))? as f64 / took)
-        };
-        let (bytes, packets) = (rate("bytes")?, rate("packets")?);
+        .zip(alone.into_iter().zip(beside))
+        .map(|((way, counter), (alone, beside))| {
+            let rate = |what| -> Result<f64> {
+                Ok(since.device(&now, &format!("{counter}_{what}"))? as f64 / took)
+            };
+            Ok(Flood {
+                way,
+                alone,
+                beside,
+                bytes: rate("bytes")?,
+                datagrams: rate("packets")?,
+            })
+        })
+        .collect()
+}
+
+pub fn flood(s: &mut Session) -> Result<()> {
+    for flood in in_a_flood(s, Duration::from_secs(2))? {
         let text = format!(
-            "{name}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {packets:.0} datagrams/s",
-            alone[i] / 1e6,
-            beside[i] / 1e6,
-            bytes / 1e6,
+            "{}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {:.0} datagrams/s",
+            flood.way,
+            flood.alone / 1e6,
+            flood.beside / 1e6,
+            flood.bytes / 1e6,
+            flood.datagrams,
         );
-        ensure!(beside[i] > bytes * FAIR, "{text}");
+        ensure!(flood.beside > flood.bytes * FAIR, "{text}");
         s.events.note(text);
     }
     Ok(())

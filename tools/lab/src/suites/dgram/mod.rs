@@ -2,8 +2,8 @@
 
 //! SOCK_DGRAM, rule by rule, on our device: with merging receive buffers and without.
 
-mod flow;
-mod host;
+pub mod flow;
+pub mod host;
 mod rules;
 
 use anyhow::Result;

@@ -229,7 +229,7 @@ fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
 }
 
 /// A connection to a port of the guest's, and the port that it has at the host's end.
-fn connect(s: &Session, port: u32) -> Result<(UnixStream, u32)> {
+pub fn connect(s: &Session, port: u32) -> Result<(UnixStream, u32)> {
     let path = uds(s)?;
     let mut stream = UnixStream::connect(&path)
         .with_context(|| format!("cannot connect to {}", path.display()))?;
