@@ -356,8 +356,9 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         return;
     };
     if dst.cid != device.cid() {
+        // An RST would bear our CID (C1): to the sender it would be about another connection, maybe one
+        // that lives.
         STATS.count(Counter::BadAddress);
-        device.refuse(header);
         return;
     }
     let key = Key {
