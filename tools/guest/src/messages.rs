@@ -7,7 +7,13 @@ use std::{
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use clap::Subcommand;
-use nix::{poll::PollFlags, sys::mman};
+use nix::{
+    poll::PollFlags,
+    sys::{
+        mman,
+        socket::{getsockopt, sockopt::SocketError},
+    },
+};
 
 use crate::{
     memory, pattern,
@@ -366,7 +372,12 @@ fn echo_server(port: u32) -> Result<()> {
             let mut buffer = vec![0; DEFAULT_BUFFER as usize + 1];
             let how = loop {
                 match socket.receive(&mut buffer, 0) {
-                    Ok(Received { len: 0, .. }) => break "eof".into(),
+                    // The kernel tells a reader who waits for a message of the error only when asked.
+                    Ok(Received { len: 0, .. }) => match getsockopt(&socket, SocketError) {
+                        Ok(0) => break "eof".into(),
+                        Ok(error) => break errno_name(&io::Error::from_raw_os_error(error)),
+                        Err(e) => break e.to_string(),
+                    },
                     Ok(Received { len, .. }) => {
                         if let Err(e) = socket.send(&buffer[..len], 0) {
                             break errno_name(&e);

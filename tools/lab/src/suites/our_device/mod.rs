@@ -4,8 +4,12 @@
 
 mod control;
 mod guests;
+mod hostile;
+mod merged;
 mod messages;
+mod resets;
 mod streams;
+mod victim;
 
 pub use streams::little as echoes;
 
@@ -149,6 +153,51 @@ pub const SETUPS: &[Setup] = &[
             "echoes in both directions" => guests::echo,
         },
     },
+    Setup::alone(
+        ALL,
+        5,
+        tests! { "hostile":
+            "M2 a stream that lost bytes is reset, and no other" => merged::damaged_streams,
+            "M2 a seqpacket connection that lost bytes is reset, and no other" => merged::damaged_messages,
+            "M2 a datagram that lost bytes is dropped, and no other" => merged::damaged_datagrams,
+            "M2 the device is reset when its buffers cannot be counted, on streams" => merged::lost_count_of_streams,
+            "M2 the device is reset when its buffers cannot be counted, on seqpackets" => merged::lost_count_of_messages,
+            "M2 the device is reset when its buffers cannot be counted, on datagrams" => merged::lost_count_of_datagrams,
+            "M2 a device that loses count for ever is reset once a second" => merged::lost_count_for_ever,
+            "H1 addresses that are none, and others'" => hostile::addresses,
+            "H2 a used element that names no buffer" => hostile::foreign_head,
+            "H3 2000 requests to a listener, and to nobody" => hostile::requests,
+            "H4 unknown ops, and ops that make no sense" => hostile::unknown_ops,
+            "H4 unknown types" => hostile::unknown_types,
+            "H4 unknown flags" => hostile::unknown_flags,
+            "H4 the same as datagrams, and packets on the wrong queue" => hostile::datagrams,
+            "H4 unknown events" => hostile::events,
+            "K3 a packet beyond the credit resets its connection, and no other" => hostile::beyond_credit,
+            "C2 RST to all that there is" => hostile::resets,
+            "C5 the transport is reset" => resets::same_cid_with_datagrams,
+            "C5 the transport is reset, and the CID is another" => resets::other_cid_with_datagrams,
+            "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
+        },
+    ),
+    Setup::alone(
+        &["--features", "stream,seqpacket"],
+        3,
+        tests! { "hostile, three queues":
+            "H1 addresses that are none, and others'" => hostile::addresses,
+            "H2 used lengths that lie" => hostile::lengths,
+            "H2 a used element that names no buffer" => hostile::foreign_head,
+            "H3 2000 requests to a listener, and to nobody" => hostile::requests,
+            "H4 unknown ops, and ops that make no sense" => hostile::unknown_ops,
+            "H4 unknown types" => hostile::unknown_types,
+            "H4 unknown flags" => hostile::unknown_flags,
+            "H4 unknown events" => hostile::events,
+            "K3 a packet beyond the credit resets its connection, and no other" => hostile::beyond_credit,
+            "C2 RST to all that there is" => hostile::resets,
+            "C5 the transport is reset" => resets::same_cid,
+            "C5 the transport is reset, and the CID is another" => resets::other_cid,
+            "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
+        },
+    ),
 ];
 
 /// The tests that a driver can run; the kernel's are in the folder `selftests`.
