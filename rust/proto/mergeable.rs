@@ -149,18 +149,16 @@ mod tests {
     #[test]
     fn m1_a_packet_of_many_buffers() {
         // 64 KiB: 4050 bytes, 15 times 4096, and 46.
-        let mut packet = match merged(65536, 17, FULL) {
-            Ok(packet) => packet,
-            Err(_) => return assert!(false),
-        };
-        assert_eq!(packet.left(), 16);
-        for _ in 0..15 {
-            assert_eq!(packet.finish(), None);
-            packet.add(FULL);
-        }
-        packet.add(used(46));
-        assert_eq!(packet.left(), 0);
-        assert_eq!(packet.finish(), Some(65536));
+        let packet = merged(65536, 17, FULL);
+        assert!(packet.is_ok_and(|mut packet| {
+            assert_eq!(packet.left(), 16);
+            for _ in 0..15 {
+                assert_eq!(packet.finish(), None);
+                packet.add(FULL);
+            }
+            packet.add(used(46));
+            packet.left() == 0 && packet.finish() == Some(65536)
+        }));
     }
 
     #[test]
