@@ -364,7 +364,7 @@ impl Guest {
                     continue;
                 }
                 self.dgrams.waiting = Some((packet, until));
-                if ring.wait() && since.is_none() {
+                if ring.wait_for_more() {
                     ring.quiet();
                     continue;
                 }

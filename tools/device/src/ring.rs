@@ -39,6 +39,8 @@ pub struct Ring<'a> {
     added: u16,
     /// The available ring makes no sense: nothing is taken before the next kick.
     broken: bool,
+    /// How far the driver had come when the last buffer was looked for.
+    seen: Option<u16>,
 }
 
 /// Buffers that were taken for one packet.
@@ -79,6 +81,7 @@ impl<'a> Ring<'a> {
             mem,
             added: 0,
             broken: false,
+            seen: None,
         })
     }
 
@@ -92,6 +95,7 @@ impl<'a> Ring<'a> {
         if self.broken {
             return None;
         }
+        self.seen = self.available();
         match self.state.get_queue_mut().iter(self.mem) {
             Ok(mut available) => available.next(),
             Err(e) => {
@@ -116,6 +120,34 @@ impl<'a> Ring<'a> {
     pub fn wait(&mut self) -> bool {
         let more = self.state.get_queue_mut().enable_notification(self.mem);
         !self.broken && more.unwrap_or(false)
+    }
+
+    /// The same for a packet that needs more buffers than there are: those that were given back untouched are
+    /// none to wait for, and with EVENT_IDX the driver kicks for what comes behind the event alone.
+    pub fn wait_for_more(&mut self) -> bool {
+        let Some(now) = self.available() else {
+            return false;
+        };
+        let queue = self.state.get_queue_mut();
+        let _ = queue.enable_notification(self.mem);
+        if queue.event_idx_enabled() {
+            let event = queue
+                .used_ring()
+                .wrapping_add(4 + 8 * u64::from(queue.size()));
+            let _ = self
+                .mem
+                .store(now.to_le(), GuestAddress(event), Ordering::Relaxed);
+        }
+        // The driver sees the event, or we see what it added before it looked.
+        fence(Ordering::SeqCst);
+        !self.broken && self.available() != self.seen
+    }
+
+    /// How far the driver has come.
+    fn available(&self) -> Option<u16> {
+        let queue = self.state.get_queue();
+        let index = queue.avail_idx(self.mem, Ordering::Acquire).ok()?;
+        Some(index.0)
     }
 
     /// Gives a buffer back with `len` bytes written to it. [`Ring::finish`] shows it to the driver.
