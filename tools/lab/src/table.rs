@@ -24,7 +24,7 @@ pub struct Table {
 
 /// What is better.
 fn higher_is_better(unit: &str) -> bool {
-    matches!(unit, "MB/s" | "per second" | "least flow's share of even")
+    unit.starts_with("MB/s") || matches!(unit, "per second" | "least flow's share of even")
 }
 
 fn median(rounds: &Rounds) -> Option<f64> {
