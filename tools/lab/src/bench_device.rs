@@ -36,10 +36,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// The kinds of receive buffers, and the device's options for them.
 pub const COLUMNS: &[(&str, &[&str])] = &[
     ("single", &["--features", "stream,seqpacket,dgram"]),
-    (
-        "merged",
-        &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
-    ),
+    ("merged", our_device::ALL),
 ];
 
 struct Bench<'a> {

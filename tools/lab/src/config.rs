@@ -81,6 +81,8 @@ pub enum Job {
     Tests(Vec<String>),
     /// Show the driver at work.
     Demo,
+    /// Show what it does on our device alone.
+    DemoDevice,
     /// Measure both drivers, this many times each.
     Bench { rounds: u32, quick: bool },
     /// Measure datagrams, and receive buffers of this kind, on our device.

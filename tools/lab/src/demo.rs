@@ -7,7 +7,10 @@ use anyhow::{ensure, Context, Result};
 use crate::{
     events::Event,
     session::{Session, Side},
-    suites::LONG,
+    suites::{
+        dgram::{host::Counters, rules},
+        our_device, LONG,
+    },
 };
 
 /// The feature bits that a virtio socket device may have, as the specification names them.
@@ -24,13 +27,24 @@ const FEATURES: &[(usize, &str)] = &[
     (40, "RING_RESET"),
 ];
 
+/// What is shown on vhost-vsock, and what on a device that has more.
+pub const PARTS: [&str; 2] = ["demo", "demo of datagrams and merged buffers"];
+
 pub fn run(s: &mut Session) -> Result<()> {
+    part(s, PARTS[0], show)
+}
+
+pub fn run_on_device(s: &mut Session) -> Result<()> {
+    part(s, PARTS[1], show_datagrams)
+}
+
+fn part(s: &mut Session, name: &str, show: fn(&mut Session) -> Result<()>) -> Result<()> {
     let start = std::time::Instant::now();
-    s.events.start("demo");
+    s.events.start(name);
     let outcome = show(s);
     let outcome = s.settle(outcome).and_then(|()| switch_off(s));
     let failed = outcome.as_ref().err().map(|e| format!("{e:#}"));
-    s.events.end("demo", start.elapsed(), outcome);
+    s.events.end(name, start.elapsed(), outcome);
     ensure!(failed.is_none(), "{}", failed.unwrap_or_default());
     Ok(())
 }
@@ -128,6 +142,46 @@ fn show(s: &mut Session) -> Result<()> {
             .success(LONG)?;
         let speed = value(&text, "bytes")? / value(&text, "seconds")? / 1e6;
         say(s, format!("speed      {words}: {speed:.0} MB/s in writes of 64 KiB; a round trip of 64 bytes takes {p50:.0} us (99 of 100 below {p99:.0} us)"));
+    }
+    s.unload_when_free()?;
+    say(s, "driver     unloaded");
+    Ok(())
+}
+
+/// On rvsock-device: datagrams both ways, and packets over several buffers of a page.
+fn show_datagrams(s: &mut Session) -> Result<()> {
+    s.ensure_guest()?;
+    let log = s.machine()?.serial.since(0);
+    if let Some((_, said)) = log.iter().find_map(|l| l.split_once("guest CID ")) {
+        say(s, format!("device     rvsock-device; CID {said}"));
+    }
+    let before = Counters::read(s)?;
+    let since = |now: &Counters, name: &str| -> Result<u64> {
+        Ok(now.device(name)? - before.device(name)?)
+    };
+    rules::d2_from_guest(s)?;
+    rules::d2_from_host(s)?;
+    let now = Counters::read(s)?;
+    say(
+        s,
+        format!(
+            "datagrams  guest to host and back, host to guest: {} and {} of 0 to 65536 bytes, every byte checked",
+            since(&now, "dgram_tx_packets")?,
+            since(&now, "dgram_rx_packets")?,
+        ),
+    );
+    our_device::echoes(s)?;
+    let now = Counters::read(s)?;
+    for (what, queue) in [("datagrams ", "dgram_rx"), ("stream    ", "rx")] {
+        say(
+            s,
+            format!(
+                "{what} received: {} packets, {} bytes, in {} buffers of 4096 bytes",
+                since(&now, &format!("{queue}_packets"))?,
+                since(&now, &format!("{queue}_bytes"))?,
+                since(&now, &format!("{queue}_buffers"))?,
+            ),
+        );
     }
     s.unload_when_free()?;
     say(s, "driver     unloaded");

@@ -23,6 +23,7 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Tests(wanted) => suites::run(&mut session, &wanted),
         Job::Probe => session.ensure_guest(),
         Job::Demo => crate::demo::run(&mut session),
+        Job::DemoDevice => crate::demo::run_on_device(&mut session),
         Job::Shell => shell(&mut session),
         Job::Bench { rounds, quick } => crate::bench::run(&mut session, rounds, quick),
         Job::BenchDevice {

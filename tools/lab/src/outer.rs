@@ -15,7 +15,8 @@ use crate::{
     outside,
     report::{Counts, Report},
     rig::Rig,
-    serial, suites,
+    serial,
+    suites::{self, our_device::Setup},
     table::{self, Table},
     Choice,
 };
@@ -295,10 +296,25 @@ pub fn demo(driver: Driver) -> Result<bool> {
     let places = Places::from_environment()?;
     need_driver(&places, driver)?;
     let logs = log_folder(&places)?;
-    let mut report = Report::new(vec!["demo".into()], &logs);
-    let mut rig = Rig::new(places, &logs, driver)?;
+    let parts = crate::demo::PARTS.iter().map(|p| (*p).to_owned());
+    let parts: Vec<_> = match driver {
+        Driver::Rvsock => parts.collect(),
+        Driver::C => parts.take(1).collect(),
+    };
+    let mut report = Report::new(parts, &logs);
+    let mut rig = Rig::new(places.clone(), &logs, driver)?;
     report.say(&format!("      {}", rig.describe()));
     rig.run(Job::Demo, driver, SILENCE, &mut |event| report.event(event))?;
+    drop(rig);
+    if driver == Driver::Rvsock {
+        report.say("      datagrams and merged receive buffers, which vhost-vsock has not, on rvsock-device");
+        let setup = Setup::alone(suites::our_device::ALL, 5, &[]);
+        let device = setup.device(&places.built("rvsock-device"), driver);
+        let mut rig = Rig::with_vhost_user(places, &logs, device);
+        rig.run(Job::DemoDevice, driver, SILENCE, &mut |event| {
+            report.event(event)
+        })?;
+    }
     Ok(report.finish().well())
 }
 
@@ -346,7 +362,7 @@ pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
     for round in (1..=rounds).filter(|_| part != Part::Drivers) {
         for (column, features) in crate::bench_device::COLUMNS {
             if outcome.is_ok() {
-                let setup = suites::our_device::Setup::alone(features, 5, &[]);
+                let setup = Setup::alone(features, 5, &[]);
                 let device = setup.device(&places.built("rvsock-device"), Driver::Rvsock);
                 let mut rig = Rig::with_vhost_user(places.clone(), &logs, device);
                 let job = Job::BenchDevice {

@@ -4,7 +4,7 @@
 
 pub mod flow;
 pub mod host;
-mod rules;
+pub mod rules;
 
 use anyhow::Result;
 

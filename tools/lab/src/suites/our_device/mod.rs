@@ -64,7 +64,7 @@ macro_rules! tests {
 }
 
 /// All that the drafts have, on five queues. The C driver takes three of them, and of the features what it knows.
-const ALL: &[&str] = &["--features", "stream,seqpacket,dgram,mrg-rxbuf"];
+pub const ALL: &[&str] = &["--features", "stream,seqpacket,dgram,mrg-rxbuf"];
 
 pub const SETUPS: &[Setup] = &[
     Setup {
