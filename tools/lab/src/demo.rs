@@ -43,6 +43,9 @@ fn part(s: &mut Session, name: &str, show: fn(&mut Session) -> Result<()>) -> Re
     s.events.start(name);
     let outcome = show(s);
     let outcome = s.settle(outcome).and_then(|()| switch_off(s));
+    if outcome.as_ref().is_err_and(Session::is_rig_death) {
+        return outcome;
+    }
     let failed = outcome.as_ref().err().map(|e| format!("{e:#}"));
     s.events.end(name, start.elapsed(), outcome);
     ensure!(failed.is_none(), "{}", failed.unwrap_or_default());

@@ -211,7 +211,7 @@ fn in_guests(
             neighbour: None,
         };
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
-        start_until_done(&mut rig, &plan.vhost_user, driver, report);
+        start_until_done(&mut rig, &plan.vhost_user, driver, report, Job::Tests);
     }
     for setup in suites::device_setups() {
         let tests: Vec<String> = setup
@@ -224,7 +224,7 @@ fn in_guests(
             report.busy("guests on rvsock-device ...");
             let device = setup.device(&places.built("rvsock-device"), driver);
             let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
-            start_until_done(&mut rig, &tests, driver, report);
+            start_until_done(&mut rig, &tests, driver, report, Job::Tests);
         }
     }
     let mut complaints = Vec::new();
@@ -232,7 +232,7 @@ fn in_guests(
         report.busy("guests on vhost-vsock ...");
         let mut rig = Rig::new(places, logs, driver)?;
         report.say(&format!("      {}", rig.describe()));
-        start_until_done(&mut rig, &plan.rig, driver, report);
+        start_until_done(&mut rig, &plan.rig, driver, report, Job::Tests);
         complaints.extend(rig.complaints.iter().map(|l| format!("host VM: {l}")));
     }
     if plan.has_guests() {
@@ -246,13 +246,19 @@ fn in_guests(
 }
 
 /// Runs tests in a rig, and again in a new one what was left when it died.
-fn start_until_done(rig: &mut Rig, tests: &[String], driver: Driver, report: &mut Report) {
+fn start_until_done(
+    rig: &mut Rig,
+    tests: &[String],
+    driver: Driver,
+    report: &mut Report,
+    job: fn(Vec<String>) -> Job,
+) {
     for number in 1..=RIG_STARTS {
         let missing = report.missing(tests);
         if missing.is_empty() {
             return;
         }
-        if let Err(e) = rig.run(Job::Tests(missing), driver, SILENCE, &mut |event| {
+        if let Err(e) = rig.run(job(missing), driver, SILENCE, &mut |event| {
             report.event(event)
         }) {
             report.say(&format!(
@@ -301,19 +307,19 @@ pub fn demo(driver: Driver) -> Result<bool> {
         Driver::Rvsock => parts.collect(),
         Driver::C => parts.take(1).collect(),
     };
-    let mut report = Report::new(parts, &logs);
+    let mut report = Report::new(parts.clone(), &logs);
     let mut rig = Rig::new(places.clone(), &logs, driver)?;
     report.say(&format!("      {}", rig.describe()));
-    rig.run(Job::Demo, driver, SILENCE, &mut |event| report.event(event))?;
+    start_until_done(&mut rig, &parts[..1], driver, &mut report, |_| Job::Demo);
     drop(rig);
     if driver == Driver::Rvsock {
         report.say("      datagrams and merged receive buffers, which vhost-vsock has not, on rvsock-device");
         let setup = Setup::alone(suites::our_device::ALL, 5, &[]);
         let device = setup.device(&places.built("rvsock-device"), driver);
         let mut rig = Rig::with_vhost_user(places, &logs, device);
-        rig.run(Job::DemoDevice, driver, SILENCE, &mut |event| {
-            report.event(event)
-        })?;
+        start_until_done(&mut rig, &parts[1..], driver, &mut report, |_| {
+            Job::DemoDevice
+        });
     }
     Ok(report.finish().well())
 }
