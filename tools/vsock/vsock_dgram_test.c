@@ -494,7 +494,9 @@ static void test_shutdown_client(const struct test_opts *opts)
 	fd = dgram_connect(opts);
 	if (shutdown(fd, SHUT_WR))
 		fail_errno("shutdown");
-	send_dgram(fd, opts, 0, "x", 1, MSG_NOSIGNAL, -EPIPE);
+	/* Without an address the socket layer itself has nowhere to send to */
+	send_dgram(fd, opts, opts->peer_port, "x", 1, MSG_NOSIGNAL, -EPIPE);
+	send_dgram(fd, opts, 0, "x", 1, MSG_NOSIGNAL, -EINVAL);
 	close(fd);
 
 	fd = dgram_connect(opts);
@@ -552,11 +554,13 @@ static void test_overflow_server(const struct test_opts *opts)
 	};
 	struct cmsghdr *cmsg;
 	__u32 received = 0, dropped = 0, next = 0, number;
+	int size = 32 * OVERFLOW_SIZE;
 	int fd;
 
 	fd = dgram_bind(opts->peer_port);
-	setsockopt_int_check(fd, SOL_SOCKET, SO_RCVBUF, 32 * OVERFLOW_SIZE,
-			     "setsockopt SO_RCVBUF");
+	/* Reads back as twice that */
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)))
+		fail_errno("setsockopt SO_RCVBUF");
 	setsockopt_int_check(fd, SOL_SOCKET, SO_RXQ_OVFL, 1,
 			     "setsockopt SO_RXQ_OVFL");
 	control_writeln("BOUND");
