@@ -34,6 +34,12 @@ const PROGRAMS: &[&str] = &[
     "vsock_perf",
 ];
 
+/// Built from this checkout.
+const BUILT: &[&str] = &[
+    "rvtest",
+    "vsock_dgram_test",
+];
+
 impl Places {
     pub fn from_environment() -> Result<Self> {
         let get = |name: &str| -> Result<PathBuf> {
@@ -82,6 +88,15 @@ impl Places {
         }
     }
 
+    /// One of the kernel's tests, or ours beside them.
+    pub fn kernel_test(&self, name: &str) -> PathBuf {
+        if BUILT.contains(&name) {
+            self.built(name)
+        } else {
+            self.cache.join("selftests").join(name)
+        }
+    }
+
     /// A program of this workspace.
     pub fn built(&self, name: &str) -> PathBuf {
         self.own.join("bin").join(name)
@@ -120,7 +135,7 @@ impl Places {
             (*n, self.cache.join(folder).join(n))
         });
         tests
-            .chain(["rvtest", "vsock_dgram_test"].map(|n| (n, self.built(n))))
+            .chain(BUILT.iter().map(|n| (*n, self.built(n))))
             .filter(|(_, from)| from.exists())
             .collect()
     }
@@ -156,8 +171,7 @@ impl Places {
     /// Programs of others, which only some tests unpack into their machines: one archive for the guest and the host VM.
     pub fn extras(&self, job: &Job) -> Result<PathBuf> {
         let archive = self.images()?.join("extras.cpio");
-        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| t.starts_with(programs::PREFIX)))
-        {
+        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| t.starts_with(programs::PREFIX))) {
             return Ok(archive);
         }
         let mut fs = Initramfs::default();

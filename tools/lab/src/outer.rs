@@ -87,8 +87,7 @@ impl Plan {
                 .map(|t| t.name.to_owned())
                 .collect::<Vec<_>>()
         };
-        let selftests = places.cache.join("selftests");
-        let mut rig = suites::kernel::names(&selftests, &suites::kernel::WITH_HOST)?;
+        let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
         rig.extend(own(suites::own(choice.kernel)));
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
         let (host, kunit) = match (choice.driver, choice.kernel) {
@@ -102,7 +101,7 @@ impl Plan {
             host: pick(host),
             kunit: pick(kunit),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
-            our_device: pick(suites::our_device::names(choice.driver, &selftests)?),
+            our_device: pick(suites::our_device::names(choice.driver, places)?),
             rig: pick(rig),
         })
     }
@@ -215,7 +214,7 @@ fn in_guests(
     }
     for setup in suites::device_setups() {
         let tests: Vec<String> = setup
-            .names(&places.cache.join("selftests"))
+            .names(&places)
             .unwrap_or_default()
             .into_iter()
             .filter(|t| plan.our_device.contains(t))

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
+    images::Places,
     process::{tail, Process},
     session::{free_tcp_port, Session, Side, CONTROL, GUEST_CID, HOST_CID, NEIGHBOUR_CID},
 };
@@ -17,6 +18,9 @@ use crate::{
 /// test listens, and be accepted there: so the next one is a new program's.
 const LEAVES_REQUESTS: &str = "SOCK_STREAM transport change null-ptr-deref, lockdep warn";
 
+const VSOCK_TEST: &str = "vsock_test";
+/// In the kernel's form, and built of its parts, so that it is run in the same way.
+const DGRAM_TEST: &str = "vsock_dgram_test";
 const DIAG: &str = "vsock_diag_test";
 /// A test that says nothing for this long has failed.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -70,6 +74,7 @@ impl Place {
 pub struct Direction {
     /// What the names of its tests begin with.
     pub prefix: &'static str,
+    program: &'static str,
     server: Place,
     client: Place,
 }
@@ -79,6 +84,7 @@ impl Direction {
     pub const fn to_neighbour(prefix: &'static str) -> Self {
         Self {
             prefix,
+            program: VSOCK_TEST,
             server: Place::Neighbour,
             client: Place::Guest,
         }
@@ -88,9 +94,23 @@ impl Direction {
     pub const fn from_neighbour(prefix: &'static str) -> Self {
         Self {
             prefix,
+            program: VSOCK_TEST,
             server: Place::Guest,
             client: Place::Neighbour,
         }
+    }
+
+    /// The tests of datagrams instead.
+    pub const fn datagrams(self) -> Self {
+        Self {
+            program: DGRAM_TEST,
+            ..self
+        }
+    }
+
+    /// What runs once, as a test of its own, beside the program with many.
+    fn single(&self) -> Option<&'static str> {
+        (self.program == VSOCK_TEST).then_some(DIAG)
     }
 
     pub fn owns(&self, test: &str) -> bool {
@@ -100,24 +120,26 @@ impl Direction {
 
 pub const GUEST_IS_CLIENT: Direction = Direction {
     prefix: "kernel, guest is client: ",
+    program: VSOCK_TEST,
     server: Place::Host,
     client: Place::Guest,
 };
 pub const GUEST_IS_SERVER: Direction = Direction {
     prefix: "kernel, guest is server: ",
+    program: VSOCK_TEST,
     server: Place::Guest,
     client: Place::Host,
 };
 /// Between guest and host.
 pub const WITH_HOST: [Direction; 2] = [GUEST_IS_CLIENT, GUEST_IS_SERVER];
 
-/// The names and numbers of the program's tests, as it lists them.
-fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
+/// The names and numbers of a program's tests, as it lists them.
+fn list(program: &Path) -> Result<Vec<(u32, String)>> {
     // It ends with an error after listing.
-    let output = Command::new(vsock_test)
+    let output = Command::new(program)
         .arg("--list")
         .output()
-        .with_context(|| format!("cannot run {}", vsock_test.display()))?;
+        .with_context(|| format!("cannot run {}", program.display()))?;
     let tests: Vec<_> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.split_once('\t'))
@@ -126,27 +148,21 @@ fn list(vsock_test: &Path) -> Result<Vec<(u32, String)>> {
     ensure!(
         !tests.is_empty(),
         "{} --list names no tests",
-        vsock_test.display()
+        program.display()
     );
     Ok(tests)
 }
 
 /// All tests in these directions by their full names.
-pub fn names(programs: &Path, directions: &[Direction]) -> Result<Vec<String>> {
-    if directions.is_empty() {
-        return Ok(Vec::new());
+pub fn names(places: &Places, directions: &[Direction]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for direction in directions {
+        let tests = list(&places.kernel_test(direction.program))?;
+        let tests = tests.iter().map(|(_, name)| name.as_str());
+        let tests = tests.chain(direction.single());
+        names.extend(tests.map(|name| format!("{}{name}", direction.prefix)));
     }
-    let tests = list(&programs.join("vsock_test"))?;
-    Ok(directions
-        .iter()
-        .flat_map(|d| {
-            let picked = tests.iter().map(|(_, n)| n.as_str());
-            picked
-                .chain([DIAG])
-                .map(|n| format!("{}{n}", d.prefix))
-                .collect::<Vec<_>>()
-        })
-        .collect())
+    Ok(names)
 }
 
 /// Starts one of the programs on both sides.
@@ -217,20 +233,21 @@ pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>)
         return finish(session, left, &diag, begin, outcome);
     }
 
-    let numbers = list(&session.config.programs.join("vsock_test"))?;
+    let numbers = list(&session.config.programs.join(direction.program))?;
     let mut mine: Vec<_> = numbers
         .iter()
         .filter(|(_, name)| left.iter().any(|l| l.strip_prefix(prefix) == Some(name)))
         .collect();
     ensure!(
         !mine.is_empty(),
-        "vsock_test has none of the tests {left:?}"
+        "{} has none of the tests {left:?}",
+        direction.program
     );
     if let Some(at) = mine.iter().position(|(_, name)| name == LEAVES_REQUESTS) {
         mine.truncate(at + 1);
     }
     let picks: Vec<_> = mine.iter().map(|(id, _)| format!("--pick={id}")).collect();
-    let (server, client) = start(session, direction, "vsock_test", &picks)?;
+    let (server, client) = start(session, direction, direction.program, &picks)?;
     let mut begin = Instant::now();
     let mut announced = String::new();
     let silence = SILENCE * session.config.guest.slowness();

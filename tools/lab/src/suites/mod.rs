@@ -71,7 +71,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
 
     for direction in kernel::WITH_HOST
         .iter()
-        .chain(our_device::SETUPS.iter().flat_map(|s| s.directions))
+        .chain(device_setups().flat_map(|s| s.directions))
     {
         let mut left: Vec<String> = wanted
             .iter()

@@ -8,7 +8,7 @@ pub mod rules;
 
 use anyhow::Result;
 
-use super::{our_device::Setup, Test, LONG};
+use super::{kernel::Direction, our_device::Setup, Test, LONG};
 use crate::session::{Session, Side};
 
 macro_rules! tests {
@@ -65,6 +65,15 @@ pub const SETUPS: &[Setup] = &[
             "D8" "four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
         },
+    ),
+    Setup::pair(
+        &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
+        5,
+        &[
+            Direction::to_neighbour("dgram, two guests, 3 is client: ").datagrams(),
+            Direction::from_neighbour("dgram, two guests, 4 is client: ").datagrams(),
+        ],
+        &[],
     ),
 ];
 

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config::{Driver, VhostUser},
+    images::Places,
     session::{Session, GUEST_CID, NEIGHBOUR_CID},
 };
 
@@ -200,12 +201,12 @@ pub const SETUPS: &[Setup] = &[
     ),
 ];
 
-/// The tests that a driver can run; the kernel's are in the folder `selftests`.
-pub fn names(driver: Driver, selftests: &Path) -> Result<Vec<String>> {
+/// The tests that a driver can run.
+pub fn names(driver: Driver, places: &Places) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for setup in super::device_setups() {
         if driver == Driver::Rvsock || setup.c_driver {
-            names.extend(setup.names(selftests)?);
+            names.extend(setup.names(places)?);
         }
     }
     Ok(names)
@@ -228,8 +229,22 @@ impl Setup {
         }
     }
 
-    pub fn names(&self, selftests: &Path) -> Result<Vec<String>> {
-        let mut names = kernel::names(selftests, self.directions)?;
+    /// For two guests, both with our driver.
+    pub const fn pair(
+        options: &'static [&'static str],
+        queues: u8,
+        directions: &'static [Direction],
+        tests: &'static [Test],
+    ) -> Self {
+        Self {
+            neighbour: Neighbour::Same,
+            directions,
+            ..Self::alone(options, queues, tests)
+        }
+    }
+
+    pub fn names(&self, places: &Places) -> Result<Vec<String>> {
+        let mut names = kernel::names(places, self.directions)?;
         names.extend(self.tests.iter().map(|t| t.name.to_owned()));
         Ok(names)
     }
