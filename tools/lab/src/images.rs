@@ -37,6 +37,9 @@ const PROGRAMS: &[&str] = &[
 /// Built from this checkout.
 const BUILT: &[&str] = &[
     "rvtest",
+    "sample-dgram",
+    "sample-seqpacket",
+    "sample-stream",
     "vsock_dgram_test",
 ];
 
@@ -171,7 +174,7 @@ impl Places {
     /// Programs of others, which only some tests unpack into their machines: one archive for the guest and the host VM.
     pub fn extras(&self, job: &Job) -> Result<PathBuf> {
         let archive = self.images()?.join("extras.cpio");
-        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| t.starts_with(programs::PREFIX))) {
+        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| programs::wanted_by(t))) {
             return Ok(archive);
         }
         let mut fs = Initramfs::default();

@@ -9,6 +9,7 @@ pub mod messages;
 pub mod our_device;
 pub mod profiles;
 pub mod programs;
+pub mod samples;
 pub mod snapshot;
 pub mod streams;
 pub mod vhost_user;
@@ -34,6 +35,7 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(zerocopy::TESTS)
         .chain(interfaces::TESTS)
         .chain(programs::TESTS)
+        .chain(samples::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .chain(snapshot::TESTS)

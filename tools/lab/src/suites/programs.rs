@@ -23,6 +23,13 @@ use crate::{
 
 pub const PREFIX: &str = "programs: ";
 
+/// Whether a test has [`PROGRAMS`] in its machines: its name says so.
+pub fn wanted_by(test: &str) -> bool {
+    [PREFIX, "Python"]
+        .iter()
+        .any(|word| test.contains(word))
+}
+
 /// What is unpacked into the machines of these tests, with libraries.
 pub const PROGRAMS: &[&str] = &[
     "/usr/bin/ip",
@@ -87,7 +94,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Unpacks the programs into the guest, and into the host VM if that is where we are.
-fn unpack(s: &Session) -> Result<()> {
+pub fn unpack(s: &Session) -> Result<()> {
     let archive = &s.config.extras;
     if !Path::new("/usr/bin/ncat").exists() {
         sh(

@@ -8,7 +8,7 @@ pub mod rules;
 
 use anyhow::Result;
 
-use super::{kernel::Direction, our_device::Setup, Test, LONG};
+use super::{kernel::Direction, our_device::Setup, samples, Test, LONG};
 use crate::session::{Session, Side};
 
 macro_rules! tests {
@@ -73,7 +73,7 @@ pub const SETUPS: &[Setup] = &[
             Direction::to_neighbour("dgram, two guests, 3 is client: ").datagrams(),
             Direction::from_neighbour("dgram, two guests, 4 is client: ").datagrams(),
         ],
-        &[],
+        samples::BETWEEN_GUESTS,
     ),
 ];
 
