@@ -36,6 +36,7 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(interfaces::TESTS)
         .chain(programs::TESTS)
         .chain(samples::TESTS)
+        .chain(dgram::WITHOUT)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .chain(snapshot::TESTS)

@@ -4,6 +4,8 @@ mod files;
 mod monitor;
 mod sockets;
 
+pub use sockets::python_runs;
+
 use std::{
     fs::File,
     io::{copy, Write},
@@ -25,7 +27,7 @@ pub const PREFIX: &str = "programs: ";
 
 /// Whether a test has [`PROGRAMS`] in its machines: its name says so.
 pub fn wanted_by(test: &str) -> bool {
-    [PREFIX, "Python"]
+    [PREFIX, "Python", "ss --vsock"]
         .iter()
         .any(|word| test.contains(word))
 }
@@ -159,7 +161,7 @@ fn checksum(s: &Session, side: Side, path: &str) -> Result<String> {
 }
 
 /// What `ss --vsock` says on one side.
-fn sockets(s: &Session, side: Side, options: &str) -> Result<String> {
+pub fn sockets(s: &Session, side: Side, options: &str) -> Result<String> {
     sh(s, side, &format!("/usr/bin/ss --vsock --numeric {options}"))
 }
 

@@ -2,9 +2,11 @@
 
 //! SOCK_DGRAM, rule by rule, on our device: with merging receive buffers and without.
 
+mod fallback;
 pub mod flow;
 pub mod host;
 pub mod rules;
+mod users;
 
 use anyhow::Result;
 
@@ -54,6 +56,8 @@ pub const SETUPS: &[Setup] = &[
         &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
         5,
         common_tests! { "merging":
+            "D9" "Python's socket module" => users::python,
+            "D9" "ss --vsock shows sockets while they are there" => users::ss,
             "M1" "a datagram takes as many pages as it fills" => rules::m1,
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, true),
         },
@@ -76,6 +80,11 @@ pub const SETUPS: &[Setup] = &[
         samples::BETWEEN_GUESTS,
     ),
 ];
+
+/// On vhost-vsock.
+pub const WITHOUT: &[Test] = tests! { "no datagrams":
+    "D9" "a notify socket is one of messages" => fallback::notify,
+};
 
 /// Runs `rvtest dgram ...` in the guest.
 fn alone(s: &mut Session, command: &str) -> Result<()> {

@@ -66,7 +66,7 @@ else:
     print('OK', own, flush=True)
 "#;
 
-fn python_runs(s: &Session, side: Side, script: &str, arguments: &[&str]) -> Result<Process> {
+pub fn python_runs(s: &Session, side: Side, script: &str, arguments: &[&str]) -> Result<Process> {
     let argv = [&["python3", "-S", "-I", "-c", script], arguments].concat();
     s.spawn(side, &argv)
 }
