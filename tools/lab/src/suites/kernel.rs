@@ -153,6 +153,11 @@ fn list(program: &Path) -> Result<Vec<(u32, String)>> {
     Ok(tests)
 }
 
+/// Whether the test expects no sockets but its own.
+pub fn counts_sockets(test: &str) -> bool {
+    test.ends_with(DIAG)
+}
+
 /// All tests in these directions by their full names.
 pub fn names(places: &Places, directions: &[Direction]) -> Result<Vec<String>> {
     let mut names = Vec::new();

@@ -72,13 +72,17 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
         Ok(())
     };
 
-    for direction in kernel::WITH_HOST
-        .iter()
-        .chain(device_setups().flat_map(|s| s.directions))
-    {
+    let directions = || {
+        kernel::WITH_HOST
+            .iter()
+            .chain(device_setups().flat_map(|s| s.directions))
+    };
+    // In all directions first those that count sockets: others may be closing for seconds.
+    let rounds = [true, false].into_iter();
+    for (direction, counts) in rounds.flat_map(|counts| directions().map(move |d| (d, counts))) {
         let mut left: Vec<String> = wanted
             .iter()
-            .filter(|t| direction.owns(t))
+            .filter(|t| direction.owns(t) && kernel::counts_sockets(t) == counts)
             .cloned()
             .collect();
         while !left.is_empty() {
