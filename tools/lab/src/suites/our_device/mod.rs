@@ -2,6 +2,7 @@
 
 //! Against the device of tools/device, in each of the profiles that it can offer.
 
+mod anything;
 mod control;
 mod guests;
 mod hostile;
@@ -168,6 +169,7 @@ pub const SETUPS: &[Setup] = &[
             "H1 addresses that are none, and others'" => hostile::addresses,
             "H2 a used element that names no buffer" => hostile::foreign_head,
             "H3 2000 requests to a listener, and to nobody" => hostile::requests,
+            "H3 3200 packets in which anything may be" => anything::all_queues,
             "H4 unknown ops, and ops that make no sense" => hostile::unknown_ops,
             "H4 unknown types" => hostile::unknown_types,
             "H4 unknown flags" => hostile::unknown_flags,
@@ -188,6 +190,7 @@ pub const SETUPS: &[Setup] = &[
             "H2 used lengths that lie" => hostile::lengths,
             "H2 a used element that names no buffer" => hostile::foreign_head,
             "H3 2000 requests to a listener, and to nobody" => hostile::requests,
+            "H3 3200 packets in which anything may be" => anything::three_queues,
             "H4 unknown ops, and ops that make no sense" => hostile::unknown_ops,
             "H4 unknown types" => hostile::unknown_types,
             "H4 unknown flags" => hostile::unknown_flags,

@@ -64,6 +64,11 @@ impl Victim {
         })
     }
 
+    /// Its ports, the host's first, and its type.
+    pub fn ports(&self) -> (u32, u32, u16) {
+        (self.host_port, self.guest_port, self.kind)
+    }
+
     /// A packet of this connection, by which the device breaks a rule.
     pub fn inject(&self, s: &Session, words: &str) -> Result<()> {
         self.inject_as(s, self.kind, words)
@@ -232,7 +237,8 @@ impl Letterbox {
     pub fn gets(&mut self, s: &Session) -> Result<()> {
         self.count += 1;
         let text = format!("datagram {}", self.count);
-        let data: Vec<_> = format!("{text}\n")
+        // What came before may not have ended its line.
+        let data: Vec<_> = format!("\n{text}\n")
             .bytes()
             .map(|b| format!("{b:02x}"))
             .collect();
@@ -293,8 +299,8 @@ impl Watch {
     }
 }
 
-/// Says a command again and again, and waits whenever the driver has no buffers left for it.
-pub fn flood(s: &Session, count: u32, command: impl Fn(u32) -> String) -> Result<()> {
+/// Says a command again and again, and waits whenever the driver has no buffers for it, or resets the device.
+pub fn flood(s: &Session, count: u32, mut command: impl FnMut(u32) -> String) -> Result<()> {
     let mut control = Control::new(s)?;
     for i in 0..count {
         let command = command(i);
@@ -305,8 +311,11 @@ pub fn flood(s: &Session, count: u32, command: impl Fn(u32) -> String) -> Result
                 break;
             }
             ensure!(
-                answer.contains("buffers there") && Instant::now() < deadline,
-                "packet {i} of {count}: {answer}"
+                ["buffers there", "not set up"]
+                    .iter()
+                    .any(|e| answer.contains(e))
+                    && Instant::now() < deadline,
+                "packet {i} of {count}, {command}: {answer}"
             );
             thread::sleep(Duration::from_millis(1));
         }
