@@ -253,7 +253,9 @@ pub(crate) struct Vsock {
     #[pin]
     event_work: Work<Vsock>,
     #[pin]
-    request_work: DelayedWork<Vsock>,
+    request_work: Work<Vsock>,
+    #[pin]
+    retry_work: DelayedWork<Vsock>,
     #[pin]
     restart_work: DelayedWork<Vsock>,
 }
@@ -350,7 +352,8 @@ impl Vsock {
                 config <- new_mutex!(None, "Vsock::config"),
                 registration <- new_mutex!(None, "Vsock::registration"),
                 event_work <- new_work!(Self::event, "Vsock::event_work"),
-                request_work <- new_delayed_work!(Self::requested, "Vsock::request_work"),
+                request_work <- new_work!(Self::requested, "Vsock::request_work"),
+                retry_work <- new_delayed_work!(Self::retry, "Vsock::retry_work"),
                 restart_work <- new_delayed_work!(Self::restart, "Vsock::restart_work"),
             }),
             GFP_KERNEL,
@@ -406,7 +409,7 @@ impl Vsock {
     /// Has `request` handled where one may sleep.
     pub(super) fn request(self: &Arc<Self>, request: Header) {
         if !self.leaving.load(Relaxed) && self.requests.push(request) {
-            self.request_work.requeue_in(self, 0);
+            self.request_work.queue(self, Where::Percpu);
         } else {
             self.refuse(&request);
         }
@@ -431,9 +434,14 @@ impl Vsock {
         if self.leaving.load(Relaxed) {
             self.requests.refuse_all(&self);
         } else if self.requests.handle(&self) {
-            self.request_work
+            self.retry_work
                 .queue_in(&self, msecs_to_jiffies(RETRY_INTERVAL));
         }
+    }
+
+    /// Some requests wait for their listeners.
+    fn retry(self: Arc<Self>) {
+        self.request_work.queue(&self, Where::Percpu);
     }
 
     fn event(self: Arc<Self>) {
@@ -591,6 +599,7 @@ impl Vsock {
     fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
         // From here on nothing new begins, from either side; what waits to begin is refused.
         self.leaving.store(true, Relaxed);
+        self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
         self.streams.tx.purge(|sent| sent.kind() != Kind::Reply);
@@ -603,6 +612,7 @@ impl Vsock {
         self.events.stop();
         *self.config.lock() = None;
         self.event_work.cancel_sync();
+        self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
         // Those that were made meanwhile; nothing makes any more.
