@@ -51,7 +51,7 @@ pub fn send(peer: Address) -> Result<()> {
     Ok(())
 }
 
-/// How many of each size [`receive`] reads.
+/// How many of each size `receive()` reads.
 pub const READS: usize = 4;
 
 /// Reads some of each size: looked at and read, cut, cut with the whole length told, and into just enough.
