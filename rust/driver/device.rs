@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device: from probe to remove, and how socket calls reach it.
+//! The device: from when its queues are found until they end, and how socket calls reach it.
 
 use super::{
     dgram,
@@ -14,23 +14,21 @@ use super::{
         Packet,
         Sent, //
     },
-    payload::Payload,
+    pair::{
+        new_pair,
+        Pair, //
+    },
+    probe::Driver,
     request::Requests,
     rx::{
         self,
-        Rest,
-        Rx,
         Shape, //
     },
     stats::{
         Counter,
         STATS, //
     },
-    table::Connections,
-    tx::{
-        Afterwards,
-        Tx, //
-    }, //
+    table::Connections, //
 };
 use crate::{
     ext::{
@@ -45,7 +43,6 @@ use crate::{
         sync::RcuArc,
         virtio::{
             self,
-            virtio_device_table,
             ConfigSpace,
             Handler,
             Queue,
@@ -62,11 +59,6 @@ use crate::{
     },
     proto::reset_reply,
     wire::{
-        after_no_five_queues,
-        first_attempt,
-        Choice,
-        Dialect,
-        Feature,
         Header,
         Profile,
         Queues,
@@ -75,7 +67,6 @@ use crate::{
 };
 use kernel::{
     device::Core,
-    fmt,
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -84,7 +75,6 @@ use kernel::{
         atomic::{
             Atomic,
             AtomicFlag,
-            Full,
             Relaxed, //
         },
         Arc,
@@ -97,15 +87,7 @@ use kernel::{
     }, //
 };
 
-/// `VIRTIO_ID_VSOCK`.
-const ID_VSOCK: u32 = 19;
-
-virtio_device_table!(ID_TABLE, MODULE_ID_TABLE, [virtio::DeviceId::new(ID_VSOCK)]);
-
-/// When sent packets are reclaimed that nobody else reclaims, in milliseconds.
-const RECLAIM_INTERVAL: u32 = 20;
-
-/// When buffers, or a listener, are tried again, in milliseconds.
+/// When a listener is tried again, in milliseconds.
 const RETRY_INTERVAL: u32 = 10;
 
 /// How long a device that has lost count waits for its reset, in milliseconds: it may do so again.
@@ -117,117 +99,12 @@ const FAREWELL_TIME: Delta = Delta::from_secs(1);
 /// The device that socket calls use: none, or the one that runs.
 static DEVICE: RcuArc<Vsock> = RcuArc::new();
 
-/// There is a device, running or not; there is never a second (H5).
-static TAKEN: AtomicFlag = AtomicFlag::new(false);
-
-/// A pair of queues, and what works on them: there is one for connections, and one for datagrams.
-#[pin_data]
-struct Pair {
-    #[pin]
-    rx: Rx,
-    #[pin]
-    tx: Tx,
-    #[pin]
-    rx_work: Work<Vsock>,
-    #[pin]
-    tx_work: Work<Vsock>,
-    #[pin]
-    refill_work: DelayedWork<Vsock>,
-    #[pin]
-    reclaim_work: DelayedWork<Vsock>,
-}
-
-/// Makes a [`Pair`] initialiser; what the works do is for the pair in this field.
-macro_rules! new_pair {
-    ($field:ident, $route:path) => {
-        pin_init!(Pair {
-            rx <- Rx::new(),
-            tx <- Tx::new(),
-            rx_work <- new_work!(
-                |device: Arc<Vsock>| device.$field.receive(&device, $route),
-                "Vsock::rx_work"
-            ),
-            tx_work <- new_work!(
-                |device: Arc<Vsock>| device.$field.sent(&device, false),
-                "Vsock::tx_work"
-            ),
-            refill_work <- new_delayed_work!(
-                |device: Arc<Vsock>| device.$field.refill(&device),
-                "Vsock::refill_work"
-            ),
-            reclaim_work <- new_delayed_work!(
-                |device: Arc<Vsock>| device.$field.sent(&device, true),
-                "Vsock::reclaim_work"
-            ),
-        })
-    };
-}
-
-impl Pair {
-    fn receive(&self, device: &Arc<Vsock>, route: fn(&Arc<Vsock>, &Header, &mut Payload)) {
-        match self.rx.poll(device, route) {
-            Rest::Nothing => {}
-            Rest::More => {
-                self.rx_work.queue(device, Where::Bh);
-            }
-            Rest::Refill => {
-                self.refill_work.queue_in(device, 0);
-            }
-            Rest::Reset => {
-                device
-                    .restart_work
-                    .queue_in(device, msecs_to_jiffies(RESTART_DELAY));
-            }
-        }
-    }
-
-    fn refill(&self, device: &Arc<Vsock>) {
-        if !self.rx.refill(GFP_KERNEL) {
-            self.refill_work
-                .queue_in(device, msecs_to_jiffies(RETRY_INTERVAL));
-        }
-    }
-
-    fn sent(&self, device: &Arc<Vsock>, timer: bool) {
-        let afterwards = self.tx.reclaim(timer);
-        self.follow(device, afterwards);
-    }
-
-    fn send(&self, device: &Arc<Vsock>, packet: Packet) -> Result {
-        let afterwards = self.tx.send(packet)?;
-        self.follow(device, afterwards);
-        Ok(())
-    }
-
-    fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
-        if afterwards.start_timer {
-            self.reclaim_work
-                .queue_in(device, msecs_to_jiffies(RECLAIM_INTERVAL));
-        }
-    }
-
-    fn start(&self, rx: Queue, tx: Queue, shape: Shape) -> Result {
-        self.tx.start(Virtqueue::new(tx), shape.header_len);
-        self.rx.start(Virtqueue::new(rx), shape)
-    }
-
-    /// The queues are no more. Sleeps.
-    fn stop(&self) {
-        self.rx.stop();
-        self.tx.stop();
-        self.rx_work.cancel_sync();
-        self.tx_work.cancel_sync();
-        self.refill_work.cancel_sync();
-        self.reclaim_work.cancel_sync();
-    }
-}
-
 /// A virtio socket device.
 #[pin_data]
 pub(crate) struct Vsock {
     table: Arc<Connections>,
-    profile: Profile,
-    features: u64,
+    pub(super) profile: Profile,
+    pub(super) features: u64,
     /// The device on its bus.
     dev: ARef<virtio::Device>,
     /// Our own CID.
@@ -236,10 +113,10 @@ pub(crate) struct Vsock {
     leaving: AtomicFlag,
     /// The queues of connections.
     #[pin]
-    streams: Pair,
+    pub(super) streams: Pair,
     /// The queues of datagrams, where there are some.
     #[pin]
-    datagrams: Pair,
+    pub(super) datagrams: Pair,
     #[pin]
     events: Events,
     #[pin]
@@ -261,10 +138,15 @@ pub(crate) struct Vsock {
 }
 
 /// The queues of a device, as they are found.
-struct Found {
+pub(super) struct Found {
     streams: [Queue; 2],
     datagrams: Option<[Queue; 2]>,
     events: Queue,
+}
+
+/// The device that runs, if there is one.
+pub(super) fn running() -> Option<Arc<Vsock>> {
+    DEVICE.load()
 }
 
 /// Calls `f` with the device that runs, if there is one. Nothing in it may sleep.
@@ -308,7 +190,7 @@ pub(super) fn can_pin(msg: &Msg) -> bool {
 ///
 /// `ENODEV` if there is no device.
 pub(super) fn send(packet: Packet) -> Result {
-    let device = DEVICE.load().ok_or(ENODEV)?;
+    let device = running().ok_or(ENODEV)?;
     device.send(packet)
 }
 
@@ -318,19 +200,19 @@ pub(super) fn send(packet: Packet) -> Result {
 ///
 /// `ENODEV` if there is no device, or none for datagrams.
 pub(super) fn send_datagram(packet: Packet) -> Result {
-    let device = DEVICE.load().ok_or(ENODEV)?;
+    let device = running().ok_or(ENODEV)?;
     device.datagrams.send(&device, packet)
 }
 
 /// Answers `header`'s packet by RST, if there is a device. Does not sleep.
 pub(super) fn refuse(header: &Header) {
-    if let Some(device) = DEVICE.load() {
+    if let Some(device) = running() {
         device.refuse(header);
     }
 }
 
 impl Vsock {
-    fn new(
+    pub(super) fn new(
         table: Arc<Connections>,
         profile: Profile,
         dev: &virtio::Device<Core<'_>>,
@@ -480,7 +362,13 @@ impl Vsock {
         self.table.ports.rebind(cid);
     }
 
-    /// Where framing was lost, only a reset helps (M2). Sleeps.
+    /// Where framing was lost, only a reset helps (M2). Does not sleep.
+    pub(super) fn restart_later(self: &Arc<Self>) {
+        self.restart_work
+            .queue_in(self, msecs_to_jiffies(RESTART_DELAY));
+    }
+
+    /// Resets the device and starts it again. Sleeps.
     fn restart(self: Arc<Self>) {
         let done = virtio::Adapter::<Driver>::restart(&self.dev, |bound| {
             // It may have stopped meanwhile, or be another one's device.
@@ -491,7 +379,7 @@ impl Vsock {
     }
 
     /// Finds the queues. Sleeps.
-    fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
+    pub(super) fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
         fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
             names.map(|name| VqSpec {
                 name,
@@ -522,7 +410,7 @@ impl Vsock {
     }
 
     /// Starts to use the queues that were found. Sleeps.
-    fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
+    pub(super) fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
         let Found {
             streams: [rx, tx],
             datagrams,
@@ -586,8 +474,18 @@ impl Vsock {
         }
     }
 
+    /// Whether SOCK_DGRAM is ours.
+    pub(super) fn has_registered_datagrams(&self) -> bool {
+        self.registration.lock().is_some()
+    }
+
+    /// SOCK_DGRAM exists no longer. Sleeps.
+    pub(super) fn unregister_datagrams(&self) {
+        drop(self.registration.lock().take());
+    }
+
     /// Finds the queues again, as they were, and goes on. Sleeps.
-    fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
+    pub(super) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
         self.find_queues(dev)
             .and_then(|found| self.start(dev, found))
             .inspect_err(|_| self.stop(dev))
@@ -596,7 +494,7 @@ impl Vsock {
     /// Ends all connections and stops to use the device. Sleeps.
     ///
     /// The peers are told first, unless the device is gone (C7).
-    fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
+    pub(super) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
         // From here on nothing new begins, from either side; what waits to begin is refused.
         self.leaving.store(true, Relaxed);
         self.retry_work.cancel_sync();
@@ -619,28 +517,10 @@ impl Vsock {
         self.table.for_each(|conn| conn.lost(false));
     }
 
-    /// What was negotiated, as one line of the log.
-    fn announce(&self, dev: &virtio::Device<Core<'_>>) {
-        let (rx_size, rx_buffers, rx_bytes) = self.streams.rx.sizes();
-        pr_info!(
-            "virtio{}: guest CID {}, features {:#x} ({}:{}), {} queues, rx {} deep with {} buffers of {} bytes, tx {} deep\n",
-            dev.index(),
-            self.cid(),
-            self.features,
-            self.dialect(),
-            Offers(&self.profile),
-            self.profile.queues.count(),
-            rx_size,
-            rx_buffers,
-            rx_bytes,
-            self.streams.tx.size(),
-        );
-    }
-
     /// Makes SOCK_DGRAM exist, if the device has datagrams (D9). Sleeps.
     ///
     /// Whether or not it can, streams work.
-    fn register_datagrams(&self) {
+    pub(super) fn register_datagrams(&self) {
         if !self.profile.dgram {
             return;
         }
@@ -655,66 +535,6 @@ impl Vsock {
                 pr_warn!("no SOCK_DGRAM: {reason}\n");
             }
         }
-    }
-
-    fn dialect(&self) -> &'static str {
-        match self.profile.dialect {
-            Dialect::Ratified => "ratified",
-            Dialect::Draft => "draft",
-        }
-    }
-}
-
-/// Shows the device that runs, or that there is none.
-pub(super) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Some(device) = DEVICE.load() else {
-        return writeln!(f, "device: none");
-    };
-    let (rx_size, rx_buffers, rx_bytes) = device.streams.rx.sizes();
-    writeln!(f, "device: running")?;
-    writeln!(f, "guest_cid: {}", device.cid())?;
-    writeln!(f, "features: {:#x}", device.features)?;
-    writeln!(f, "profile: {}", device.dialect())?;
-    f.write_fmt(fmt!("offers:{}\n", Offers(&device.profile)))?;
-    writeln!(f, "queues: {}", device.profile.queues.count())?;
-    writeln!(f, "rx_queue: {rx_size}")?;
-    writeln!(f, "rx_buffers: {rx_buffers}")?;
-    writeln!(f, "rx_buffer_bytes: {rx_bytes}")?;
-    writeln!(f, "tx_queue: {}", device.streams.tx.size())?;
-    if device.profile.dgram {
-        let (rx_size, rx_buffers, rx_bytes) = device.datagrams.rx.sizes();
-        let registered = device.registration.lock().is_some();
-        writeln!(
-            f,
-            "dgram_registered: {}",
-            if registered { "yes" } else { "no" }
-        )?;
-        writeln!(f, "dgram_rx_queue: {rx_size}")?;
-        writeln!(f, "dgram_rx_buffers: {rx_buffers}")?;
-        writeln!(f, "dgram_rx_buffer_bytes: {rx_bytes}")?;
-        writeln!(f, "dgram_tx_queue: {}", device.datagrams.tx.size())?;
-    }
-    Ok(())
-}
-
-/// What a device offers, each after a space.
-struct Offers<'a>(&'a Profile);
-
-impl fmt::Display for Offers<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let profile = self.0;
-        for (offered, name) in [
-            (profile.stream, "stream"),
-            (profile.seqpacket, "seqpacket"),
-            (profile.dgram, "dgram"),
-            (profile.mrg_rxbuf, "mrg_rxbuf"),
-            (profile.no_implied_stream, "no_implied_stream"),
-        ] {
-            if offered {
-                write!(f, " {name}")?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -735,126 +555,6 @@ impl Handler for Vsock {
             self.datagrams.tx_work.queue(&self, Where::Bh);
         } else {
             self.event_work.queue(&self, Where::Unbound);
-        }
-    }
-}
-
-/// The driver of virtio socket devices.
-pub(crate) struct Driver;
-
-#[vtable]
-impl virtio::Driver for Driver {
-    const ID_TABLE: virtio::IdTable = &ID_TABLE;
-    const FEATURES: &'static [u32] = &[
-        Feature::Stream.bit(),
-        Feature::Seqpacket.bit(),
-        Feature::Dgram.bit(),
-        Feature::MrgRxbuf.bit(),
-    ];
-    type Data = Vsock;
-
-    fn validate(dev: &virtio::Device<Core<'_>>) -> Result {
-        let accept = first_attempt(dev.features(), choice()).accept;
-        for feature in Feature::ALL {
-            if !feature.is_in(accept) {
-                dev.clear_feature(feature.bit());
-            }
-        }
-        Ok(())
-    }
-
-    fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
-        if TAKEN.cmpxchg(false, true, Full).is_err() {
-            pr_err!(
-                "virtio{}: there is a virtio socket device already, and only one is supported\n",
-                dev.index()
-            );
-            return Err(EBUSY);
-        }
-        let result = Self::set_up(dev);
-        if result.is_err() {
-            TAKEN.store(false, Relaxed);
-        }
-        result
-    }
-
-    fn remove(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
-        drop(data.registration.lock().take());
-        data.stop(dev);
-        TAKEN.store(false, Relaxed);
-    }
-
-    fn shutdown(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
-        data.stop(dev);
-    }
-
-    fn freeze(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.stop(dev);
-        Ok(())
-    }
-
-    fn restore(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.resume(dev)
-    }
-
-    fn reset_prepare(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.stop(dev);
-        Ok(())
-    }
-
-    fn reset_done(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
-        data.resume(dev)
-    }
-}
-
-/// The administrator's word on what the feature bits mean.
-fn choice() -> Choice {
-    match crate::profile.get() {
-        1 => Choice::Ratified,
-        2 => Choice::Draft,
-        _ => Choice::Auto,
-    }
-}
-
-impl Driver {
-    fn set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
-        let result = Self::try_to_set_up(dev);
-        if let Err(error) = &result {
-            pr_err!("virtio{}: cannot be used: {error:?}\n", dev.index());
-        }
-        result
-    }
-
-    fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
-        let (vsock, found) = Self::negotiate(dev)?;
-        vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
-        vsock.announce(dev);
-        vsock.register_datagrams();
-        Ok(vsock)
-    }
-
-    /// Finds out what the device is, by the number of its queues. Sleeps.
-    fn negotiate(dev: &virtio::Device<Core<'_>>) -> Result<(Arc<Vsock>, Found)> {
-        let (offered, choice) = (dev.features(), choice());
-        let mut attempt = first_attempt(offered, choice);
-        loop {
-            let table = crate::connections().ok_or(ENODEV)?;
-            let profile = attempt.profile();
-            if profile.is_useless() {
-                pr_err!("the device offers no type of socket (features {offered:#x})\n");
-                return Err(ENODEV);
-            }
-            let vsock = Vsock::new(table, profile, dev)?;
-            match vsock.find_queues(dev) {
-                Ok(found) => return Ok((vsock, found)),
-                Err(error) => {
-                    let next = (attempt.queues == Queues::Five)
-                        .then(|| after_no_five_queues(offered, choice))
-                        .flatten();
-                    attempt = next.ok_or(error)?;
-                    dev.renegotiate(attempt.accept)?;
-                }
-            }
         }
     }
 }

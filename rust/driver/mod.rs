@@ -37,7 +37,10 @@ mod hash_table;
 mod inbox;
 mod news;
 mod packet;
+mod pair;
 mod payload;
+mod probe;
+mod report;
 mod request;
 mod rx;
 mod stats;
@@ -47,8 +50,8 @@ mod transport;
 mod tx;
 
 pub(crate) use self::{
-    device::Driver,
     dgram::DatagramTransport,
+    probe::Driver,
     stats::show,
     table::Connections,
     transport::VirtioTransport, //

@@ -2,7 +2,7 @@
 
 //! Counters of what went wrong, since the module was loaded.
 
-use super::device;
+use super::report;
 use kernel::{
     fmt,
     sync::atomic::{
@@ -85,7 +85,7 @@ impl Stats {
 
 /// Shows the device and the counters, a name and a value per line.
 pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    device::show(f)?;
+    report::show(f)?;
     for (counter, name) in Counter::ALL {
         writeln!(f, "{name}: {}", STATS.get(*counter))?;
     }

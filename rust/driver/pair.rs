@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A receive and a transmit queue, and the works that serve them: written once, and there twice, for
+//! connections and for datagrams, so that neither waits for the other (D7).
+
+use super::{
+    device::Vsock,
+    packet::Packet,
+    payload::Payload,
+    rx::{
+        Rest,
+        Rx,
+        Shape, //
+    },
+    tx::{
+        Afterwards,
+        Tx, //
+    }, //
+};
+use crate::{
+    ext::{
+        virtio::{
+            Queue,
+            Virtqueue, //
+        },
+        work::{
+            DelayedWork,
+            Where,
+            Work, //
+        }, //
+    },
+    wire::Header, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::msecs_to_jiffies, //
+};
+
+/// When sent packets are reclaimed that nobody else reclaims, in milliseconds.
+const RECLAIM_INTERVAL: u32 = 20;
+
+/// When buffers are tried again, in milliseconds.
+const RETRY_INTERVAL: u32 = 10;
+
+/// A pair of queues, and what works on them: there is one for connections, and one for datagrams.
+#[pin_data]
+pub(super) struct Pair {
+    #[pin]
+    pub(super) rx: Rx,
+    #[pin]
+    pub(super) tx: Tx,
+    #[pin]
+    pub(super) rx_work: Work<Vsock>,
+    #[pin]
+    pub(super) tx_work: Work<Vsock>,
+    #[pin]
+    pub(super) refill_work: DelayedWork<Vsock>,
+    #[pin]
+    pub(super) reclaim_work: DelayedWork<Vsock>,
+}
+
+/// Makes a [`Pair`] initialiser; what the works do is for the pair in this field.
+macro_rules! new_pair {
+    ($field:ident, $route:path) => {
+        pin_init!($crate::driver::pair::Pair {
+            rx <- $crate::driver::rx::Rx::new(),
+            tx <- $crate::driver::tx::Tx::new(),
+            rx_work <- new_work!(
+                |device: Arc<Vsock>| device.$field.receive(&device, $route),
+                "Vsock::rx_work"
+            ),
+            tx_work <- new_work!(
+                |device: Arc<Vsock>| device.$field.sent(&device, false),
+                "Vsock::tx_work"
+            ),
+            refill_work <- new_delayed_work!(
+                |device: Arc<Vsock>| device.$field.refill(&device),
+                "Vsock::refill_work"
+            ),
+            reclaim_work <- new_delayed_work!(
+                |device: Arc<Vsock>| device.$field.sent(&device, true),
+                "Vsock::reclaim_work"
+            ),
+        })
+    };
+}
+pub(super) use new_pair;
+
+impl Pair {
+    /// Receives packets, and has `route` find whom they are for. Does not sleep.
+    pub(super) fn receive(
+        &self,
+        device: &Arc<Vsock>,
+        route: fn(&Arc<Vsock>, &Header, &mut Payload),
+    ) {
+        match self.rx.poll(device, route) {
+            Rest::Nothing => {}
+            Rest::More => {
+                self.rx_work.queue(device, Where::Bh);
+            }
+            Rest::Refill => {
+                self.refill_work.queue_in(device, 0);
+            }
+            Rest::Reset => device.restart_later(),
+        }
+    }
+
+    /// Finds memory for buffers. Sleeps.
+    pub(super) fn refill(&self, device: &Arc<Vsock>) {
+        if !self.rx.refill(GFP_KERNEL) {
+            self.refill_work
+                .queue_in(device, msecs_to_jiffies(RETRY_INTERVAL));
+        }
+    }
+
+    /// Takes back what was sent; `timer` if that is why. Does not sleep.
+    pub(super) fn sent(&self, device: &Arc<Vsock>, timer: bool) {
+        let afterwards = self.tx.reclaim(timer);
+        self.follow(device, afterwards);
+    }
+
+    /// Sends `packet`. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the queue does not run.
+    pub(super) fn send(&self, device: &Arc<Vsock>, packet: Packet) -> Result {
+        let afterwards = self.tx.send(packet)?;
+        self.follow(device, afterwards);
+        Ok(())
+    }
+
+    /// Does what is left to do after something was sent.
+    pub(super) fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
+        if afterwards.start_timer {
+            self.reclaim_work
+                .queue_in(device, msecs_to_jiffies(RECLAIM_INTERVAL));
+        }
+    }
+
+    /// Uses these queues from now on. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn start(&self, rx: Queue, tx: Queue, shape: Shape) -> Result {
+        self.tx.start(Virtqueue::new(tx), shape.header_len);
+        self.rx.start(Virtqueue::new(rx), shape)
+    }
+
+    /// The queues are no more. Sleeps.
+    pub(super) fn stop(&self) {
+        self.rx.stop();
+        self.tx.stop();
+        self.rx_work.cancel_sync();
+        self.tx_work.cancel_sync();
+        self.refill_work.cancel_sync();
+        self.reclaim_work.cancel_sync();
+    }
+}

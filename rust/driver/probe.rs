@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver on its bus: which devices it takes, and what they are (Documentation/datagrams.rst).
+
+use super::device::{
+    Found,
+    Vsock, //
+};
+use crate::{
+    ext::virtio::{
+        self,
+        virtio_device_table, //
+    },
+    wire::{
+        after_no_five_queues,
+        first_attempt,
+        Choice,
+        Feature,
+        Queues, //
+    }, //
+};
+use kernel::{
+    device::Core,
+    prelude::*,
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Full,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
+};
+
+/// `VIRTIO_ID_VSOCK`.
+const ID_VSOCK: u32 = 19;
+
+virtio_device_table!(ID_TABLE, MODULE_ID_TABLE, [virtio::DeviceId::new(ID_VSOCK)]);
+
+/// There is a device, running or not; there is never a second (H5).
+static TAKEN: AtomicFlag = AtomicFlag::new(false);
+
+/// The driver of virtio socket devices.
+pub(crate) struct Driver;
+
+#[vtable]
+impl virtio::Driver for Driver {
+    const ID_TABLE: virtio::IdTable = &ID_TABLE;
+    const FEATURES: &'static [u32] = &[
+        Feature::Stream.bit(),
+        Feature::Seqpacket.bit(),
+        Feature::Dgram.bit(),
+        Feature::MrgRxbuf.bit(),
+    ];
+    type Data = Vsock;
+
+    fn validate(dev: &virtio::Device<Core<'_>>) -> Result {
+        let accept = first_attempt(dev.features(), choice()).accept;
+        for feature in Feature::ALL {
+            if !feature.is_in(accept) {
+                dev.clear_feature(feature.bit());
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
+        if TAKEN.cmpxchg(false, true, Full).is_err() {
+            pr_err!(
+                "virtio{}: there is a virtio socket device already, and only one is supported\n",
+                dev.index()
+            );
+            return Err(EBUSY);
+        }
+        let result = Self::set_up(dev);
+        if result.is_err() {
+            TAKEN.store(false, Relaxed);
+        }
+        result
+    }
+
+    fn remove(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
+        data.unregister_datagrams();
+        data.stop(dev);
+        TAKEN.store(false, Relaxed);
+    }
+
+    fn shutdown(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
+        data.stop(dev);
+    }
+
+    fn freeze(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
+        data.stop(dev);
+        Ok(())
+    }
+
+    fn restore(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
+        data.resume(dev)
+    }
+
+    fn reset_prepare(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
+        data.stop(dev);
+        Ok(())
+    }
+
+    fn reset_done(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) -> Result {
+        data.resume(dev)
+    }
+}
+
+/// The administrator's word on what the feature bits mean.
+fn choice() -> Choice {
+    match crate::profile.get() {
+        1 => Choice::Ratified,
+        2 => Choice::Draft,
+        _ => Choice::Auto,
+    }
+}
+
+impl Driver {
+    fn set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
+        let result = Self::try_to_set_up(dev);
+        if let Err(error) = &result {
+            pr_err!("virtio{}: cannot be used: {error:?}\n", dev.index());
+        }
+        result
+    }
+
+    fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
+        let (vsock, found) = Self::negotiate(dev)?;
+        vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
+        // Before anything slow: sockets that outlived the device work already.
+        vsock.register_datagrams();
+        vsock.announce(dev);
+        Ok(vsock)
+    }
+
+    /// Finds out what the device is, by the number of its queues. Sleeps.
+    fn negotiate(dev: &virtio::Device<Core<'_>>) -> Result<(Arc<Vsock>, Found)> {
+        let (offered, choice) = (dev.features(), choice());
+        let mut attempt = first_attempt(offered, choice);
+        loop {
+            let table = crate::connections().ok_or(ENODEV)?;
+            let profile = attempt.profile();
+            if profile.is_useless() {
+                pr_err!("the device offers no type of socket (features {offered:#x})\n");
+                return Err(ENODEV);
+            }
+            let vsock = Vsock::new(table, profile, dev)?;
+            match vsock.find_queues(dev) {
+                Ok(found) => return Ok((vsock, found)),
+                Err(error) => {
+                    let next = (attempt.queues == Queues::Five)
+                        .then(|| after_no_five_queues(offered, choice))
+                        .flatten();
+                    attempt = next.ok_or(error)?;
+                    dev.renegotiate(attempt.accept)?;
+                }
+            }
+        }
+    }
+}
