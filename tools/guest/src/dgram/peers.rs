@@ -208,7 +208,12 @@ pub fn outlive(port: u32, peer_port: u32) -> Result<()> {
         );
         println!("GONE");
         send_until(&socket, to, Result::is_ok)?;
-        Dgram::new()?;
+        // The device runs a moment before there are new sockets.
+        let start = Instant::now();
+        while let Err(e) = Dgram::try_new() {
+            ensure!(start.elapsed() < STALL, "socket() still gives {e}");
+            thread::sleep(Duration::from_millis(10));
+        }
         println!("BACK");
         socket.hear("again")?;
         waiting.join().expect("a reader")?;
