@@ -510,6 +510,8 @@ impl Vsock {
         self.events.stop();
         *self.config.lock() = None;
         self.event_work.cancel_sync();
+        // Not waited for: it may be the one that we are called by.
+        self.restart_work.cancel();
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
