@@ -223,7 +223,7 @@ impl Letterbox {
         };
         // It does not say when it is there.
         let deadline = Instant::now() + LONG;
-        while new.gets(s).is_err() {
+        while new.gets_within(s, Duration::from_millis(500)).is_err() {
             ensure!(
                 Instant::now() < deadline && !new.program.ended(),
                 "socat gets no datagram: {}",
@@ -235,6 +235,10 @@ impl Letterbox {
 
     /// A datagram to it, with a text of its own.
     pub fn gets(&mut self, s: &Session) -> Result<()> {
+        self.gets_within(s, STALL)
+    }
+
+    fn gets_within(&mut self, s: &Session, time: Duration) -> Result<()> {
         self.count += 1;
         let text = format!("datagram {}", self.count);
         // What came before may not have ended its line.
@@ -250,9 +254,7 @@ impl Letterbox {
                 data.concat()
             ),
         )?;
-        self.program
-            .expect(&text, Duration::from_millis(500))
-            .map(drop)
+        self.program.expect(&text, time).map(drop)
     }
 
     /// All that it has printed.
