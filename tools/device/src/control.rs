@@ -228,9 +228,8 @@ impl Guest {
         match command {
             Command::Reset => {
                 self.forget_all();
-                if self.shared.running() {
-                    self.events = self.events.saturating_add(1);
-                }
+                // A driver that is just starting may have read the old CID.
+                self.events = 1;
             }
             Command::Pause(queue, paused) => self.fault(queue).paused = paused,
             Command::Drop(queue, n) => self.fault(queue).drop = n,

@@ -41,6 +41,8 @@ pub const DGRAM_TX: usize = 3;
 
 /// Packets that a queue may bring in its turn.
 pub const BUDGET: usize = 64;
+/// When a driver that has given no buffer for an event is looked at again.
+const EVENT_RETRY: Duration = Duration::from_millis(100);
 /// Turns before the thread looks after kicks again.
 const TURNS: usize = 32;
 
@@ -391,7 +393,14 @@ impl Guest {
     fn arm(&mut self) {
         let next = self.deadlines.first().map(|d| d.0);
         let held = self.faults.iter().filter_map(Fault::deadline);
-        let next = held.chain(next).chain(self.dgrams.deadline()).min();
+        // A driver that starts has not set up all of its queues at once.
+        let event =
+            (self.events > 0 && self.shared.running()).then(|| Instant::now() + EVENT_RETRY);
+        let next = held
+            .chain(next)
+            .chain(event)
+            .chain(self.dgrams.deadline())
+            .min();
         let outcome = match next {
             Some(at) => {
                 let time = at.saturating_duration_since(Instant::now());
