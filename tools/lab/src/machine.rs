@@ -22,7 +22,7 @@ use serde_json::{json, Value};
 
 use crate::{
     events::Events,
-    serial::{is_stall, Serial},
+    serial::{is_stall, Serial, NOT_RUN},
 };
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
@@ -54,6 +54,7 @@ pub struct Machine {
     pub serial: Arc<Serial>,
     child: Child,
     monitor: PathBuf,
+    events: Arc<Events>,
 }
 
 impl Spec {
@@ -112,13 +113,14 @@ impl Machine {
             &spec.name,
             console.context("no console pipe")?,
             emulator.context("no pipe for the emulator's messages")?,
-            events,
+            events.clone(),
         );
         Ok(Self {
             name: spec.name.clone(),
             serial,
             child,
             monitor,
+            events,
         })
     }
 
@@ -186,14 +188,21 @@ impl Machine {
     pub fn diagnose(&mut self, mark: usize) -> Result<String, RigDied> {
         // What the console still has to say comes through a pipe.
         std::thread::sleep(Duration::from_millis(300));
+        if self.running() {
+            if let Some(cpu) = self.stopped_processor() {
+                // The second look at the logs must find it there.
+                let line = format!("lab: {cpu} of {} {NOT_RUN}", self.name);
+                self.events.log(&self.name, &line);
+                self.serial.push(line);
+            }
+        }
         let rig_failure = self.serial.rig_failure();
-        if let Some(complaint) = self
-            .serial
-            .complaints_since(mark)
-            .into_iter()
-            .find(|l| !(l.starts_with("qemu: ") || rig_failure.is_some() && is_stall(l)))
-        {
-            return Ok(format!("its kernel said: {}", complaint.trim()));
+        let mut complaints = self.serial.complaints_since(mark).into_iter();
+        if let Some(complaint) = complaints.find(|l| !l.starts_with("qemu: ")) {
+            // What follows the first word of a stall follows from it.
+            if rig_failure.is_none() || !is_stall(&complaint) {
+                return Ok(format!("its kernel said: {}", complaint.trim()));
+            }
         }
         if let Some(line) = rig_failure {
             return Err(RigDied(line));
@@ -222,6 +231,37 @@ impl Machine {
             "{} stands still, even for an NMI (QEMU says {status})",
             self.name
         )))
+    }
+}
+
+impl Machine {
+    /// A processor whose registers do not change, or cannot be read, though it does not wait for anything: whatever
+    /// it ran would change them.
+    fn stopped_processor(&mut self) -> Option<String> {
+        let unreadable = || Some("a processor".to_owned());
+        let Some(first) = self.processors() else {
+            return unreadable();
+        };
+        let mut same = vec![true; first.len()];
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(37));
+            let Some(now) = self.processors() else {
+                return unreadable();
+            };
+            for (same, (old, new)) in same.iter_mut().zip(first.iter().zip(now)) {
+                *same &= *old == new && !new.contains("HLT=1");
+            }
+        }
+        let stopped = same.iter().position(|same| *same)?;
+        Some(format!("processor {stopped}"))
+    }
+
+    /// The registers of each processor, as the monitor prints them.
+    fn processors(&mut self) -> Option<Vec<String>> {
+        let command = json!({ "command-line": "info registers -a" });
+        let text = self.monitor("human-monitor-command", command).ok()?;
+        let all = text.as_str()?.split("CPU#").skip(1);
+        Some(all.map(str::to_owned).collect())
     }
 }
 

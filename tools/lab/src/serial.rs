@@ -72,7 +72,11 @@ const RIG_FAILURES: &[&str] = &[
     "KVM: entry failed",
     // Whatever code a processor runs, it answers an NMI: this one runs none.
     "still haven't responded to the NMI",
+    NOT_RUN,
 ];
+
+/// What the lab says when it has seen that itself.
+pub const NOT_RUN: &str = "is not halted, and yet not run by the emulator";
 
 /// What the others say when a processor is not run.
 const STALLS: &[&str] = &["detected stalls", "soft lockup", "blocked for more than"];
@@ -134,6 +138,11 @@ impl Serial {
         self.lines.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Adds a line of our own.
+    pub fn push(&self, line: String) {
+        self.lock().push(line);
+    }
+
     /// A place in the log, for `since`.
     pub fn mark(&self) -> usize {
         self.lock().len()
@@ -184,8 +193,12 @@ pub fn complaints_in_folder(folder: &Path) -> Result<Vec<String>> {
             let text = fs::read(&path)?;
             let text = String::from_utf8_lossy(&text);
             let rig_failed = text.lines().any(is_rig_failure);
+            let mut stalled = false;
             for line in text.lines().filter(|l| !l.starts_with("qemu: ")) {
-                if is_complaint(line) && !(rig_failed && is_stall(line)) {
+                // All that follows the first word of a stall follows from it, until the next boot.
+                stalled =
+                    rig_failed && !line.contains("Linux version") && (stalled || is_stall(line));
+                if is_complaint(line) && !stalled {
                     found.push(format!(
                         "{}: {}",
                         path.file_name().unwrap_or_default().to_string_lossy(),
