@@ -13,6 +13,9 @@ use super::{
 };
 use crate::session::{Session, Side};
 
+/// How the name of the test ends for which VMware's transport must be there.
+pub const BESIDE_ANOTHER: &str = "streams work beside another transport of datagrams";
+
 macro_rules! setup {
     ($features:literal, $queues:literal: $($name:literal => $run:expr,)*) => {
         Setup::alone(

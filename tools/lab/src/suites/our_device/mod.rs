@@ -26,10 +26,10 @@ use anyhow::{anyhow, Context, Result};
 
 use super::{
     kernel::{self, Direction},
-    Test,
+    profiles, Test,
 };
 use crate::{
-    config::{Driver, VhostUser},
+    config::{Driver, Kernel, VhostUser},
     images::Places,
     session::{Session, GUEST_CID, NEIGHBOUR_CID},
 };
@@ -249,6 +249,8 @@ impl Setup {
     pub fn names(&self, places: &Places) -> Result<Vec<String>> {
         let mut names = kernel::names(places, self.directions)?;
         names.extend(self.tests.iter().map(|t| t.name.to_owned()));
+        // Our own kernel has no other transport of datagrams.
+        names.retain(|n| places.guest == Kernel::Stock || !n.ends_with(profiles::BESIDE_ANOTHER));
         Ok(names)
     }
 
