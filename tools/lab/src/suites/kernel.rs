@@ -18,10 +18,6 @@ use crate::{
 /// test listens, and be accepted there: so the next one is a new program's.
 const LEAVES_REQUESTS: &str = "SOCK_STREAM transport change null-ptr-deref, lockdep warn";
 
-/// Its client binds the same port again when the server says, over TCP, that it has seen the end; but the port is
-/// free when the device has brought the RST: between guests, whose device is a program, either may come first.
-const TAKES_RST_FOR_SWIFT: &str = "SOCK_STREAM double bind connect";
-
 const VSOCK_TEST: &str = "vsock_test";
 /// In the kernel's form, and built of its parts, so that it is run in the same way.
 const DGRAM_TEST: &str = "vsock_dgram_test";
@@ -167,11 +163,7 @@ pub fn names(places: &Places, directions: &[Direction]) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for direction in directions {
         let tests = list(&places.kernel_test(direction.program))?;
-        let with_host = [direction.server, direction.client].contains(&Place::Host);
-        let tests = tests
-            .iter()
-            .map(|(_, name)| name.as_str())
-            .filter(|name| with_host || *name != TAKES_RST_FOR_SWIFT);
+        let tests = tests.iter().map(|(_, name)| name.as_str());
         let tests = tests.chain(direction.single());
         names.extend(tests.map(|name| format!("{}{name}", direction.prefix)));
     }
