@@ -2,15 +2,14 @@
 
 use std::{
     fmt,
-    io::{BufRead, BufReader, Write},
-    os::unix::{net::UnixStream, process::CommandExt},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::{
     sys::{
         prctl::set_pdeathsig,
@@ -22,6 +21,7 @@ use serde_json::{json, Value};
 
 use crate::{
     events::Events,
+    monitor::Monitor,
     serial::{is_stall, Serial, NOT_RUN},
 };
 
@@ -53,7 +53,7 @@ pub struct Machine {
     pub name: String,
     pub serial: Arc<Serial>,
     child: Child,
-    monitor: PathBuf,
+    monitor: Monitor,
     events: Arc<Events>,
 }
 
@@ -92,8 +92,7 @@ impl Spec {
 
 impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
-        let monitor = spec.scratch.join(format!("{}.qmp", spec.name));
-        let _ = std::fs::remove_file(&monitor);
+        let monitor = Monitor::at(spec.scratch.join(format!("{}.qmp", spec.name)));
         let mut command = spec.command();
         // SAFETY: Between fork and exec only a system call is made.
         unsafe {
@@ -102,7 +101,7 @@ impl Machine {
         }
         let mut child = command
             .arg("-qmp")
-            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+            .arg(monitor.argument())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -158,30 +157,15 @@ impl Machine {
 
     /// Sends one command to the monitor and gives its answer.
     pub fn monitor(&self, command: &str, arguments: Value) -> Result<Value> {
-        let stream =
-            UnixStream::connect(&self.monitor).context("the emulator's monitor does not answer")?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        lines.next().context("no greeting from the monitor")??;
-        for (name, arguments) in [("qmp_capabilities", json!({})), (command, arguments)] {
-            let mut line = serde_json::to_vec(&json!({ "execute": name, "arguments": arguments }))?;
-            line.push(b'\n');
-            (&stream).write_all(&line)?;
-            loop {
-                let answer: Value =
-                    serde_json::from_str(&lines.next().context("the monitor hung up")??)?;
-                if let Some(error) = answer.get("error") {
-                    bail!("monitor command {name}: {error}");
-                }
-                if let Some(value) = answer.get("return") {
-                    if name == command {
-                        return Ok(value.clone());
-                    }
-                    break;
-                }
-            }
-        }
-        bail!("the monitor did not answer {command}")
+        self.monitor.ask(command, arguments)
+    }
+
+    /// Ends the machine as soon as the emulator is found not to run one of its processors.
+    pub fn watch(&self) {
+        let (serial, events, name) = (self.serial.clone(), self.events.clone(), self.name.clone());
+        self.monitor
+            .clone()
+            .watch(move |cpu| not_run(&serial, &events, &name, &cpu));
     }
 
     /// Finds out why a machine fell silent. `Err(RigDied)`: the emulator's fault; otherwise the words to fail with.
@@ -189,11 +173,8 @@ impl Machine {
         // What the console still has to say comes through a pipe.
         std::thread::sleep(Duration::from_millis(300));
         if self.running() {
-            if let Some(cpu) = self.stopped_processor() {
-                // The second look at the logs must find it there.
-                let line = format!("lab: {cpu} of {} {NOT_RUN}", self.name);
-                self.events.log(&self.name, &line);
-                self.serial.push(line);
+            if let Some(cpu) = self.monitor.stopped_processor() {
+                not_run(&self.serial, &self.events, &self.name, &cpu);
             }
         }
         let rig_failure = self.serial.rig_failure();
@@ -234,35 +215,11 @@ impl Machine {
     }
 }
 
-impl Machine {
-    /// A processor whose registers do not change, or cannot be read, though it does not wait for anything: whatever
-    /// it ran would change them.
-    fn stopped_processor(&mut self) -> Option<String> {
-        let unreadable = || Some("a processor".to_owned());
-        let Some(first) = self.processors() else {
-            return unreadable();
-        };
-        let mut same = vec![true; first.len()];
-        for _ in 0..20 {
-            std::thread::sleep(Duration::from_millis(37));
-            let Some(now) = self.processors() else {
-                return unreadable();
-            };
-            for (same, (old, new)) in same.iter_mut().zip(first.iter().zip(now)) {
-                *same &= *old == new && !new.contains("HLT=1");
-            }
-        }
-        let stopped = same.iter().position(|same| *same)?;
-        Some(format!("processor {stopped}"))
-    }
-
-    /// The registers of each processor, as the monitor prints them.
-    fn processors(&mut self) -> Option<Vec<String>> {
-        let command = json!({ "command-line": "info registers -a" });
-        let text = self.monitor("human-monitor-command", command).ok()?;
-        let all = text.as_str()?.split("CPU#").skip(1);
-        Some(all.map(str::to_owned).collect())
-    }
+/// Says what is wrong where every later look at the logs finds it.
+fn not_run(serial: &Serial, events: &Events, name: &str, cpu: &str) {
+    let line = format!("lab: {cpu} of {name} {NOT_RUN}");
+    events.log(name, &line);
+    serial.push(line);
 }
 
 impl Drop for Machine {

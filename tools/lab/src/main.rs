@@ -9,6 +9,7 @@ mod images;
 mod initramfs;
 mod inner;
 mod machine;
+mod monitor;
 mod outer;
 mod outside;
 mod process;

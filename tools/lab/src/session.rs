@@ -139,7 +139,7 @@ impl Session {
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic tsc=reliable no_timer_check {} {append}",
+                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {append}",
                 self.config.guest.append()
             ),
             memory_mib: self.config.guest.memory_mib(),
@@ -175,7 +175,11 @@ impl Session {
             self.boots
         );
         let spec = self.spec(name, "no_console_suspend")?;
-        self.guest = Some(Machine::boot(&spec, self.events.clone())?);
+        let guest = Machine::boot(&spec, self.events.clone())?;
+        if matches!(self.config.host, Host::Vhost) {
+            guest.watch();
+        }
+        self.guest = Some(guest);
         self.checked = 0;
         self.neighbour.as_mut().map_or(Ok(()), |n| n.boot())
     }

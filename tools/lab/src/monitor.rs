@@ -1,0 +1,167 @@
+//! A machine's monitor, and whether the emulator runs the machine's processors at all.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+/// How often a watched machine is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// In how many looks in a row a processor must be found unchanged before it is examined.
+const LOOKS: u32 = 3;
+
+#[derive(Clone)]
+pub struct Monitor {
+    socket: PathBuf,
+}
+
+/// The registers of each processor, as the monitor prints them.
+type Registers = Vec<String>;
+
+impl Monitor {
+    pub fn at(socket: PathBuf) -> Self {
+        let _ = std::fs::remove_file(&socket);
+        Self { socket }
+    }
+
+    /// The emulator's argument for this monitor.
+    pub fn argument(&self) -> String {
+        format!("unix:{},server=on,wait=off", self.socket.display())
+    }
+
+    /// Sends one command and gives its answer.
+    pub fn ask(&self, command: &str, arguments: Value) -> Result<Value> {
+        Self::converse(&self.connect()?, command, arguments)
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        UnixStream::connect(&self.socket).context("the emulator's monitor does not answer")
+    }
+
+    fn converse(stream: &UnixStream, command: &str, arguments: Value) -> Result<Value> {
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        lines.next().context("no greeting from the monitor")??;
+        for (name, arguments) in [("qmp_capabilities", json!({})), (command, arguments)] {
+            let mut line = serde_json::to_vec(&json!({ "execute": name, "arguments": arguments }))?;
+            line.push(b'\n');
+            let mut to = stream;
+            to.write_all(&line)?;
+            loop {
+                let answer: Value =
+                    serde_json::from_str(&lines.next().context("the monitor hung up")??)?;
+                if let Some(error) = answer.get("error") {
+                    bail!("monitor command {name}: {error}");
+                }
+                if let Some(value) = answer.get("return") {
+                    if name == command {
+                        return Ok(value.clone());
+                    }
+                    break;
+                }
+            }
+        }
+        bail!("the monitor did not answer {command}")
+    }
+
+    fn registers(&self) -> Result<Registers> {
+        let command = json!({ "command-line": "info registers -a" });
+        let text = self.ask("human-monitor-command", command)?;
+        let all = text.as_str().unwrap_or_default().split("CPU#").skip(1);
+        Ok(all.map(str::to_owned).collect())
+    }
+
+    /// A processor that the emulator does not run: it does not wait for anything, none of its registers changes in any
+    /// of many looks, nor by an NMI, which takes a processor elsewhere whatever it is at. So it is told from one that
+    /// waits for a lock in a short loop.
+    pub fn stopped_processor(&self) -> Option<String> {
+        let first = self.registers().ok()?;
+        let mut still = unchanged(&first, &first);
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(37));
+            let now = unchanged(&first, &self.registers().ok()?);
+            still.retain(|cpu| now.contains(cpu));
+        }
+        if still.is_empty() {
+            return None;
+        }
+        self.ask("inject-nmi", json!({})).ok()?;
+        thread::sleep(Duration::from_secs(1));
+        let now = unchanged(&first, &self.registers().ok()?);
+        let cpu = still.into_iter().find(|cpu| now.contains(cpu))?;
+        Some(format!("processor {cpu} ({})", place(&first[cpu])))
+    }
+
+    /// Looks at the processors from time to time, until the machine ends or one is found that is not run: then `found`
+    /// is told, and the machine is ended.
+    pub fn watch(self, found: impl FnOnce(String) + Send + 'static) {
+        thread::spawn(move || {
+            let (mut before, mut looks) = (Registers::new(), 0);
+            loop {
+                thread::sleep(LOOK);
+                if self.connect().is_err() {
+                    return;
+                }
+                // A machine that sleeps or is saved has every right to stand still.
+                let state = self.ask("query-status", json!({})).unwrap_or_default();
+                let now = match state["status"].as_str() {
+                    Some("running") => self.registers().unwrap_or_default(),
+                    _ => Registers::new(),
+                };
+                looks = match unchanged(&before, &now)[..] {
+                    [] => 1,
+                    _ => looks + 1,
+                };
+                before = now;
+                if looks >= LOOKS {
+                    if let Some(cpu) = self.stopped_processor() {
+                        found(cpu);
+                        let _ = self.ask("quit", json!({}));
+                        return;
+                    }
+                    looks = 0;
+                }
+            }
+        });
+    }
+}
+
+/// The processors that run in both looks, and whose registers are the same.
+fn unchanged(before: &Registers, now: &Registers) -> Vec<usize> {
+    let pairs = before.iter().zip(now).enumerate();
+    pairs
+        .filter(|(_, (before, now))| before == now && !now.contains("HLT=1"))
+        .map(|(cpu, _)| cpu)
+        .collect()
+}
+
+/// Where a processor is, out of its registers: the instruction and the page tables.
+fn place(registers: &str) -> String {
+    let words = registers.split_whitespace();
+    let named = words.filter(|w| w.starts_with("RIP=") || w.starts_with("CR3="));
+    named.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers(of: &[&str]) -> Registers {
+        of.iter().map(|r| (*r).to_owned()).collect()
+    }
+
+    #[test]
+    fn only_a_running_processor_can_stand_still() {
+        let before = registers(&["RIP=1 HLT=0 CR3=5", "RIP=2 HLT=1", "RIP=3 HLT=0"]);
+        let now = registers(&["RIP=1 HLT=0 CR3=5", "RIP=2 HLT=1", "RIP=4 HLT=0"]);
+        assert_eq!(unchanged(&before, &now), [0]);
+        assert_eq!(unchanged(&Registers::new(), &now), [0; 0]);
+        assert_eq!(place(&now[0]), "RIP=1 CR3=5");
+    }
+}
