@@ -17,6 +17,7 @@ mod report;
 mod rig;
 mod serial;
 mod session;
+mod socket_device;
 mod suites;
 mod table;
 

@@ -11,17 +11,17 @@ use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
 use crate::{
-    config::{Driver, Host, Inner, VhostUser},
+    config::{Driver, Host, Inner},
     events::Events,
     machine::{Machine, RigDied, Spec},
     process::Process,
+    socket_device,
 };
 
 pub const GUEST_CID: u32 = 3;
 pub const HOST_CID: u32 = 2;
 /// The other guest, where there are two.
 pub const NEIGHBOUR_CID: u32 = 4;
-const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
 /// The port of vsock_test's control connection in a guest.
 pub const CONTROL: u16 = 12345;
 
@@ -267,72 +267,17 @@ impl Session {
 
     /// The machine type and socket device for QEMU; a vhost-user device is started anew for every guest.
     fn start_device(&mut self) -> Result<Vec<String>> {
-        let words = match &self.config.host {
-            Host::Vhost => vec![
-                "-M".into(),
-                MACHINE.into(),
-                "-device".into(),
-                format!("vhost-vsock-pci,id=vsock,guest-cid={GUEST_CID},modern-pio-notify=on"),
-            ],
-            Host::VhostUser(program) => {
-                // The other guest's is there already.
-                if self.config.cid == GUEST_CID {
-                    if let Some(old) = self.device.take() {
-                        // While it is there, so are its sockets.
-                        old.kill();
-                        old.wait(Duration::from_secs(10))?;
-                    }
-                    self.device = Some(self.run_vhost_user_device(program)?);
-                }
-                let socket = self.config.vhost_user_socket();
-                vec![
-                    "-object".into(),
-                    format!(
-                        "memory-backend-memfd,id=memory,size={}M,share=on",
-                        self.config.guest.memory_mib()
-                    ),
-                    "-M".into(),
-                    format!("{MACHINE},memory-backend=memory"),
-                    "-chardev".into(),
-                    format!("socket,id=device,path={}", socket.display()),
-                    "-device".into(),
-                    format!("{},chardev=device", program.qemu),
-                ]
+        // The other guest's is there already.
+        if let (Host::VhostUser(program), GUEST_CID) = (&self.config.host, self.config.cid) {
+            if let Some(old) = self.device.take() {
+                // While it is there, so are its sockets.
+                old.kill();
+                old.wait(Duration::from_secs(10))?;
             }
-        };
-        Ok(words)
-    }
-
-    fn run_vhost_user_device(&self, program: &VhostUser) -> Result<Process> {
-        let neighbour = self.neighbour.as_ref().map(|n| &n.config);
-        let control = self.config.vhost_user_control();
-        let mut words = vec![("CONTROL".to_owned(), control)];
-        for config in [Some(&self.config), neighbour].into_iter().flatten() {
-            let uds = config.vhost_user_uds().unwrap_or_default();
-            words.push((format!("SOCKET-{}", config.cid), config.vhost_user_socket()));
-            words.push((format!("UDS-{}", config.cid), uds));
+            let neighbour = self.neighbour.as_ref().map(|n| &n.config);
+            self.device = Some(program.start(&self.config, neighbour)?);
         }
-        for (_, path) in &words {
-            let _ = std::fs::remove_file(path);
-        }
-        let meant = |word: &String| {
-            words.iter().fold(word.clone(), |word, (name, path)| {
-                word.replace(name, &path.to_string_lossy())
-            })
-        };
-        let argv: Vec<String> = program.command.iter().map(meant).collect();
-        let device = Process::here(&argv)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let waits_for = |name: &str| name.starts_with("SOCKET");
-        while !words.iter().all(|(n, path)| !waits_for(n) || path.exists()) {
-            ensure!(
-                !device.ended() && Instant::now() < deadline,
-                "the vhost-user device did not start: {}",
-                device.text()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(device)
+        Ok(socket_device::arguments(&self.config))
     }
 
     /// The vhost-user device of the running guest.

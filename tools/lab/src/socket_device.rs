@@ -1,0 +1,82 @@
+//! The socket device of a guest: what QEMU is told of it, and the program behind it, if it is one in user space.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Result};
+
+use crate::{
+    config::{Host, Inner, VhostUser},
+    process::Process,
+};
+
+const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
+
+/// QEMU's arguments for the machine type, which a device in user space has a say in, and the device.
+pub fn arguments(config: &Inner) -> Vec<String> {
+    match &config.host {
+        Host::Vhost => vec![
+            "-M".into(),
+            MACHINE.into(),
+            "-device".into(),
+            format!(
+                "vhost-vsock-pci,id=vsock,guest-cid={},modern-pio-notify=on",
+                config.cid
+            ),
+        ],
+        Host::VhostUser(program) => vec![
+            "-object".into(),
+            format!(
+                "memory-backend-memfd,id=memory,size={}M,share=on",
+                config.guest.memory_mib()
+            ),
+            "-M".into(),
+            format!("{MACHINE},memory-backend=memory"),
+            "-chardev".into(),
+            format!(
+                "socket,id=device,path={}",
+                config.vhost_user_socket().display()
+            ),
+            "-device".into(),
+            format!("{},chardev=device", program.qemu),
+        ],
+    }
+}
+
+impl VhostUser {
+    /// Starts the program for a guest and, if there is one, its neighbour; waits until QEMU can connect to it.
+    pub fn start(&self, guest: &Inner, neighbour: Option<&Inner>) -> Result<Process> {
+        let mut named: Vec<(String, PathBuf)> =
+            vec![("CONTROL".into(), guest.vhost_user_control())];
+        for config in [Some(guest), neighbour].into_iter().flatten() {
+            let uds = config.vhost_user_uds().unwrap_or_default();
+            named.push((format!("SOCKET-{}", config.cid), config.vhost_user_socket()));
+            named.push((format!("UDS-{}", config.cid), uds));
+        }
+        for (_, path) in &named {
+            let _ = fs::remove_file(path);
+        }
+        let meant = |word: &String| {
+            named.iter().fold(word.clone(), |word, (name, path)| {
+                word.replace(name, &path.to_string_lossy())
+            })
+        };
+        let argv: Vec<String> = self.command.iter().map(meant).collect();
+        let device = Process::here(&argv)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let waited_for = named.iter().filter(|(name, _)| name.starts_with("SOCKET"));
+        while !waited_for.clone().all(|(_, path)| path.exists()) {
+            ensure!(
+                !device.ended() && Instant::now() < deadline,
+                "the vhost-user device did not start: {}",
+                device.text()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(device)
+    }
+}
