@@ -40,20 +40,34 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
-        Arc, //
+        new_mutex,
+        Arc,
+        Mutex, //
     },
     time::{
+        delay::fsleep,
         Delta,
         Instant,
         Monotonic, //
     }, //
 };
 
-/// How many requests wait at most; more are refused.
-const WAITING_MAX: usize = 256;
+/// How many requests wait at most, and how many connections for their listeners; more are refused. As
+/// many as the longest backlog of a listener (`net.core.somaxconn`), unless somebody has raised it.
+const WAITING_MAX: usize = 4096;
+
+/// For so many requests there is room where one cannot wait for memory.
+const WAITING_ROOM: usize = 64;
 
 /// How long a connection waits for a listener that a user call owns; its peer has a time-out too.
-const PATIENCE: Delta = Delta::from_secs(2);
+const PATIENCE: Delta = Delta::from_secs(10);
+
+/// A listener is mostly owned for a moment, by `accept()`: so long it is tried again at once, and so
+/// often while others are handled.
+const MOMENT: Delta = Delta::from_millis(1);
+
+/// The pause between such tries.
+const PAUSE: Delta = Delta::from_micros(50);
 
 /// Requests that wait to be handled.
 #[pin_data]
@@ -61,7 +75,7 @@ pub(super) struct Requests {
     #[pin]
     waiting: SpinLockBh<KVec<Header>>,
     #[pin]
-    held_up: SpinLockBh<KVec<HeldUp>>,
+    held_up: Mutex<KVVec<HeldUp>>,
 }
 
 /// A connection whose listener was owned by a user call.
@@ -78,27 +92,25 @@ impl Requests {
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             waiting <- new_spinlock_bh!(
-                KVec::with_capacity(WAITING_MAX, GFP_KERNEL)?,
+                KVec::with_capacity(WAITING_ROOM, GFP_KERNEL)?,
                 "Requests::waiting"
             ),
-            held_up <- new_spinlock_bh!(
-                KVec::with_capacity(WAITING_MAX, GFP_KERNEL)?,
-                "Requests::held_up"
-            ),
+            held_up <- new_mutex!(KVVec::new(), "Requests::held_up"),
         })
     }
 
-    /// Notes `request`; false if there are too many. Does not sleep.
+    /// Notes `request`; false if there are too many, or no memory for more. Does not sleep.
     pub(super) fn push(&self, request: Header) -> bool {
-        self.waiting.lock().push_within_capacity(request).is_ok()
+        let mut waiting = self.waiting.lock();
+        waiting.len() < WAITING_MAX && waiting.push(request, GFP_ATOMIC).is_ok()
     }
 
     /// Answers all requests by RST, as long as there is a way. May sleep.
     pub(super) fn refuse_all(&self, device: &Arc<Vsock>) {
-        while let Some(request) = self.pop_waiting() {
+        for request in self.take_waiting() {
             device.refuse(&request);
         }
-        while let Some(held_up) = self.pop_held_up() {
+        for held_up in self.take_held_up() {
             let HeldUp { request, child, .. } = held_up;
             drop(child);
             device.refuse(&request);
@@ -107,58 +119,95 @@ impl Requests {
 
     /// Handles what there is; returns whether some have to be tried again later. Sleeps.
     pub(super) fn handle(&self, device: &Arc<Vsock>) -> bool {
-        self.retry(device);
-        // In the order in which they came.
-        let mut index = 0;
         loop {
-            let request = {
-                let mut waiting = self.waiting.lock();
-                match waiting.get(index) {
-                    Some(request) => *request,
-                    None => {
-                        waiting.clear();
-                        break;
-                    }
-                }
-            };
-            index += 1;
-            match self.admit(device, &request) {
-                Ok(()) => {}
-                // The peer's connect() was interrupted and called again before we came to answer the
-                // first: what answers that one answers this one, too. An RST would end it.
-                Err(again) if again == NetError::AddrInUse.into() => {
-                    STATS.count(Counter::BadOp);
-                }
-                Err(refused) => {
-                    pr_debug!(
-                        "request from port {} refused: {refused:?}\n",
-                        request.src_port
-                    );
-                    device.refuse(&request);
+            self.retry(device);
+            self.admit_all(device);
+            let since = self.held_up.lock().last().map(|held_up| held_up.since);
+            match since {
+                None => return false,
+                Some(since) if since.elapsed() >= MOMENT => return true,
+                Some(_) => fsleep(PAUSE),
+            }
+        }
+    }
+
+    /// Handles what waits, in the order in which it came.
+    fn admit_all(&self, device: &Arc<Vsock>) {
+        let mut tried = Instant::<Monotonic>::now();
+        loop {
+            let batch = self.take_waiting();
+            if batch.is_empty() {
+                return;
+            }
+            for request in batch {
+                self.admit_or_refuse(device, &request);
+                if tried.elapsed() >= MOMENT {
+                    self.retry(device);
+                    tried = Instant::now();
                 }
             }
         }
-        !self.held_up.lock().is_empty()
     }
 
-    fn pop_waiting(&self) -> Option<Header> {
-        self.waiting.lock().pop()
+    fn admit_or_refuse(&self, device: &Arc<Vsock>, request: &Header) {
+        match self.admit(device, request) {
+            Ok(()) => {}
+            // The peer's connect() was interrupted and called again before we came to answer the
+            // first: what answers that one answers this one, too. An RST would end it.
+            Err(again) if again == NetError::AddrInUse.into() => {
+                STATS.count(Counter::BadOp);
+            }
+            Err(refused) => {
+                pr_debug!(
+                    "request from port {} refused: {refused:?}\n",
+                    request.src_port
+                );
+                device.refuse(request);
+            }
+        }
     }
 
-    fn pop_held_up(&self) -> Option<HeldUp> {
-        let mut held_up = self.held_up.lock();
-        (!held_up.is_empty())
-            .then(|| held_up.remove(0).ok())
-            .flatten()
+    /// Takes all that wait to be handled. Sleeps.
+    fn take_waiting(&self) -> KVec<Header> {
+        if self.waiting.lock().is_empty() {
+            return KVec::new();
+        }
+        let room = KVec::with_capacity(WAITING_ROOM, GFP_KERNEL).unwrap_or_default();
+        core::mem::replace(&mut self.waiting.lock(), room)
     }
 
+    fn take_held_up(&self) -> KVVec<HeldUp> {
+        core::mem::replace(&mut self.held_up.lock(), KVVec::new())
+    }
+
+    /// Tries again what was held up; of those whose listener is owned still, the first alone.
     fn retry(&self, device: &Arc<Vsock>) {
-        let count = self.held_up.lock().len();
-        for _ in 0..count {
-            if let Some(held_up) = self.pop_held_up() {
-                self.enqueue(device, held_up);
+        let mut owned: Option<Listener> = None;
+        for held_up in self.take_held_up() {
+            if owned.as_ref() == Some(&held_up.listener) {
+                self.hold_up(device, held_up);
+                continue;
+            }
+            let listener = held_up.listener.clone();
+            if !self.enqueue(device, held_up) {
+                owned = Some(listener);
             }
         }
+    }
+
+    /// Has a connection wait for its listener; refuses it if it has waited for long, or too many do.
+    fn hold_up(&self, device: &Arc<Vsock>, connection: HeldUp) {
+        let request = connection.request;
+        if !self.keep(connection) {
+            device.refuse(&request);
+        }
+    }
+
+    fn keep(&self, connection: HeldUp) -> bool {
+        let mut held_up = self.held_up.lock();
+        connection.since.elapsed() < PATIENCE
+            && held_up.len() < WAITING_MAX
+            && held_up.push(connection, GFP_KERNEL).is_ok()
     }
 
     /// Makes a connection of a request, or says why not.
@@ -212,15 +261,16 @@ impl Requests {
         Ok(())
     }
 
-    /// Queues a connection for `accept()`, or has it wait for its listener.
-    fn enqueue(&self, device: &Arc<Vsock>, held_up: HeldUp) {
+    /// Queues a connection for `accept()`, or refuses it; if it has to wait for its listener, it is held
+    /// up, and the answer is false.
+    fn enqueue(&self, device: &Arc<Vsock>, connection: HeldUp) -> bool {
         let HeldUp {
             request,
             listener,
             child,
             conn,
             since,
-        } = held_up;
+        } = connection;
         // The answer must be on its way before accept() returns, as its user may send at once. Without
         // a device, or memory, the connection is reset sooner or later.
         let respond = || {
@@ -228,7 +278,7 @@ impl Requests {
         };
         match listener.enqueue(child, respond) {
             Ok(()) => listener.wake(),
-            Err((Refused::Busy, child)) if since.elapsed() < PATIENCE => {
+            Err((Refused::Busy, child)) => {
                 let again = HeldUp {
                     request,
                     listener,
@@ -236,17 +286,15 @@ impl Requests {
                     conn,
                     since,
                 };
-                let full = self.held_up.lock().push_within_capacity(again).err();
-                if let Some(error) = full {
-                    drop(error);
-                    device.refuse(&request);
-                }
+                self.hold_up(device, again);
+                return false;
             }
-            Err((_, child)) => {
+            Err((Refused::Never, child)) => {
                 drop(child);
                 device.refuse(&request);
             }
         }
+        true
     }
 }
 

@@ -28,7 +28,15 @@ use kernel::{
 };
 
 /// A socket that was listening when it was found.
+#[derive(Clone)]
 pub(crate) struct Listener(ARef<VsockSock>);
+
+impl PartialEq for Listener {
+    /// Whether it is the same socket.
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq::<VsockSock>(&*self.0, &*other.0)
+    }
+}
 
 /// Why a connection was not queued for `accept()`.
 #[derive(Debug)]
