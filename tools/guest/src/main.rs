@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use guest::{
     agent, bench, dgram, files, hold, memory, messages, probe, rate,
-    socket::{self, Kind},
+    socket::{self, Kind, Peer},
     sockmap, stream, stuck, zerocopy,
 };
 
@@ -15,15 +15,6 @@ use guest::{
 struct Cli {
     #[command(subcommand)]
     command: Command,
-}
-
-/// Whom to connect to.
-#[derive(Args, Clone, Copy)]
-struct Peer {
-    #[arg(long)]
-    cid: u32,
-    #[arg(long)]
-    port: u32,
 }
 
 #[derive(Subcommand)]
@@ -73,6 +64,9 @@ enum Command {
         peer: Peer,
         #[arg(long)]
         connections: u64,
+        /// Begin to connect with all before any is waited for
+        #[arg(long)]
+        burst: bool,
     },
     /// Send chunks and read each back whole, without closing a half
     Chunks {
@@ -127,7 +121,7 @@ enum Command {
     /// Open a number of connections, write pieces to each, and hold them
     HoldClient {
         #[command(flatten)]
-        peer: socket::Peer,
+        peer: Peer,
         #[arg(long)]
         connections: u64,
         #[arg(long, default_value_t = 0)]
@@ -150,7 +144,7 @@ enum Command {
     /// Say how large a buffer is, before and after connect()
     BufferSize {
         #[command(flatten)]
-        peer: socket::Peer,
+        peer: Peer,
         #[arg(long, default_value_t = socket::DEFAULT_BUFFER)]
         buffer: u64,
     },
@@ -235,7 +229,11 @@ fn main() -> Result<()> {
                 write_size,
             },
         ),
-        Command::Many { peer, connections } => stream::many(peer.cid, peer.port, connections),
+        Command::Many {
+            peer,
+            connections,
+            burst,
+        } => stream::many(peer.cid, peer.port, connections, burst),
         Command::Chunks { peer, size, count } => stream::chunks(peer.cid, peer.port, size, count),
         Command::SlowServer { port, pause_ms } => {
             stream::slow_server(port, Duration::from_millis(pause_ms))

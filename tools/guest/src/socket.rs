@@ -11,15 +11,17 @@ use anyhow::{ensure, Context, Result};
 use clap::{Args, ValueEnum};
 use nix::{
     errno::Errno,
+    fcntl::{fcntl, FcntlArg, OFlag},
     poll::{poll, PollFd, PollFlags, PollTimeout},
     sys::{
-        socket::{setsockopt, sockopt},
+        socket::{getsockopt, setsockopt, sockopt},
         time::TimeVal,
     },
 };
 
 const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
+const SO_VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
 
 /// What af_vsock gives a socket that asks for nothing.
 pub const DEFAULT_BUFFER: u64 = 256 << 10;
@@ -66,6 +68,12 @@ impl AsRawFd for Socket {
     }
 }
 
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.0
+    }
+}
+
 fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
     // SAFETY: A structure of numbers alone, for which zero is a value.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
@@ -78,8 +86,17 @@ fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
 const ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
 
 impl Socket {
-    /// A new socket; with `buffer`, of that size.
+    /// A new socket with a buffer of that size.
     pub fn new(kind: Kind, buffer: u64) -> Result<Self> {
+        let socket = Self::plain(kind)?;
+        for name in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
+            socket.set(libc::AF_VSOCK, name, buffer)?;
+        }
+        Ok(socket)
+    }
+
+    /// A new socket, of which nothing but patience is asked: what it costs to connect is measured elsewhere.
+    pub fn plain(kind: Kind) -> Result<Self> {
         let ty = match kind {
             Kind::Stream => libc::SOCK_STREAM,
             Kind::Seqpacket => libc::SOCK_SEQPACKET,
@@ -89,14 +106,16 @@ impl Socket {
             .with_context(|| format!("socket() of {kind:?}"))?;
         // SAFETY: The descriptor is new, and nobody else's.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        for name in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
-            socket.set(libc::AF_VSOCK, name, buffer)?;
-        }
+        let patience = libc::timeval {
+            tv_sec: STALL.as_secs() as i64,
+            tv_usec: 0,
+        };
+        socket.set(libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, patience)?;
         Ok(socket)
     }
 
     /// Sets an option whose value is a number, of the size that the option has.
-    fn set<T: Copy + std::fmt::Display>(&self, level: i32, name: i32, value: T) -> Result<()> {
+    fn set<T: Copy + std::fmt::Debug>(&self, level: i32, name: i32, value: T) -> Result<()> {
         // SAFETY: The value lives through the call, and its size is told.
         let result = unsafe {
             libc::setsockopt(
@@ -107,7 +126,7 @@ impl Socket {
                 size_of::<T>() as libc::socklen_t,
             )
         };
-        Errno::result(result).with_context(|| format!("setsockopt({level}, {name}, {value})"))?;
+        Errno::result(result).with_context(|| format!("setsockopt({level}, {name}, {value:?})"))?;
         Ok(())
     }
 
@@ -155,13 +174,42 @@ impl Socket {
 
     /// A connection to `peer`.
     pub fn connected(kind: Kind, buffer: u64, peer: Peer) -> Result<Self> {
-        let socket = Self::new(kind, buffer)?;
-        socket
-            .try_connect(peer)
+        Self::new(kind, buffer)?.connect(peer)
+    }
+
+    /// Connects to `peer`.
+    pub fn connect(self, peer: Peer) -> Result<Self> {
+        self.try_connect(peer)
             .with_context(|| format!("connect to CID {} port {}", peer.cid, peer.port))?;
-        socket.receive_timeout(STALL)?;
-        socket.send_timeout(STALL)?;
-        Ok(socket)
+        self.receive_timeout(STALL)?;
+        self.send_timeout(STALL)?;
+        Ok(self)
+    }
+
+    /// Begins to connect to `peer`; [`connected_by_now`](Self::connected_by_now) waits for the end.
+    pub fn connecting(kind: Kind, peer: Peer) -> Result<Self> {
+        let socket = Self::plain(kind)?;
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        match socket.try_connect(peer) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e).context("connect"),
+            _ => Ok(socket),
+        }
+    }
+
+    /// Waits until it is connected; from then on its calls wait, too.
+    pub fn connected_by_now(self) -> Result<Self> {
+        ensure!(
+            !self.poll(PollFlags::POLLOUT, STALL)?.is_empty(),
+            "connect() has not ended"
+        );
+        match getsockopt(&self, sockopt::SocketError)? {
+            0 => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)).context("connect"),
+        }
+        fcntl(&self, FcntlArg::F_SETFL(OFlag::empty()))?;
+        self.receive_timeout(STALL)?;
+        self.send_timeout(STALL)?;
+        Ok(self)
     }
 
     /// A listener; what it accepts inherits its buffer.

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
+    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +15,11 @@ use nix::sys::{
 };
 use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 
-use crate::{pattern, probe::errno_name};
+use crate::{
+    pattern,
+    probe::errno_name,
+    socket::{Kind, Peer, Socket},
+};
 
 /// A connection that stops answering for this long has failed: nothing here may hang for ever.
 const STALL: Duration = Duration::from_secs(60);
@@ -33,11 +38,8 @@ fn listen_at(cid: u32, port: u32) -> Result<VsockListener> {
 }
 
 pub fn connect(cid: u32, port: u32) -> Result<VsockStream> {
-    let stream = VsockStream::connect_with_cid_port(cid, port)
-        .with_context(|| format!("connect to CID {cid} port {port}"))?;
-    stream.set_read_timeout(Some(STALL))?;
-    stream.set_write_timeout(Some(STALL))?;
-    Ok(stream)
+    let socket = Socket::plain(Kind::Stream)?.connect(Peer { cid, port })?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 /// Room for thousands of connections.
@@ -157,13 +159,16 @@ pub fn receive_pattern(from: &mut impl Read, seed: u64) -> Result<(u64, u32)> {
 }
 
 /// Opens `connections` and keeps them all open; only then an echo on each.
-pub fn many(cid: u32, port: u32, connections: u64) -> Result<()> {
+pub fn many(cid: u32, port: u32, connections: u64, burst: bool) -> Result<()> {
     raise_file_limit()?;
-    let mut streams = Vec::new();
-    for i in 0..connections {
-        streams
-            .push(connect(cid, port).with_context(|| format!("connection {i} of {connections}"))?);
-    }
+    let nth = |i| format!("connection {i} of {connections}");
+    let mut streams = if burst {
+        connect_in_a_burst(cid, port, connections)?
+    } else {
+        (0..connections)
+            .map(|i| connect(cid, port).with_context(|| nth(i)))
+            .collect::<Result<Vec<_>>>()?
+    };
     println!("OPEN {connections}");
     for (i, stream) in streams.iter_mut().enumerate() {
         let mut message = [0; 64];
@@ -179,6 +184,28 @@ pub fn many(cid: u32, port: u32, connections: u64) -> Result<()> {
     }
     println!("OK connections={connections}");
     Ok(())
+}
+
+/// Begins to connect with all sockets before it asks what became of any.
+fn connect_in_a_burst(cid: u32, port: u32, connections: u64) -> Result<Vec<VsockStream>> {
+    let peer = Peer { cid, port };
+    let begun = (0..connections)
+        .map(|_| Socket::connecting(Kind::Stream, peer))
+        .collect::<Result<Vec<_>>>()?;
+    println!("BEGUN {connections}");
+    let mut failed = std::collections::BTreeMap::<String, u64>::new();
+    let mut streams = Vec::new();
+    for socket in begun {
+        match socket.connected_by_now() {
+            Ok(socket) => streams.push(OwnedFd::from(socket).into()),
+            Err(e) => *failed.entry(format!("{e:#}")).or_default() += 1,
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "of {connections} connections failed: {failed:?}"
+    );
+    Ok(streams)
 }
 
 /// Sends a chunk in one write, reads it back, and so on: for peers that cannot tell a half-close.

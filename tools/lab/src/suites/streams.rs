@@ -25,6 +25,14 @@ pub const TESTS: &[Test] = &[
         run: |s| open_2000(s, Side::Host),
     },
     Test {
+        name: "streams: C3 1000 connects in a burst, guest to host",
+        run: |s| burst(s, Side::Guest),
+    },
+    Test {
+        name: "streams: C3 1000 connects in a burst, host to guest",
+        run: |s| burst(s, Side::Host),
+    },
+    Test {
         name: "streams: a slow reader in the guest stops nobody else",
         run: |s| slow_reader(s, Side::Guest),
     },
@@ -85,6 +93,14 @@ fn echo_64(s: &mut Session, client: Side) -> Result<()> {
 fn open_2000(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
     s.rvtest(client, &format!("many {peer} --connections 2000"))?
+        .success(LONG)?;
+    Ok(())
+}
+
+/// The listener's backlog has room for all of them, so that none may be refused.
+fn burst(s: &mut Session, client: Side) -> Result<()> {
+    let (_server, peer) = echo_server(s, client)?;
+    s.rvtest(client, &format!("many {peer} --connections 1000 --burst"))?
         .success(LONG)?;
     Ok(())
 }
