@@ -288,7 +288,8 @@ pub fn in_a_flood(s: &mut Session, time: Duration) -> Result<Vec<Flood>> {
 }
 
 pub fn flood(s: &mut Session) -> Result<()> {
-    for flood in in_a_flood(s, Duration::from_secs(2))? {
+    let time = Duration::from_secs(2) * s.config.guest.slowness();
+    for flood in in_a_flood(s, time)? {
         let text = format!(
             "{}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {:.0} datagrams/s",
             flood.way,
