@@ -99,6 +99,14 @@ fn packets(file: &[u8]) -> Result<Vec<Packet>> {
     Ok(packets)
 }
 
+/// Waits until tcpdump has written what the device has carried, and the device carries no more.
+const WRITTEN: &str = r#"
+carried() { cat /sys/class/net/vsockmon0/statistics/rx_packets; }
+written() { tcpdump -Z root -nn -r /tmp/mon.pcap 2>/dev/null | grep -c VIRTIO; }
+before=
+until [ "$before" = "$(carried)" ] && [ "$before" = "$(written)" ]; do before=$(carried); sleep 0.5; done
+"#;
+
 pub fn vsockmon(s: &mut Session) -> Result<()> {
     const BYTES: usize = 300_000;
     unpack(s)?;
@@ -126,8 +134,7 @@ pub fn vsockmon(s: &mut Session) -> Result<()> {
         .success(LONG)?;
         ports.push((u64::from(client.other().cid()), port));
     }
-    // tcpdump has written all when its file no longer grows.
-    s.guest_sh("size=; while now=$(stat -c %s /tmp/mon.pcap); [ \"$size\" != \"$now\" ]; do size=$now; sleep 0.5; done")?;
+    s.guest_sh(WRITTEN)?;
     s.guest_sh("killall -INT tcpdump")?;
     let said = tcpdump.success(LONG)?;
     ensure!(
