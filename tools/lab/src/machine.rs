@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use nix::{
     sys::{
         prctl::set_pdeathsig,
@@ -22,7 +22,7 @@ use serde_json::{json, Value};
 use crate::{
     events::Events,
     monitor::Monitor,
-    serial::{is_stall, Serial, NOT_RUN},
+    serial::{is_stall, Serial, NOT_RUN, NOT_UP},
 };
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
@@ -127,6 +127,44 @@ impl Machine {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits until the agent answers in it; false if nothing is heard of the machine for `silence`, or it takes
+    /// longer than `limit`.
+    pub fn comes_up(&self, silence: Duration, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let before = self.serial.mark();
+            if self
+                .serial
+                .wait_for(0, "agent: listening", silence)
+                .is_some()
+            {
+                return true;
+            }
+            if self.serial.mark() == before || Instant::now() > deadline {
+                return false;
+            }
+        }
+    }
+
+    /// Why: the emulator's fault, unless its kernel says something else, as no driver of ours is loaded yet.
+    pub fn did_not_come_up(&self) -> anyhow::Error {
+        let mut complaints = self.serial.complaints_since(0).into_iter();
+        match complaints.find(|l| !l.starts_with("qemu: ") && !is_stall(l)) {
+            Some(complaint) => anyhow!("the guest did not come up: {}", complaint.trim()),
+            None => {
+                let line = format!("lab: {} {NOT_UP}", self.name);
+                self.log(line.clone());
+                RigDied(line).into()
+            }
+        }
+    }
+
+    /// Adds a line of our own to the machine's log, where every later look finds it.
+    fn log(&self, line: String) {
+        self.events.log(&self.name, &line);
+        self.serial.push(line);
+    }
+
     /// Waits for the emulator to end by itself.
     pub fn wait_end(&mut self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
@@ -163,9 +201,11 @@ impl Machine {
     /// Ends the machine as soon as the emulator is found not to run one of its processors.
     pub fn watch(&self) {
         let (serial, events, name) = (self.serial.clone(), self.events.clone(), self.name.clone());
-        self.monitor
-            .clone()
-            .watch(move |cpu| not_run(&serial, &events, &name, &cpu));
+        self.monitor.clone().watch(move |cpu| {
+            let line = format!("lab: {cpu} of {name} {NOT_RUN}");
+            events.log(&name, &line);
+            serial.push(line);
+        });
     }
 
     /// Finds out why a machine fell silent. `Err(RigDied)`: the emulator's fault; otherwise the words to fail with.
@@ -174,7 +214,7 @@ impl Machine {
         std::thread::sleep(Duration::from_millis(300));
         if self.running() {
             if let Some(cpu) = self.monitor.stopped_processor() {
-                not_run(&self.serial, &self.events, &self.name, &cpu);
+                self.log(format!("lab: {cpu} of {} {NOT_RUN}", self.name));
             }
         }
         let rig_failure = self.serial.rig_failure();
@@ -213,13 +253,6 @@ impl Machine {
             self.name
         )))
     }
-}
-
-/// Says what is wrong where every later look at the logs finds it.
-fn not_run(serial: &Serial, events: &Events, name: &str, cpu: &str) {
-    let line = format!("lab: {cpu} of {name} {NOT_RUN}");
-    events.log(name, &line);
-    serial.push(line);
 }
 
 impl Drop for Machine {

@@ -73,10 +73,14 @@ const RIG_FAILURES: &[&str] = &[
     // Whatever code a processor runs, it answers an NMI: this one runs none.
     "still haven't responded to the NMI",
     NOT_RUN,
+    NOT_UP,
 ];
 
 /// What the lab says when it has seen that itself.
 pub const NOT_RUN: &str = "is not halted, and yet not run by the emulator";
+
+/// What it says of a guest that stops while it boots.
+pub const NOT_UP: &str = "fell silent before a driver was loaded";
 
 /// What the others say when a processor is not run.
 const STALLS: &[&str] = &["detected stalls", "soft lockup", "blocked for more than"];

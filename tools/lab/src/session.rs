@@ -22,6 +22,9 @@ pub const GUEST_CID: u32 = 3;
 pub const HOST_CID: u32 = 2;
 /// The other guest, where there are two.
 pub const NEIGHBOUR_CID: u32 = 4;
+/// How long a guest may take to boot, and how long it may say nothing meanwhile.
+const BOOT_TIME: Duration = Duration::from_secs(240);
+const BOOT_SILENCE: Duration = Duration::from_secs(40);
 /// The port of vsock_test's control connection in a guest.
 pub const CONTROL: u16 = 12345;
 
@@ -185,18 +188,10 @@ impl Session {
     }
 
     fn come_up(&mut self) -> Result<()> {
+        let slowness = self.config.guest.slowness();
         let guest = self.guest.as_mut().context("no guest is running")?;
-        if guest
-            .serial
-            .wait_for(
-                0,
-                "agent: listening",
-                Duration::from_secs(240) * self.config.guest.slowness(),
-            )
-            .is_none()
-        {
-            let why = guest.diagnose(0)?;
-            bail!("the guest did not come up: {why}");
+        if !guest.comes_up(BOOT_SILENCE * slowness, BOOT_TIME * slowness) {
+            return Err(guest.did_not_come_up());
         }
         self.load()?;
         self.neighbour.as_mut().map_or(Ok(()), |n| n.come_up())
