@@ -197,7 +197,7 @@ impl Places {
         {
             fs.program_with_libraries(file)?;
         }
-        for (name, bytes) in self.modules().with_dependencies(&["vsockmon"])? {
+        for (name, bytes) in self.guest_modules().with_dependencies(&["vsockmon"])? {
             fs.file(&format!("modules/{name}.ko"), 0o644, &bytes);
         }
         for (name, text) in programs::FILES {
