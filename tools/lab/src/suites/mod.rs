@@ -41,8 +41,6 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(device::TESTS)
         .chain(snapshot::TESTS)
         .filter(|t| kernel == Kernel::Debug || !t.name.starts_with("leaks: "))
-        // That kernel has neither vsockmon nor packet sockets.
-        .filter(|t| kernel == Kernel::Stock || !t.name.starts_with(programs::PREFIX))
         .collect()
 }
 

@@ -23,7 +23,7 @@ use crate::{
     session::{Session, Side},
 };
 
-pub const PREFIX: &str = "programs: ";
+const PREFIX: &str = "programs: ";
 
 /// Whether a test has [`PROGRAMS`] in its machines: its name says so.
 pub fn wanted_by(test: &str) -> bool {
