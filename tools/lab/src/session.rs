@@ -157,7 +157,11 @@ impl Session {
             return Ok(());
         }
         self.discard_guest();
-        let outcome = self.boot().and_then(|()| self.come_up());
+        let outcome = match self.boot().and_then(|()| self.come_up()) {
+            // The rig may have died under it.
+            Err(e) if !Self::is_rig_death(&e) => self.settle(Err(e)),
+            outcome => outcome,
+        };
         if outcome.is_err() {
             self.discard_guest();
         }
