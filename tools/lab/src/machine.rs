@@ -228,10 +228,10 @@ impl Machine {
         if let Some(line) = rig_failure {
             return Err(RigDied(line));
         }
-        if !self.running() {
+        if let Some(status) = self.child.try_wait().ok().flatten() {
             let last = self.serial.since(0).last().cloned().unwrap_or_default();
             return Err(RigDied(format!(
-                "QEMU of {} ended without a word from its kernel; the last line: {last}",
+                "QEMU of {} ended ({status}) without a word from its kernel; the last line: {last}",
                 self.name
             )));
         }
