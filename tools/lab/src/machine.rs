@@ -208,6 +208,11 @@ impl Machine {
         });
     }
 
+    /// Has its processors' threads give way to the emulator's others: see `Monitor::be_nice`.
+    pub fn be_nice(&self) {
+        self.monitor.clone().be_nice();
+    }
+
     /// Finds out why a machine fell silent. `Err(RigDied)`: the emulator's fault; otherwise the words to fail with.
     pub fn diagnose(&mut self, mark: usize) -> Result<String, RigDied> {
         // What the console still has to say comes through a pipe.

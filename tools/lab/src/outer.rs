@@ -226,16 +226,14 @@ fn in_guests(
             start_until_done(&mut rig, &tests, driver, report, Job::Tests);
         }
     }
-    let mut complaints = Vec::new();
     if !plan.rig.is_empty() {
         report.busy("guests on vhost-vsock ...");
         let mut rig = Rig::new(places, logs, driver)?;
         report.say(&format!("      {}", rig.describe()));
         start_until_done(&mut rig, &plan.rig, driver, report, Job::Tests);
-        complaints.extend(rig.complaints.iter().map(|l| format!("host VM: {l}")));
     }
     if plan.has_guests() {
-        complaints.extend(serial::complaints_in_folder(logs)?);
+        let complaints = serial::complaints_in_folder(logs)?;
         let why = complaints
             .first()
             .map(|first| format!("{} lines, the first: {first}", complaints.len()));
