@@ -226,7 +226,8 @@ impl Rig {
             initramfs: image,
             // A busy machine has an emulated timer tick too late for the kernel's check of it.
             append: format!("rdinit=/init panic=-1 mitigations=off no_timer_check {append}"),
-            memory_mib: 4096,
+            // A guest, a file with another one's memory, its initramfs twice, and what runs there.
+            memory_mib: 2560 + 2 * self.places.guest.memory_mib(),
             arguments,
             scratch: std::env::temp_dir(),
         })

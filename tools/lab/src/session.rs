@@ -182,13 +182,18 @@ impl Session {
             self.boots
         );
         let spec = self.spec(name, "no_console_suspend")?;
-        let guest = Machine::boot(&spec, self.events.clone())?;
+        self.guest = Some(self.start(&spec)?);
+        self.checked = 0;
+        self.neighbour.as_mut().map_or(Ok(()), |n| n.boot())
+    }
+
+    fn start(&self, spec: &Spec) -> Result<Machine> {
+        let guest = Machine::boot(spec, self.events.clone())?;
+        // Only a processor whose virtualisation is emulated is ever not run.
         if matches!(self.config.host, Host::Vhost) {
             guest.watch();
         }
-        self.guest = Some(guest);
-        self.checked = 0;
-        self.neighbour.as_mut().map_or(Ok(()), |n| n.boot())
+        Ok(guest)
     }
 
     fn come_up(&mut self) -> Result<()> {
@@ -244,7 +249,7 @@ impl Session {
         }
         spec.arguments
             .extend(["-incoming".into(), format!("file:{}", file.display())]);
-        let mut guest = Machine::boot(&spec, self.events.clone())?;
+        let mut guest = self.start(&spec)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match guest.monitor("query-status", json!({})) {
