@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device: from when its queues are found until they end, and how socket calls reach it.
+//! The device: what belongs to one, and how socket calls reach it.
+
+mod lifecycle;
+
+pub(super) use lifecycle::Found;
 
 use super::{
     dgram,
@@ -20,10 +24,7 @@ use super::{
     },
     probe::Driver,
     request::Requests,
-    rx::{
-        self,
-        Shape, //
-    },
+    rx,
     stats::{
         Counter,
         STATS, //
@@ -32,7 +33,6 @@ use super::{
 };
 use crate::{
     ext::{
-        mm::PageBlock,
         net::{
             msg::Msg,
             vsock::{
@@ -44,10 +44,7 @@ use crate::{
         virtio::{
             self,
             ConfigSpace,
-            Handler,
-            Queue,
-            Virtqueue,
-            VqSpec, //
+            Handler, //
         },
         work::{
             new_delayed_work,
@@ -68,7 +65,6 @@ use crate::{
 use kernel::{
     device::Core,
     new_mutex,
-    page::PAGE_SIZE,
     prelude::*,
     sync::{
         aref::ARef,
@@ -81,10 +77,7 @@ use kernel::{
         ArcBorrow,
         Mutex, //
     },
-    time::{
-        msecs_to_jiffies,
-        Delta, //
-    }, //
+    time::msecs_to_jiffies, //
 };
 
 /// When a listener is tried again, in milliseconds.
@@ -92,9 +85,6 @@ const RETRY_INTERVAL: u32 = 10;
 
 /// How long a device that has lost count waits for its reset, in milliseconds: it may do so again.
 const RESTART_DELAY: u32 = 1000;
-
-/// How long the peers have to take our farewells, in all (C7).
-const FAREWELL_TIME: Delta = Delta::from_secs(1);
 
 /// The device that socket calls use: none, or the one that runs.
 static DEVICE: RcuArc<Vsock> = RcuArc::new();
@@ -135,13 +125,6 @@ pub(crate) struct Vsock {
     retry_work: DelayedWork<Vsock>,
     #[pin]
     restart_work: DelayedWork<Vsock>,
-}
-
-/// The queues of a device, as they are found.
-pub(super) struct Found {
-    streams: [Queue; 2],
-    datagrams: Option<[Queue; 2]>,
-    events: Queue,
 }
 
 /// The device that runs, if there is one.
@@ -378,102 +361,6 @@ impl Vsock {
         pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
     }
 
-    /// Finds the queues. Sleeps.
-    pub(super) fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
-        fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
-            names.map(|name| VqSpec {
-                name,
-                callback: true,
-            })
-        }
-        Ok(match self.profile.queues {
-            Queues::Three => {
-                let [rx, tx, events] =
-                    dev.find_vqs(self.clone(), specs([c"rx", c"tx", c"event"]))?;
-                Found {
-                    streams: [rx, tx],
-                    datagrams: None,
-                    events,
-                }
-            }
-            Queues::Five => {
-                let names = [c"rx", c"tx", c"dgram-rx", c"dgram-tx", c"event"];
-                let [rx, tx, dgram_rx, dgram_tx, events] =
-                    dev.find_vqs(self.clone(), specs(names))?;
-                Found {
-                    streams: [rx, tx],
-                    datagrams: Some([dgram_rx, dgram_tx]),
-                    events,
-                }
-            }
-        })
-    }
-
-    /// Starts to use the queues that were found. Sleeps.
-    pub(super) fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
-        let Found {
-            streams: [rx, tx],
-            datagrams,
-            events,
-        } = found;
-        let config = rx.config();
-        let cid = read_guest_cid(&config)?;
-        *self.config.lock() = Some(config);
-        let before = self.cid.xchg(cid, Relaxed);
-        self.streams.start(rx, tx, self.shape())?;
-        if let Some([rx, tx]) = datagrams {
-            self.datagrams.start(rx, tx, self.datagram_shape())?;
-        }
-        self.events.start(Virtqueue::new(events))?;
-        dev.ready();
-        self.streams.rx.refill(GFP_KERNEL);
-        self.datagrams.rx.refill(GFP_KERNEL);
-        self.events.kick();
-        self.leaving.store(false, Relaxed);
-        DEVICE.replace(Some(self.clone()));
-        self.rebind(before);
-        // What came before DEVICE was set.
-        self.streams.rx_work.queue(self, Where::Bh);
-        self.datagrams.rx_work.queue(self, Where::Bh);
-        self.event_work.queue(self, Where::Unbound);
-        Ok(())
-    }
-
-    /// The receive buffers of connections; with datagrams they have half of the memory.
-    fn shape(&self) -> Shape {
-        let memory = crate::rx_pool_kb.get() as usize * 1024;
-        let merges = self.profile.mrg_rxbuf;
-        Shape {
-            order: if merges {
-                crate::mrg_buffer_order.get()
-            } else {
-                crate::rx_buffer_order.get()
-            },
-            memory: if self.profile.dgram {
-                memory / 2
-            } else {
-                memory
-            },
-            header_len: self.profile.header_len(),
-            merges,
-        }
-    }
-
-    /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
-    /// the greatest, and there are four at the least (D8).
-    fn datagram_shape(&self) -> Shape {
-        let shape = self.shape();
-        if shape.merges {
-            return shape;
-        }
-        let order = PageBlock::MAX_ORDER;
-        Shape {
-            order,
-            memory: shape.memory.max(4 * (PAGE_SIZE << order)),
-            ..shape
-        }
-    }
-
     /// Whether SOCK_DGRAM is ours.
     pub(super) fn has_registered_datagrams(&self) -> bool {
         self.registration.lock().is_some()
@@ -482,41 +369,6 @@ impl Vsock {
     /// SOCK_DGRAM exists no longer. Sleeps.
     pub(super) fn unregister_datagrams(&self) {
         drop(self.registration.lock().take());
-    }
-
-    /// Finds the queues again, as they were, and goes on. Sleeps.
-    pub(super) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
-        self.find_queues(dev)
-            .and_then(|found| self.start(dev, found))
-            .inspect_err(|_| self.stop(dev))
-    }
-
-    /// Ends all connections and stops to use the device. Sleeps.
-    ///
-    /// The peers are told first, unless the device is gone (C7).
-    pub(super) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
-        // From here on nothing new begins, from either side; what waits to begin is refused.
-        self.leaving.store(true, Relaxed);
-        self.retry_work.cancel_sync();
-        self.request_work.cancel_sync();
-        self.requests.refuse_all(self);
-        self.streams.tx.purge(|sent| sent.kind() != Kind::Reply);
-        self.table.for_each(|conn| conn.lost(true));
-        self.streams.tx.drain(FAREWELL_TIME);
-        drop(DEVICE.replace(None));
-        dev.delete_vqs();
-        self.streams.stop();
-        self.datagrams.stop();
-        self.events.stop();
-        *self.config.lock() = None;
-        self.event_work.cancel_sync();
-        // Not waited for: it may be the one that we are called by.
-        self.restart_work.cancel();
-        self.retry_work.cancel_sync();
-        self.request_work.cancel_sync();
-        self.requests.refuse_all(self);
-        // Those that were made meanwhile; nothing makes any more.
-        self.table.for_each(|conn| conn.lost(false));
     }
 
     /// Makes SOCK_DGRAM exist, if the device has datagrams (D9). Sleeps.

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From when a device's queues are found until they end.
+
+use super::{
+    Vsock,
+    DEVICE, //
+};
+use crate::{
+    driver::{
+        event::read_guest_cid,
+        packet::Kind,
+        rx::Shape, //
+    },
+    ext::{
+        mm::PageBlock,
+        virtio::{
+            self,
+            Queue,
+            Virtqueue,
+            VqSpec, //
+        },
+        work::Where, //
+    },
+    wire::Queues, //
+};
+use kernel::{
+    device::Core,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
+    time::Delta, //
+};
+
+/// How long the peers have to take our farewells, in all (C7).
+const FAREWELL_TIME: Delta = Delta::from_secs(1);
+
+/// The queues of a device, as they are found.
+pub(in crate::driver) struct Found {
+    streams: [Queue; 2],
+    datagrams: Option<[Queue; 2]>,
+    events: Queue,
+}
+
+impl Vsock {
+    /// Finds the queues. Sleeps.
+    pub(in crate::driver) fn find_queues(
+        self: &Arc<Self>,
+        dev: &virtio::Device<Core<'_>>,
+    ) -> Result<Found> {
+        fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
+            names.map(|name| VqSpec {
+                name,
+                callback: true,
+            })
+        }
+        Ok(match self.profile.queues {
+            Queues::Three => {
+                let [rx, tx, events] =
+                    dev.find_vqs(self.clone(), specs([c"rx", c"tx", c"event"]))?;
+                Found {
+                    streams: [rx, tx],
+                    datagrams: None,
+                    events,
+                }
+            }
+            Queues::Five => {
+                let names = [c"rx", c"tx", c"dgram-rx", c"dgram-tx", c"event"];
+                let [rx, tx, dgram_rx, dgram_tx, events] =
+                    dev.find_vqs(self.clone(), specs(names))?;
+                Found {
+                    streams: [rx, tx],
+                    datagrams: Some([dgram_rx, dgram_tx]),
+                    events,
+                }
+            }
+        })
+    }
+
+    /// Starts to use the queues that were found. Sleeps.
+    pub(in crate::driver) fn start(
+        self: &Arc<Self>,
+        dev: &virtio::Device<Core<'_>>,
+        found: Found,
+    ) -> Result {
+        let Found {
+            streams: [rx, tx],
+            datagrams,
+            events,
+        } = found;
+        let config = rx.config();
+        let cid = read_guest_cid(&config)?;
+        *self.config.lock() = Some(config);
+        let before = self.cid.xchg(cid, Relaxed);
+        self.streams.start(rx, tx, self.shape())?;
+        if let Some([rx, tx]) = datagrams {
+            self.datagrams.start(rx, tx, self.datagram_shape())?;
+        }
+        self.events.start(Virtqueue::new(events))?;
+        dev.ready();
+        self.streams.rx.refill(GFP_KERNEL);
+        self.datagrams.rx.refill(GFP_KERNEL);
+        self.events.kick();
+        self.leaving.store(false, Relaxed);
+        DEVICE.replace(Some(self.clone()));
+        self.rebind(before);
+        // What came before DEVICE was set.
+        self.streams.rx_work.queue(self, Where::Bh);
+        self.datagrams.rx_work.queue(self, Where::Bh);
+        self.event_work.queue(self, Where::Unbound);
+        Ok(())
+    }
+
+    /// The receive buffers of connections; with datagrams they have half of the memory.
+    fn shape(&self) -> Shape {
+        let memory = crate::rx_pool_kb.get() as usize * 1024;
+        let merges = self.profile.mrg_rxbuf;
+        Shape {
+            order: if merges {
+                crate::mrg_buffer_order.get()
+            } else {
+                crate::rx_buffer_order.get()
+            },
+            memory: if self.profile.dgram {
+                memory / 2
+            } else {
+                memory
+            },
+            header_len: self.profile.header_len(),
+            merges,
+        }
+    }
+
+    /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
+    /// the greatest, and there are four at the least (D8).
+    fn datagram_shape(&self) -> Shape {
+        let shape = self.shape();
+        if shape.merges {
+            return shape;
+        }
+        let order = PageBlock::MAX_ORDER;
+        Shape {
+            order,
+            memory: shape.memory.max(4 * (PAGE_SIZE << order)),
+            ..shape
+        }
+    }
+
+    /// Finds the queues again, as they were, and goes on. Sleeps.
+    pub(in crate::driver) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
+        self.find_queues(dev)
+            .and_then(|found| self.start(dev, found))
+            .inspect_err(|_| self.stop(dev))
+    }
+
+    /// Ends all connections and stops to use the device. Sleeps.
+    ///
+    /// The peers are told first, unless the device is gone (C7).
+    pub(in crate::driver) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
+        // From here on nothing new begins, from either side; what waits to begin is refused.
+        self.leaving.store(true, Relaxed);
+        self.retry_work.cancel_sync();
+        self.request_work.cancel_sync();
+        self.requests.refuse_all(self);
+        self.streams.tx.purge(|sent| sent.kind() != Kind::Reply);
+        self.table.for_each(|conn| conn.lost(true));
+        self.streams.tx.drain(FAREWELL_TIME);
+        drop(DEVICE.replace(None));
+        dev.delete_vqs();
+        self.streams.stop();
+        self.datagrams.stop();
+        self.events.stop();
+        *self.config.lock() = None;
+        self.event_work.cancel_sync();
+        // Not waited for: it may be the one that we are called by.
+        self.restart_work.cancel();
+        self.retry_work.cancel_sync();
+        self.request_work.cancel_sync();
+        self.requests.refuse_all(self);
+        // Those that were made meanwhile; nothing makes any more.
+        self.table.for_each(|conn| conn.lost(false));
+    }
+}
