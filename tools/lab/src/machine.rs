@@ -129,7 +129,7 @@ impl Machine {
 
     /// Waits until the agent answers in it; false if nothing is heard of the machine for `silence`, or it takes
     /// longer than `limit`.
-    pub fn comes_up(&self, silence: Duration, limit: Duration) -> bool {
+    pub fn comes_up(&mut self, silence: Duration, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
             let before = self.serial.mark();
@@ -140,14 +140,21 @@ impl Machine {
             {
                 return true;
             }
-            if self.serial.mark() == before || Instant::now() > deadline {
+            let silent = self.serial.mark() == before;
+            if silent || Instant::now() > deadline || !self.running() {
                 return false;
             }
         }
     }
 
     /// Why: the emulator's fault, unless its kernel says something else, as no driver of ours is loaded yet.
-    pub fn did_not_come_up(&self) -> anyhow::Error {
+    pub fn did_not_come_up(&mut self) -> anyhow::Error {
+        if let Some(status) = self.child.try_wait().ok().flatten() {
+            if !status.success() && self.serial.rig_failure().is_none() {
+                let said = self.serial.since(0).join("\n");
+                return anyhow!("QEMU of {} ended with {status}: {said}", self.name);
+            }
+        }
         let mut complaints = self.serial.complaints_since(0).into_iter();
         match complaints.find(|l| !l.starts_with("qemu: ") && !is_stall(l)) {
             Some(complaint) => anyhow!("the guest did not come up: {}", complaint.trim()),
