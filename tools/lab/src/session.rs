@@ -75,6 +75,8 @@ pub struct Session {
     device: Option<Process>,
     /// The other guest on that device, if there is to be one. It comes and goes with ours.
     neighbour: Option<Box<Session>>,
+    /// What QEMU is told besides, of the next guest.
+    pub extra_arguments: Vec<String>,
     boots: u32,
     port: u32,
     checked: usize,
@@ -92,6 +94,7 @@ impl Session {
             ports: Ports::default(),
             device: None,
             neighbour: neighbour.map(Box::new),
+            extra_arguments: Vec::new(),
             boots: 0,
             port: 5000,
             checked: 0,
@@ -137,6 +140,7 @@ impl Session {
             .map(str::to_owned),
         );
         arguments.extend(self.start_device()?);
+        arguments.extend(self.extra_arguments.clone());
         Ok(Spec {
             name,
             kernel: self.config.kernel.clone(),

@@ -10,6 +10,7 @@ pub mod our_device;
 pub mod profiles;
 pub mod programs;
 pub mod samples;
+pub mod second_device;
 pub mod snapshot;
 pub mod streams;
 pub mod vhost_user;
@@ -39,6 +40,7 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(dgram::WITHOUT)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
+        .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
         .filter(|t| kernel == Kernel::Debug || !t.name.starts_with("leaks: "))
         .collect()
