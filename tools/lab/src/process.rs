@@ -28,6 +28,11 @@ pub fn allow(times: u32) {
     SLOWNESS.store(times, Ordering::Relaxed);
 }
 
+/// What such a time is where programs are given more.
+pub fn allowed(time: Duration) -> Duration {
+    time * SLOWNESS.load(Ordering::Relaxed)
+}
+
 #[derive(Default)]
 struct State {
     text: String,
@@ -178,7 +183,7 @@ impl Process {
         timeout: Duration,
         mut done: impl FnMut(&State) -> Option<T>,
     ) -> (Option<T>, bool) {
-        let deadline = Instant::now() + timeout * SLOWNESS.load(Ordering::Relaxed);
+        let deadline = Instant::now() + allowed(timeout);
         let mut state = self.state();
         loop {
             if let Some(value) = done(&state) {

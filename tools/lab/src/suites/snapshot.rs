@@ -10,6 +10,7 @@ use anyhow::{ensure, Context, Result};
 use super::{Test, AT_ONCE, LONG};
 use crate::{
     config::Driver,
+    process::allowed,
     session::{Session, Side, GUEST_CID},
 };
 
@@ -105,8 +106,13 @@ fn restored(s: &mut Session, new_cid: u32) -> Result<()> {
         ("server", "END"),
         ("connecting", "CONNECT "),
     ] {
-        let text = said(s, log, word, AT_ONCE.saturating_sub(start.elapsed()))
-            .with_context(|| format!("the guest's {log} after it was restored"))?;
+        let text = said(
+            s,
+            log,
+            word,
+            allowed(AT_ONCE).saturating_sub(start.elapsed()),
+        )
+        .with_context(|| format!("the guest's {log} after it was restored"))?;
         ensure!(
             text.lines()
                 .any(|l| l.starts_with(word) && l.contains("ECONNRESET")),

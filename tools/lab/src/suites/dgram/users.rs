@@ -11,6 +11,7 @@ use anyhow::{ensure, Result};
 
 use super::host::Port;
 use crate::{
+    process::allowed,
     session::{Session, Side},
     suites::{
         programs::{python_runs, sockets, unpack},
@@ -109,7 +110,7 @@ pub fn ss(s: &mut Session) -> Result<()> {
     port.aim(own)?;
     port.send(b"!")?;
     program.success(LONG)?;
-    let deadline = Instant::now() + AT_ONCE;
+    let deadline = Instant::now() + allowed(AT_ONCE);
     while has(&[&at_own])? || has(&[&at_picked])? {
         ensure!(
             Instant::now() < deadline,

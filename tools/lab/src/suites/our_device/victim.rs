@@ -18,7 +18,7 @@ use super::{
     STALL,
 };
 use crate::{
-    process::Process,
+    process::{allowed, Process},
     session::{Session, Side},
     suites::{AT_ONCE, LONG},
 };
@@ -283,7 +283,7 @@ impl Watch {
 
     /// Since this began, so many of each were counted, neither more nor less.
     pub fn expect(&self, s: &Session, wanted: &[(&str, u64)]) -> Result<()> {
-        let deadline = Instant::now() + AT_ONCE;
+        let deadline = Instant::now() + allowed(AT_ONCE);
         for (name, count) in wanted {
             loop {
                 let moved = self.moved(s, name)?;
