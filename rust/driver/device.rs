@@ -210,8 +210,8 @@ impl Vsock {
                 dev,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                streams <- new_pair!(streams, rx::route),
-                datagrams <- new_pair!(datagrams, dgram::receive),
+                streams <- new_pair!(streams, |device| device.requests.has_room(), rx::route),
+                datagrams <- new_pair!(datagrams, |_| true, dgram::receive),
                 events <- Events::new(),
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
@@ -278,6 +278,11 @@ impl Vsock {
         } else {
             self.refuse(&request);
         }
+    }
+
+    /// There is room for requests again.
+    pub(super) fn receive_again(self: &Arc<Self>) {
+        self.streams.rx_work.queue(self, Where::Bh);
     }
 
     /// Drops the packets that wait to be sent and for which `unwanted` says so.

@@ -62,12 +62,12 @@ pub(super) struct Pair {
 
 /// Makes a [`Pair`] initialiser; what the works do is for the pair in this field.
 macro_rules! new_pair {
-    ($field:ident, $route:path) => {
+    ($field:ident, $has_room:expr, $route:path) => {
         pin_init!($crate::driver::pair::Pair {
             rx <- $crate::driver::rx::Rx::new(),
             tx <- $crate::driver::tx::Tx::new(),
             rx_work <- new_work!(
-                |device: Arc<Vsock>| device.$field.receive(&device, $route),
+                |device: Arc<Vsock>| device.$field.receive(&device, $has_room, $route),
                 "Vsock::rx_work"
             ),
             tx_work <- new_work!(
@@ -88,13 +88,14 @@ macro_rules! new_pair {
 pub(super) use new_pair;
 
 impl Pair {
-    /// Receives packets, and has `route` find whom they are for. Does not sleep.
+    /// Receives packets while `has_room`, and has `route` find whom they are for. Does not sleep.
     pub(super) fn receive(
         &self,
         device: &Arc<Vsock>,
+        has_room: fn(&Vsock) -> bool,
         route: fn(&Arc<Vsock>, &Header, &mut Payload),
     ) {
-        match self.rx.poll(device, route) {
+        match self.rx.poll(device, has_room, route) {
             Rest::Nothing => {}
             Rest::More => {
                 self.rx_work.queue(device, Where::Bh);

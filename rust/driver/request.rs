@@ -52,12 +52,13 @@ use kernel::{
     }, //
 };
 
-/// How many requests wait at most, and how many connections for their listeners; more are refused. As
-/// many as the longest backlog of a listener (`net.core.somaxconn`), unless somebody has raised it.
-const WAITING_MAX: usize = 4096;
+/// How many requests wait here to be handled. The others wait in the queue, and behind them all else, so
+/// that a burst is refused by nobody, and the host can withdraw those whose callers have given up.
+const WAITING_MAX: usize = 64;
 
-/// For so many requests there is room where one cannot wait for memory.
-const WAITING_ROOM: usize = 64;
+/// How many connections wait for their listeners; more are refused. As many as the longest backlog of a
+/// listener (`net.core.somaxconn`), unless somebody has raised it.
+const HELD_UP_MAX: usize = 4096;
 
 /// How long a connection waits for a listener that a user call owns; its peer has a time-out too.
 const PATIENCE: Delta = Delta::from_secs(10);
@@ -73,9 +74,21 @@ const PAUSE: Delta = Delta::from_micros(50);
 #[pin_data]
 pub(super) struct Requests {
     #[pin]
-    waiting: SpinLockBh<KVec<Header>>,
+    waiting: SpinLockBh<Waiting>,
     #[pin]
     held_up: Mutex<KVVec<HeldUp>>,
+}
+
+struct Waiting {
+    requests: KVec<Header>,
+    /// Receiving has paused, as there are as many as may wait.
+    paused: bool,
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        self.requests.len() >= WAITING_MAX
+    }
 }
 
 /// A connection whose listener was owned by a user call.
@@ -92,22 +105,33 @@ impl Requests {
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             waiting <- new_spinlock_bh!(
-                KVec::with_capacity(WAITING_ROOM, GFP_KERNEL)?,
+                Waiting {
+                    requests: KVec::with_capacity(WAITING_MAX, GFP_KERNEL)?,
+                    paused: false,
+                },
                 "Requests::waiting"
             ),
             held_up <- new_mutex!(KVVec::new(), "Requests::held_up"),
         })
     }
 
+    /// Whether there is room for one more; if not, the device is told to receive again when there is. Does
+    /// not sleep.
+    pub(super) fn has_room(&self) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.paused = waiting.is_full();
+        !waiting.paused
+    }
+
     /// Notes `request`; false if there are too many, or no memory for more. Does not sleep.
     pub(super) fn push(&self, request: Header) -> bool {
         let mut waiting = self.waiting.lock();
-        waiting.len() < WAITING_MAX && waiting.push(request, GFP_ATOMIC).is_ok()
+        !waiting.is_full() && waiting.requests.push(request, GFP_ATOMIC).is_ok()
     }
 
     /// Answers all requests by RST, as long as there is a way. May sleep.
     pub(super) fn refuse_all(&self, device: &Arc<Vsock>) {
-        for request in self.take_waiting() {
+        for request in self.take_waiting(device) {
             device.refuse(&request);
         }
         for held_up in self.take_held_up() {
@@ -135,7 +159,7 @@ impl Requests {
     fn admit_all(&self, device: &Arc<Vsock>) {
         let mut tried = Instant::<Monotonic>::now();
         loop {
-            let batch = self.take_waiting();
+            let batch = self.take_waiting(device);
             if batch.is_empty() {
                 return;
             }
@@ -167,13 +191,21 @@ impl Requests {
         }
     }
 
-    /// Takes all that wait to be handled. Sleeps.
-    fn take_waiting(&self) -> KVec<Header> {
-        if self.waiting.lock().is_empty() {
+    /// Takes all that wait to be handled, and so makes room. Sleeps.
+    fn take_waiting(&self, device: &Arc<Vsock>) -> KVec<Header> {
+        if self.waiting.lock().requests.is_empty() {
             return KVec::new();
         }
-        let room = KVec::with_capacity(WAITING_ROOM, GFP_KERNEL).unwrap_or_default();
-        core::mem::replace(&mut self.waiting.lock(), room)
+        let room = KVec::with_capacity(WAITING_MAX, GFP_KERNEL).unwrap_or_default();
+        let (requests, paused) = {
+            let mut waiting = self.waiting.lock();
+            let requests = core::mem::replace(&mut waiting.requests, room);
+            (requests, core::mem::replace(&mut waiting.paused, false))
+        };
+        if paused {
+            device.receive_again();
+        }
+        requests
     }
 
     fn take_held_up(&self) -> KVVec<HeldUp> {
@@ -206,7 +238,7 @@ impl Requests {
     fn keep(&self, connection: HeldUp) -> bool {
         let mut held_up = self.held_up.lock();
         connection.since.elapsed() < PATIENCE
-            && held_up.len() < WAITING_MAX
+            && held_up.len() < HELD_UP_MAX
             && held_up.push(connection, GFP_KERNEL).is_ok()
     }
 

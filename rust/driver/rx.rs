@@ -108,7 +108,7 @@ enum Next {
 /// What is left to do after [`Rx::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Nothing before the device's next interrupt.
+    /// Nothing before the device's next interrupt, or before there is room.
     Nothing,
     /// There is, or may be, more to receive.
     More,
@@ -190,11 +190,12 @@ impl Rx {
         }
     }
 
-    /// Receives packets until there are none, or others shall have their turn, and has `route` find
-    /// whom each is for. Does not sleep.
+    /// Receives packets until there are none, or others shall have their turn, or `has_room` says that
+    /// there is no room for one, and has `route` find whom each is for. Does not sleep.
     pub(super) fn poll(
         &self,
         device: &Arc<Vsock>,
+        has_room: fn(&Vsock) -> bool,
         route: fn(&Arc<Vsock>, &Header, &mut Payload),
     ) -> Rest {
         let mut inner = self.inner.lock();
@@ -202,6 +203,10 @@ impl Rx {
             queue.disable_cb();
         }
         for _ in 0..BUDGET {
+            if !has_room(device) {
+                inner.kick();
+                return Rest::Nothing;
+            }
             match inner.next() {
                 Next::Packet(header) => {
                     tap::received(&header, &inner.payload);
