@@ -193,13 +193,33 @@ impl Conn {
     }
 
     /// The number of bytes to read.
-    pub(super) fn readable(&self) -> u32 {
-        self.inner.lock().credit.rx.unread()
+    pub(super) fn readable(self: &Arc<Self>) -> u32 {
+        let unread = self.inner.lock().credit.rx.unread();
+        self.unless_verdict(unread)
     }
 
     /// The number of whole messages to read.
-    pub(super) fn messages(&self) -> u32 {
-        self.inner.lock().inbox.messages()
+    pub(super) fn messages(self: &Arc<Self>) -> u32 {
+        let messages = self.inner.lock().inbox.messages();
+        self.unless_verdict(messages)
+    }
+
+    /// `waiting`, or nothing if sockmap is to have it: a reader would overtake what came before and is on
+    /// its way through a verdict. What nobody hands over just now is handed over soon.
+    fn unless_verdict(self: &Arc<Self>, waiting: u32) -> u32 {
+        if waiting == 0 || !self.sk.upgrade().is_some_and(|sk| sk.has_verdict()) {
+            return waiting;
+        }
+        self.table.tell_later(self);
+        0
+    }
+
+    /// Has a verdict, if there is one, take what waits. Does not sleep.
+    pub(super) fn offer(&self) {
+        let unread = self.inner.lock().credit.rx.unread() > 0;
+        if let Some(sk) = self.sk.upgrade().filter(|sk| unread && sk.has_verdict()) {
+            sk.data_ready();
+        }
     }
 
     /// The number of bytes that may be sent.
@@ -425,13 +445,15 @@ impl Conn {
         self.update_waits.store(false, Relaxed);
     }
 
-    /// Puts itself at the front of a list, unless it is in it; the list's lock is held.
-    pub(super) fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) {
+    /// Puts itself at the front of a list, unless it is in it, and says so; the list's lock is held.
+    pub(super) fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) -> bool {
         let mut inner = self.inner.lock();
-        if !inner.untold {
-            inner.untold = true;
-            inner.next_untold = first.replace(self.clone());
+        if inner.untold {
+            return false;
         }
+        inner.untold = true;
+        inner.next_untold = first.replace(self.clone());
+        true
     }
 
     /// Leaves the list, at whose front it was; returns the rest.

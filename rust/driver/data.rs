@@ -297,13 +297,34 @@ impl Conn {
         }
     }
 
-    /// Takes the next of what was received as a buffer of its own, for sockmap. Does not sleep.
+    /// Hands all that was received to `taker`, for sockmap, until it says no more. Does not sleep.
+    ///
+    /// One at a time does so, as the order would be lost between two; it does the other's share.
     ///
     /// # Errors
     ///
-    /// - `EAGAIN`: there is nothing, or a reader has it just now, and will say so when it is done.
+    /// - `EAGAIN`: there is nothing, or somebody reads just now, and will come to it when he is done.
     /// - `ENOMEM`: no memory; it stays.
-    pub(super) fn read_skb(self: &Arc<Self>) -> Result<SkBuff> {
+    pub(super) fn read_skbs(self: &Arc<Self>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {
+        if !self.inner.lock().inbox.begin_handing_over() {
+            return Err(EAGAIN);
+        }
+        loop {
+            let outcome = loop {
+                match self.read_skb().map(&mut *taker) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            if !self.inner.lock().inbox.end_handing_over() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Takes the next of what was received as a buffer of its own.
+    fn read_skb(self: &Arc<Self>) -> Result<SkBuff> {
         let mut due = false;
         let mut read = Err(EAGAIN);
         let drained = self.decide(|inner| {

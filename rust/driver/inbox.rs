@@ -69,6 +69,10 @@ pub(super) struct Inbox {
     taken: bool,
     /// Meanwhile somebody else wanted to read.
     missed: bool,
+    /// Somebody hands over what there is to sockmap, one by one.
+    handing_over: bool,
+    /// Meanwhile somebody else wanted to.
+    more: bool,
 }
 
 /// A message that was read, or looked at.
@@ -105,6 +109,8 @@ impl Inbox {
             empties: Empties::new(),
             taken: false,
             missed: false,
+            handing_over: false,
+            more: false,
         }
     }
 
@@ -140,6 +146,18 @@ impl Inbox {
         self.queue.prepend(queue);
         self.taken = false;
         core::mem::replace(&mut self.missed, false) && !self.queue.is_empty()
+    }
+
+    /// Begins to hand over what there is; false if somebody does so already, who then goes on.
+    pub(super) fn begin_handing_over(&mut self) -> bool {
+        self.more = self.handing_over;
+        !core::mem::replace(&mut self.handing_over, true)
+    }
+
+    /// Ends that, unless there is more to do, which the answer tells.
+    pub(super) fn end_handing_over(&mut self) -> bool {
+        self.handing_over = core::mem::replace(&mut self.more, false);
+        self.handing_over
     }
 
     /// Takes the next bytes, or the next part of a message, as a buffer of their own.

@@ -130,10 +130,11 @@ impl Connections {
         self.closing.add(-1, Relaxed);
     }
 
-    /// Tries again soon to have `conn` tell af_vsock what is new. It may have left the table.
+    /// Tries again soon to have `conn` tell af_vsock and sockmap what is new. It may have left the table.
     pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
-        conn.enlist(&mut self.untold.lock());
-        self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
+        if conn.enlist(&mut self.untold.lock()) {
+            self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
+        }
     }
 
     fn tick(self: Arc<Self>) {
@@ -141,6 +142,7 @@ impl Connections {
         while let Some(conn) = untold {
             untold = conn.delist();
             conn.tell();
+            conn.offer();
         }
         self.for_each(|conn| conn.tick());
         if self.closing.load(Relaxed) > 0 {

@@ -134,7 +134,7 @@ impl Transport for VirtioTransport {
     }
 
     fn stream_has_data(conn: ArcBorrow<'_, Conn>) -> u32 {
-        conn.readable()
+        Arc::from(conn).readable()
     }
 
     fn stream_has_space(conn: ArcBorrow<'_, Conn>) -> u32 {
@@ -160,7 +160,7 @@ impl Transport for VirtioTransport {
     }
 
     fn seqpacket_has_data(conn: ArcBorrow<'_, Conn>) -> u32 {
-        conn.messages()
+        Arc::from(conn).messages()
     }
 
     fn seqpacket_allow(sk: &VsockSock, _remote_cid: u32) -> bool {
@@ -171,8 +171,8 @@ impl Transport for VirtioTransport {
         sk.is_global() && !device::refuses(socket_type(sk.sock_type()))
     }
 
-    fn read_skb(conn: ArcBorrow<'_, Conn>) -> Result<SkBuff> {
-        Arc::from(conn).read_skb()
+    fn read_skbs(conn: ArcBorrow<'_, Conn>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {
+        Arc::from(conn).read_skbs(taker)
     }
 
     fn notify_recv_pre_block(

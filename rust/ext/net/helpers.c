@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 #include <linux/random.h>
 #include <linux/sched.h>
+#include <linux/skmsg.h>
 
 #include "helpers.h"
 
@@ -153,6 +154,19 @@ void rvsock_helper_sk_state_change(struct sock *sk)
 void rvsock_helper_sk_data_ready(struct sock *sk)
 {
 	sk->sk_data_ready(sk);
+}
+
+/* Whether sk_data_ready is sockmap's, which gives all that comes to a program. */
+bool rvsock_helper_sk_has_verdict(const struct sock *sk)
+{
+	struct sk_psock *psock;
+	bool has;
+
+	rcu_read_lock();
+	psock = sk_psock(sk);
+	has = psock && READ_ONCE(psock->saved_data_ready);
+	rcu_read_unlock();
+	return has;
 }
 
 /*

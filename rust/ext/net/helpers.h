@@ -40,6 +40,7 @@ bool rvsock_helper_sock_owned_by_user(const struct sock *sk);
 int rvsock_helper_sk_add_backlog(struct sock *sk, struct sk_buff *skb);
 void rvsock_helper_sk_state_change(struct sock *sk);
 void rvsock_helper_sk_data_ready(struct sock *sk);
+bool rvsock_helper_sk_has_verdict(const struct sock *sk);
 void rvsock_helper_sk_write_space(struct sock *sk);
 int rvsock_helper_sk_rcvlowat(const struct sock *sk);
 int rvsock_helper_sk_state(const struct sock *sk);

@@ -448,21 +448,25 @@ extern "C" fn read_skb<T: Transport>(
     let Some(actor) = actor else {
         return EINVAL.to_errno();
     };
-    let mut taken: c_int = 0;
-    loop {
-        // SAFETY: As af_vsock promises.
-        let skb = match T::read_skb(unsafe { data::<T>(vsk) }) {
-            Ok(skb) => skb,
-            Err(_) if taken > 0 => return taken,
-            Err(error) => return error.to_errno(),
-        };
+    let (mut taken, mut refused): (c_int, c_int) = (0, 0);
+    let mut taker = |skb: SkBuff| {
         let (skb, ()) = skb.into_raw();
         // SAFETY: The buffer becomes the actor's; it carries nothing of ours.
         let used = unsafe { actor(vsk.cast(), skb.as_ptr()) };
         if used < 0 {
-            return if taken > 0 { taken } else { used };
+            refused = used;
+        } else {
+            taken = taken.saturating_add(used);
         }
-        taken = taken.saturating_add(used);
+        used >= 0
+    };
+    // SAFETY: As af_vsock promises.
+    let read = T::read_skbs(unsafe { data::<T>(vsk) }, &mut taker);
+    match read {
+        _ if taken > 0 => taken,
+        _ if refused < 0 => refused,
+        Err(error) => error.to_errno(),
+        Ok(()) => 0,
     }
 }
 

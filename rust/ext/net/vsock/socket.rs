@@ -154,6 +154,12 @@ impl VsockSock {
         unsafe { bindings::rvsock_helper_sk_data_ready(self.sock()) }
     }
 
+    /// Whether a program of sockmap's gets what is received, by [`data_ready`](Self::data_ready).
+    pub(crate) fn has_verdict(&self) -> bool {
+        // SAFETY: The socket is alive.
+        unsafe { bindings::rvsock_helper_sk_has_verdict(self.sock()) }
+    }
+
     /// Wakes writers: there is room.
     pub(crate) fn write_space(&self) {
         // SAFETY: The socket is alive.

@@ -161,14 +161,17 @@ pub(crate) trait Transport: Serves {
     /// Whether `MSG_ZEROCOPY` is known: then the functions that send look for it.
     const ZEROCOPY: bool = false;
 
-    /// Takes the next of what was received as a socket buffer of its own. Any context; must not
-    /// sleep.
+    /// Hands all that was received to `_taker`, in order and as socket buffers of its own, until it
+    /// says no more. Any context; must not sleep.
     ///
     /// # Errors
     ///
     /// - `EAGAIN`: there is nothing.
     /// - `ENOMEM`: no memory; nothing is lost.
-    fn read_skb(_data: ArcBorrow<'_, Self::Socket>) -> Result<SkBuff> {
+    fn read_skbs(
+        _data: ArcBorrow<'_, Self::Socket>,
+        _taker: &mut dyn FnMut(SkBuff) -> bool,
+    ) -> Result {
         Err(NetError::OpNotSupp.into())
     }
 
