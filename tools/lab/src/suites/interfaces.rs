@@ -33,6 +33,10 @@ pub const TESTS: &[Test] = &[
         run: |s| sockmap(s, "pass", "stream", 1 << 20, 20_000),
     },
     Test {
+        name: "interfaces: sockmap passes a stream of small writes on to its reader",
+        run: |s| sockmap(s, "pass", "stream", 300_000, 100),
+    },
+    Test {
         name: "interfaces: sockmap redirects a stream of 1 MiB into a unix socket",
         run: |s| sockmap(s, "unix", "stream", 1 << 20, 20_000),
     },
