@@ -102,9 +102,9 @@ impl Monitor {
 
     /// Has the threads of the machine's processors give way to the emulator's others.
     ///
-    /// Where virtualisation is emulated, nested guests die when the emulator's main thread, which has the timers, waits
-    /// for its turn: five guests and their host VM in one round of a test with that thread at nice 19, one guest in
-    /// six rounds with the processors' threads at nice 15. Why is not known.
+    /// A try against the deaths of nested guests where virtualisation is emulated: one guest died in six rounds of a test
+    /// with the processors' threads at nice 15; in one round each before, two guests and three host VMs did without, and
+    /// four and one with the main thread at nice 19. That is too few to say that it helps.
     pub fn be_nice(self) {
         thread::spawn(move || {
             for _ in 0..50 {
