@@ -8,6 +8,7 @@
 //! with the socket locked holds up nobody but itself.
 
 use super::{
+    closing::Closing,
     data::Stored,
     device,
     inbox::Inbox,
@@ -30,8 +31,6 @@ use crate::{
     ext::{
         net::vsock::{
             Addr,
-            OwnedSock,
-            VsockSock,
             WeakSock, //
         },
         sync::{
@@ -51,26 +50,19 @@ use crate::{
         Address,
         Header,
         Op,
-        ShutdownFlags,
         SocketType, //
     }, //
 };
 use kernel::{
     prelude::*,
     sync::{
-        aref::ARef,
         atomic::{
             Atomic,
             AtomicFlag,
             Relaxed, //
         },
         Arc, //
-    },
-    time::{
-        Delta,
-        Instant,
-        Monotonic, //
-    },
+    }, //
 };
 
 /// The connection of a socket that this driver serves.
@@ -104,13 +96,6 @@ pub(super) struct Inner {
     next_untold: Option<Arc<Conn>>,
     /// A released socket, kept until the peer has answered or the time is over.
     pub(super) closing: Option<Closing>,
-}
-
-/// See [`Inner::closing`].
-pub(super) struct Closing {
-    /// Keeps the socket.
-    _sk: ARef<VsockSock>,
-    since: Instant<Monotonic>,
 }
 
 impl AsRef<WeakSock> for Conn {
@@ -309,7 +294,7 @@ impl Conn {
         });
     }
 
-    fn unlink(self: &Arc<Self>, inner: &mut Inner) {
+    pub(super) fn unlink(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(key) = inner.key.take() {
             self.table.remove(key, self);
         }
@@ -478,75 +463,5 @@ impl Conn {
             let _ = self.send(Some(Send::CreditUpdate));
         }
         self.wake(Stored::Silently, room);
-    }
-
-    /// `shutdown()`.
-    pub(super) fn shutdown(self: &Arc<Self>, how: ShutdownFlags) -> Result {
-        let actions = self.inner.lock().state.shutdown(how);
-        self.send(actions.send)
-    }
-
-    /// The socket is released. May sleep, if it lingers.
-    pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
-        let actions = self.decide(|inner| {
-            inner.inbox = Inbox::new();
-            inner.state.close()
-        });
-        let _ = self.send(actions.send);
-        if actions.start_close_timer {
-            if self.unsent() > 0 {
-                device::with(|device| device.want_sent());
-            }
-            sk.linger();
-            let mut inner = self.inner.lock();
-            if inner.state.state() == State::Closing && inner.closing.is_none() {
-                let sock: &VsockSock = sk;
-                inner.closing = Some(Closing {
-                    _sk: ARef::from(sock),
-                    since: Instant::now(),
-                });
-                drop(inner);
-                self.table.one_more_closing();
-                return;
-            }
-        }
-        {
-            let mut inner = self.inner.lock();
-            self.unlink(&mut inner);
-            inner.news = News::default();
-        }
-        sk.disconnect(false);
-        sk.remove_from_tables();
-    }
-
-    /// The socket is served no longer.
-    pub(super) fn destruct(self: &Arc<Self>) {
-        let mut inner = self.inner.lock();
-        self.unlink(&mut inner);
-        inner.inbox = Inbox::new();
-    }
-
-    /// The device has lost the connection: it is over (C5, C7).
-    ///
-    /// `tell_peer` if there is still a way.
-    pub(super) fn lost(self: &Arc<Self>, tell_peer: bool) {
-        let actions = self.decide(|inner| {
-            if tell_peer {
-                inner.state.device_leaving()
-            } else {
-                inner.state.transport_reset()
-            }
-        });
-        self.follow(actions);
-    }
-
-    /// Ends a close that takes too long (C4).
-    pub(super) fn tick(self: &Arc<Self>) {
-        let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
-        let actions = self.decide(|inner| match &inner.closing {
-            Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
-            _ => Actions::NONE,
-        });
-        self.follow(actions);
     }
 }

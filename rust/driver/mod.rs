@@ -28,6 +28,7 @@
 
 #![deny(unsafe_code)]
 
+mod closing;
 mod conn;
 mod data;
 mod device;

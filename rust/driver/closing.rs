@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a connection ends: by the user's calls, with the device, or when its time is over.
+
+use super::{
+    conn::Conn,
+    device,
+    inbox::Inbox,
+    news::News, //
+};
+use crate::{
+    ext::net::vsock::{
+        OwnedSock,
+        VsockSock, //
+    },
+    proto::{
+        Actions,
+        Connection,
+        State, //
+    },
+    wire::ShutdownFlags, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// A socket that was released, kept until the peer has answered or the time is over (C4).
+pub(super) struct Closing {
+    /// Keeps the socket.
+    _sk: ARef<VsockSock>,
+    since: Instant<Monotonic>,
+}
+
+impl Conn {
+    /// `shutdown()`.
+    pub(super) fn shutdown(self: &Arc<Self>, how: ShutdownFlags) -> Result {
+        let actions = self.inner.lock().state.shutdown(how);
+        self.send(actions.send)
+    }
+
+    /// The socket is released. May sleep, if it lingers.
+    pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+        let actions = self.decide(|inner| {
+            inner.inbox = Inbox::new();
+            inner.state.close()
+        });
+        let _ = self.send(actions.send);
+        if actions.start_close_timer {
+            if self.unsent() > 0 {
+                device::with(|device| device.want_sent());
+            }
+            sk.linger();
+            let mut inner = self.inner.lock();
+            if inner.state.state() == State::Closing && inner.closing.is_none() {
+                let sock: &VsockSock = sk;
+                inner.closing = Some(Closing {
+                    _sk: ARef::from(sock),
+                    since: Instant::now(),
+                });
+                drop(inner);
+                self.table.one_more_closing();
+                return;
+            }
+        }
+        {
+            let mut inner = self.inner.lock();
+            self.unlink(&mut inner);
+            inner.news = News::default();
+        }
+        sk.disconnect(false);
+        sk.remove_from_tables();
+    }
+
+    /// The socket is served no longer.
+    pub(super) fn destruct(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        self.unlink(&mut inner);
+        inner.inbox = Inbox::new();
+    }
+
+    /// The device has lost the connection: it is over (C5, C7).
+    ///
+    /// `tell_peer` if there is still a way.
+    pub(super) fn lost(self: &Arc<Self>, tell_peer: bool) {
+        let actions = self.decide(|inner| {
+            if tell_peer {
+                inner.state.device_leaving()
+            } else {
+                inner.state.transport_reset()
+            }
+        });
+        self.follow(actions);
+    }
+
+    /// Ends a close that takes too long (C4).
+    pub(super) fn tick(self: &Arc<Self>) {
+        let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
+        let actions = self.decide(|inner| match &inner.closing {
+            Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
+            _ => Actions::NONE,
+        });
+        self.follow(actions);
+    }
+}
