@@ -14,5 +14,5 @@ pub(crate) mod module_param;
 pub(crate) mod sync;
 #[path = "../rust/ext/virtio/mod.rs"]
 pub(crate) mod virtio;
-#[path = "../rust/ext/work.rs"]
+#[path = "../rust/ext/work/mod.rs"]
 pub(crate) mod work;
