@@ -308,7 +308,7 @@ fn deliver(sk: &VsockSock, from: Address, payload: &mut Payload) -> bool {
 fn buffer(payload: &mut Payload) -> Result<SkBuff> {
     let len = payload.len();
     if payload.fits_pages() && len.saturating_mul(2) >= payload.memory() {
-        let mut skb = SkBuff::alloc(0, GFP_ATOMIC, ())?;
+        let mut skb = payload.take_head()?;
         return if payload.move_to(&mut skb) {
             Ok(skb)
         } else {

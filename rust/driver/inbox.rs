@@ -186,7 +186,7 @@ impl Inbox {
         });
         if part.start == 0 && part.end() >= skb.len() {
             // As it is; the control block goes.
-            return Ok((skb.forget_control(), message));
+            return Ok((skb.with_control(()), message));
         }
         let copy = SkBuff::alloc(part.len, GFP_ATOMIC, ())
             .and_then(|mut copy| copy.put_skb(&skb, part.start, part.len).map(|()| copy));
@@ -295,7 +295,7 @@ impl Inbox {
                 consumed: 0,
                 form: message.map_or(Form::Bytes, |_| Form::Part(SeqFlags::NONE)),
             };
-            let mut skb = SkBuff::alloc(0, GFP_ATOMIC, fresh)?;
+            let mut skb = payload.take_head()?.with_control(fresh);
             let all = payload.move_to(&mut skb);
             if let (true, Some(flags)) = (all, message) {
                 skb.control_mut().form = Form::Part(flags);

@@ -107,9 +107,14 @@ impl Pair {
         }
     }
 
-    /// Finds memory for buffers. Sleeps.
+    /// Finds memory for buffers, and for a packet that waits for it. Sleeps.
     pub(super) fn refill(&self, device: &Arc<Vsock>) {
-        if !self.rx.refill(GFP_KERNEL) {
+        let enough = self.rx.refill(GFP_KERNEL);
+        let helped = self.rx.help_held();
+        if helped == Ok(true) {
+            self.rx_work.queue(device, Where::Bh);
+        }
+        if !enough || helped.is_err() {
             self.refill_work
                 .queue_in(device, msecs_to_jiffies(RETRY_INTERVAL));
         }

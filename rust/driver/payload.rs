@@ -6,7 +6,8 @@ use crate::ext::{
     mm::PageBlock,
     net::skbuff::{
         ControlBlock,
-        SkBuff, //
+        SkBuff,
+        SkBuffQueue, //
     }, //
 };
 use kernel::{
@@ -28,6 +29,8 @@ pub(super) struct Payload {
     pieces: KVec<Piece>,
     len: usize,
     damaged: bool,
+    /// Empty socket buffers that the pages can move to: to store a packet takes no memory then.
+    heads: SkBuffQueue<()>,
 }
 
 impl Payload {
@@ -37,6 +40,7 @@ impl Payload {
             pieces: KVec::new(),
             len: 0,
             damaged: false,
+            heads: SkBuffQueue::new(),
         }
     }
 
@@ -46,6 +50,7 @@ impl Payload {
             pieces: KVec::with_capacity(buffers, flags)?,
             len: 0,
             damaged: false,
+            heads: SkBuffQueue::new(),
         })
     }
 
@@ -99,6 +104,25 @@ impl Payload {
     /// Whether one socket buffer can take all its pages.
     pub(super) fn fits_pages(&self) -> bool {
         self.pieces.len() <= SkBuff::<()>::MAX_PAGES
+    }
+
+    /// Whether there are too few socket buffers for its pages.
+    pub(super) fn lacks_heads(&self) -> bool {
+        self.pieces.len() > self.heads.len().saturating_mul(SkBuff::<()>::MAX_PAGES)
+    }
+
+    /// Provides an empty socket buffer for its pages.
+    pub(super) fn add_head(&mut self, head: SkBuff) {
+        self.heads.push_back(head);
+    }
+
+    /// An empty socket buffer for its pages.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there is none left; not for a packet that [lacks](Self::lacks_heads) none.
+    pub(super) fn take_head(&mut self) -> Result<SkBuff> {
+        self.heads.pop_front().ok_or(ENOMEM)
     }
 
     /// Moves as many pages to `skb` as it can take; returns whether that was all of them.

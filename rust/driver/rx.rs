@@ -18,7 +18,10 @@ use super::{
 use crate::{
     ext::{
         mm::PageBlock,
-        net::vsock::Addr,
+        net::{
+            skbuff::SkBuff,
+            vsock::Addr, //
+        },
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -91,12 +94,16 @@ struct Inner {
     posted: usize,
     /// The payload of the packet that is being received, and its buffers.
     payload: Payload,
+    /// The header of a packet that was taken from the queue and waits for memory.
+    held: Option<Header>,
 }
 
 /// What the queue has next.
 enum Next {
     /// A packet; its payload is in [`Inner::payload`].
     Packet(Header),
+    /// One that waits for memory in [`Inner::held`].
+    Held,
     /// A buffer that is no packet.
     Junk,
     /// Nothing.
@@ -112,7 +119,7 @@ pub(super) enum Rest {
     Nothing,
     /// There is, or may be, more to receive.
     More,
-    /// Memory is lacking: buffers must be found where one may wait for it.
+    /// Memory is lacking: it must be found where one may wait for it.
     Refill,
     /// The device must be reset.
     Reset,
@@ -129,6 +136,7 @@ impl Rx {
                     target: 0,
                     posted: 0,
                     payload: Payload::new(),
+                    held: None,
                 },
                 "Rx::inner"
             ),
@@ -148,6 +156,7 @@ impl Rx {
         inner.shape = shape;
         inner.posted = 0;
         inner.payload = payload;
+        inner.held = None;
         inner.queue = Some(queue);
         Ok(())
     }
@@ -157,6 +166,7 @@ impl Rx {
         let (queue, payload) = {
             let mut inner = self.inner.lock();
             let payload = core::mem::replace(&mut inner.payload, Payload::new());
+            inner.held = None;
             (inner.queue.take(), payload)
         };
         drop(queue);
@@ -190,6 +200,26 @@ impl Rx {
         }
     }
 
+    /// Finds the memory that a packet waits for; tells whether one did. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: it has to wait longer.
+    pub(super) fn help_held(&self) -> Result<bool> {
+        let mut waited = false;
+        loop {
+            {
+                let inner = self.inner.lock();
+                waited |= inner.held.is_some();
+                if inner.held.is_none() || !inner.payload.lacks_heads() {
+                    return Ok(waited);
+                }
+            }
+            let head = SkBuff::alloc(0, GFP_KERNEL, ())?;
+            self.inner.lock().payload.add_head(head);
+        }
+    }
+
     /// Receives packets until there are none, or others shall have their turn, or `has_room` says that
     /// there is no room for one, and has `route` find whom each is for. Does not sleep.
     pub(super) fn poll(
@@ -213,6 +243,10 @@ impl Rx {
                     STATS.count(Counter::RxPackets);
                     STATS.add(Counter::RxBytes, header.len);
                     route(device, &header, &mut inner.payload);
+                }
+                Next::Held => {
+                    inner.kick();
+                    return Rest::Refill;
                 }
                 Next::Junk => STATS.count(Counter::RxShort),
                 Next::Nothing => return inner.pause(),
@@ -243,8 +277,27 @@ impl Inner {
         Some((block, Used { len, size }))
     }
 
-    /// Takes the buffers of the next packet (H1, H2, M1, M2).
+    /// The next packet, once there is the memory that it may take to store it.
     fn next(&mut self) -> Next {
+        let next = match self.held.take() {
+            Some(header) => Next::Packet(header),
+            None => self.take_packet(),
+        };
+        let Next::Packet(header) = next else {
+            return next;
+        };
+        while self.payload.lacks_heads() {
+            let Ok(head) = SkBuff::alloc(0, GFP_ATOMIC, ()) else {
+                self.held = Some(header);
+                return Next::Held;
+            };
+            self.payload.add_head(head);
+        }
+        Next::Packet(header)
+    }
+
+    /// Takes the buffers of the next packet (H1, H2, M1, M2).
+    fn take_packet(&mut self) -> Next {
         let Some((block, first)) = self.take() else {
             return Next::Nothing;
         };

@@ -398,12 +398,12 @@ impl<C: ControlBlock> SkBuff<C> {
         unsafe { bindings::skb_set_owner_w(self.raw(), socket.sock()) };
     }
 
-    /// The same buffer, with nothing in its control block.
-    pub(crate) fn forget_control(self) -> SkBuff {
-        let (ptr, control) = self.into_raw();
-        drop(control);
+    /// The same buffer, with another control block.
+    pub(crate) fn with_control<D: ControlBlock>(self, control: D) -> SkBuff<D> {
+        let (ptr, old) = self.into_raw();
+        drop(old);
         // SAFETY: The buffer was ours alone until now.
-        unsafe { SkBuff::from_raw(ptr, ()) }
+        unsafe { SkBuff::from_raw(ptr, control) }
     }
 
     /// Gives up ownership; the control block's value comes back, the buffer goes to C.
