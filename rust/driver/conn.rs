@@ -91,6 +91,8 @@ pub(super) struct Inner {
     local_port: u32,
     peer: Addr,
     pub(super) news: News,
+    /// There was no memory for a credit update.
+    update_owed: bool,
     /// It is in the list of those that could not tell their news, before the next one.
     untold: bool,
     next_untold: Option<Arc<Conn>>,
@@ -127,6 +129,7 @@ impl Conn {
                         local_port: 0,
                         peer: Addr { cid: 0, port: 0 },
                         news: News::default(),
+                        update_owed: false,
                         untold: false,
                         next_untold: None,
                         closing: None,
@@ -199,9 +202,19 @@ impl Conn {
         0
     }
 
-    /// Has a verdict, if there is one, take what waits. Does not sleep.
-    pub(super) fn offer(&self) {
-        let unread = self.inner.lock().credit.rx.unread() > 0;
+    /// Does what could not be done at its time: sends a credit update, and has a verdict, if there is
+    /// one, take what waits. Does not sleep.
+    pub(super) fn catch_up(self: &Arc<Self>) {
+        let (owed, unread) = {
+            let mut inner = self.inner.lock();
+            (
+                core::mem::take(&mut inner.update_owed),
+                inner.credit.rx.unread() > 0,
+            )
+        };
+        if owed {
+            let _ = self.send(Some(Send::CreditUpdate));
+        }
         if let Some(sk) = self.sk.upgrade().filter(|sk| unread && sk.has_verdict()) {
             sk.data_ready();
         }
@@ -412,6 +425,10 @@ impl Conn {
         });
         if (header.is_none() || result.is_err()) && kind == Kind::CreditUpdate {
             self.update_is_sent();
+            if result == Err(ENOMEM) {
+                self.inner.lock().update_owed = true;
+                self.table.tell_later(self);
+            }
         }
         result
     }

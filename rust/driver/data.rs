@@ -304,7 +304,7 @@ impl Conn {
     /// # Errors
     ///
     /// - `EAGAIN`: there is nothing, or somebody reads just now, and will come to it when he is done.
-    /// - `ENOMEM`: no memory; it stays.
+    /// - `ENOMEM`: no memory; it stays, and is offered again soon.
     pub(super) fn read_skbs(self: &Arc<Self>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {
         if !self.inner.lock().inbox.begin_handing_over() {
             return Err(EAGAIN);
@@ -318,6 +318,9 @@ impl Conn {
                 }
             };
             if !self.inner.lock().inbox.end_handing_over() {
+                if outcome == Err(ENOMEM) {
+                    self.table.tell_later(self);
+                }
                 return outcome;
             }
         }

@@ -130,7 +130,8 @@ impl Connections {
         self.closing.add(-1, Relaxed);
     }
 
-    /// Tries again soon to have `conn` tell af_vsock and sockmap what is new. It may have left the table.
+    /// Has `conn` tried again soon with what it could not tell af_vsock, sockmap or the peer. It may have left
+    /// the table.
     pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
         if conn.enlist(&mut self.untold.lock()) {
             self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
@@ -142,7 +143,7 @@ impl Connections {
         while let Some(conn) = untold {
             untold = conn.delist();
             conn.tell();
-            conn.offer();
+            conn.catch_up();
         }
         self.for_each(|conn| conn.tick());
         if self.closing.load(Relaxed) > 0 {
