@@ -447,7 +447,8 @@ impl Conn {
         self.update_waits.store(false, Relaxed);
     }
 
-    /// Puts itself at the front of a list, unless it is in it, and says so; the list's lock is held.
+    /// Puts itself at the front of a list, unless it is in it; returns whether it is alone there. The list's
+    /// lock is held.
     pub(super) fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) -> bool {
         let mut inner = self.inner.lock();
         if inner.untold {
@@ -455,7 +456,7 @@ impl Conn {
         }
         inner.untold = true;
         inner.next_untold = first.replace(self.clone());
-        true
+        inner.next_untold.is_none()
     }
 
     /// Leaves the list, at whose front it was; returns the rest.

@@ -133,6 +133,7 @@ impl Connections {
     /// Has `conn` tried again soon with what it could not tell af_vsock, sockmap or the peer. It may have left
     /// the table.
     pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
+        // The others go with the first, or they would put it off.
         if conn.enlist(&mut self.untold.lock()) {
             self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
         }
