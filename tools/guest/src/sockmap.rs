@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Subcommand, ValueEnum};
-use nix::errno::Errno;
+use nix::{errno::Errno, poll::PollFlags};
 
 use crate::{
     pattern,
@@ -58,6 +58,12 @@ pub enum Task {
         kind: Kind,
         #[arg(long)]
         verdict: Verdict,
+        /// Put it there when bytes wait already
+        #[arg(long)]
+        late: bool,
+        /// Read what is passed on with MSG_DONTWAIT
+        #[arg(long)]
+        dont_wait: bool,
     },
     /// Send to it
     Client {
@@ -82,7 +88,12 @@ impl Task {
                 bytes,
                 kind,
                 verdict,
-            } => server(port, bytes, kind, verdict),
+                late,
+                dont_wait,
+            } => {
+                let flags = if dont_wait { libc::MSG_DONTWAIT } else { 0 };
+                server(port, bytes, kind, verdict, late, flags)
+            }
             Task::Client {
                 peer,
                 bytes,
@@ -273,10 +284,10 @@ fn check(bytes: u64, mut read: impl FnMut(&mut [u8]) -> std::io::Result<usize>) 
 ///
 /// The kernel's vsock_msg_wait_data() looks once after a wake-up: if the bytes are on their way from the
 /// verdict's queue to the reader's at that moment, a blocking recv() ends with EAGAIN.
-fn read_passed(socket: &Socket, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_passed(socket: &Socket, buffer: &mut [u8], flags: i32) -> std::io::Result<usize> {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        match socket.receive(buffer, 0) {
+        match socket.receive(buffer, flags) {
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -285,7 +296,14 @@ fn read_passed(socket: &Socket, buffer: &mut [u8]) -> std::io::Result<usize> {
     }
 }
 
-fn server(port: u32, bytes: u64, kind: Kind, verdict: Verdict) -> Result<()> {
+fn server(
+    port: u32,
+    bytes: u64,
+    kind: Kind,
+    verdict: Verdict,
+    late: bool,
+    flags: i32,
+) -> Result<()> {
     let back = (verdict == Verdict::Vsock)
         .then(|| Socket::listening(Kind::Stream, DEFAULT_BUFFER, port + 2))
         .transpose()?;
@@ -299,10 +317,19 @@ fn server(port: u32, bytes: u64, kind: Kind, verdict: Verdict) -> Result<()> {
         None if verdict == Verdict::Unix => put(&map, TARGET, &near)?,
         None => {}
     }
+    if late {
+        pair.control.say("go")?;
+        // All of it, if the sender's credit lasts.
+        thread::sleep(Duration::from_millis(500));
+        let events = pair.data.poll(PollFlags::POLLIN, Duration::from_secs(20))?;
+        ensure!(events.contains(PollFlags::POLLIN), "nothing came");
+    }
     put(&map, SOURCE, &pair.data)?;
-    pair.control.say("go")?;
+    if !late {
+        pair.control.say("go")?;
+    }
     match verdict {
-        Verdict::Pass => check(bytes, |buffer| read_passed(&pair.data, buffer))?,
+        Verdict::Pass => check(bytes, |buffer| read_passed(&pair.data, buffer, flags))?,
         Verdict::Unix => {
             far.set_read_timeout(Some(Duration::from_secs(20)))?;
             check(bytes, |buffer| far.read(buffer))?;

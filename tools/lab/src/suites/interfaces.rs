@@ -30,27 +30,31 @@ pub const TESTS: &[Test] = &[
     },
     Test {
         name: "interfaces: sockmap passes a stream of 1 MiB on to its reader",
-        run: |s| sockmap(s, "pass", "stream", 1 << 20, 20_000),
+        run: |s| sockmap(s, "pass", "stream", 1 << 20, 20_000, ""),
     },
     Test {
         name: "interfaces: sockmap passes a stream of small writes on to its reader",
-        run: |s| sockmap(s, "pass", "stream", 300_000, 100),
+        run: |s| sockmap(s, "pass", "stream", 300_000, 100, ""),
+    },
+    Test {
+        name: "interfaces: sockmap passes on what came before the program was there",
+        run: |s| sockmap(s, "pass", "stream", 300_000, 100, "--late"),
     },
     Test {
         name: "interfaces: sockmap redirects a stream of 1 MiB into a unix socket",
-        run: |s| sockmap(s, "unix", "stream", 1 << 20, 20_000),
+        run: |s| sockmap(s, "unix", "stream", 1 << 20, 20_000, ""),
     },
     Test {
         name: "interfaces: sockmap redirects a stream of small writes into a unix socket",
-        run: |s| sockmap(s, "unix", "stream", 100_000, 100),
+        run: |s| sockmap(s, "unix", "stream", 100_000, 100, ""),
     },
     Test {
         name: "interfaces: sockmap redirects messages into a unix socket",
-        run: |s| sockmap(s, "unix", "seqpacket", 300_000, 300),
+        run: |s| sockmap(s, "unix", "seqpacket", 300_000, 300, ""),
     },
     Test {
         name: "interfaces: sockmap sends a stream of 1 MiB back by another virtio socket",
-        run: |s| sockmap(s, "vsock", "stream", 1 << 20, 20_000),
+        run: |s| sockmap(s, "vsock", "stream", 1 << 20, 20_000, ""),
     },
 ];
 
@@ -106,14 +110,21 @@ fn uring(s: &mut Session, direction: &kernel::Direction) -> Result<()> {
     server.success(Duration::from_secs(20)).map(drop)
 }
 
-/// A BPF program in the guest decides about what the host sends.
-fn sockmap(s: &mut Session, verdict: &str, kind: &str, bytes: u32, size: u32) -> Result<()> {
+/// A BPF program in the guest decides about what the host sends; `server` has options of that side alone.
+pub(super) fn sockmap(
+    s: &mut Session,
+    verdict: &str,
+    kind: &str,
+    bytes: u32,
+    size: u32,
+    server: &str,
+) -> Result<()> {
     // Three ports: the connection, what the two tell each other, and the way back.
     let port = s.fresh_port();
     s.fresh_port();
     s.fresh_port();
     let words = format!("--port {port} --bytes {bytes} --kind {kind} --verdict {verdict}");
-    let server = s.server(Side::Guest, &format!("sockmap server {words}"))?;
+    let server = s.server(Side::Guest, &format!("sockmap server {words} {server}"))?;
     let client = s.rvtest(
         Side::Host,
         &format!(
