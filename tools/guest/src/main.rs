@@ -83,6 +83,9 @@ enum Command {
         port: u32,
         #[arg(long)]
         pause_ms: u64,
+        /// Wait in poll(), never in read()
+        #[arg(long)]
+        poll: bool,
     },
     /// Send checked data and wait for the peer's close
     Send {
@@ -235,9 +238,11 @@ fn main() -> Result<()> {
             burst,
         } => stream::many(peer.cid, peer.port, connections, burst),
         Command::Chunks { peer, size, count } => stream::chunks(peer.cid, peer.port, size, count),
-        Command::SlowServer { port, pause_ms } => {
-            stream::slow_server(port, Duration::from_millis(pause_ms))
-        }
+        Command::SlowServer {
+            port,
+            pause_ms,
+            poll,
+        } => stream::slow_server(port, Duration::from_millis(pause_ms), poll),
         Command::Send {
             peer,
             bytes,

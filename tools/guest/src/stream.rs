@@ -3,15 +3,18 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use nix::sys::{
-    resource::{getrlimit, setrlimit, Resource},
-    socket::Backlog,
+use nix::{
+    poll::{poll, PollFd, PollFlags, PollTimeout},
+    sys::{
+        resource::{getrlimit, setrlimit, Resource},
+        socket::Backlog,
+    },
 };
 use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 
@@ -227,13 +230,32 @@ pub fn chunks(cid: u32, port: u32, size: usize, count: u64) -> Result<()> {
 }
 
 /// Accepts one connection, sleeps, then reads everything and checks it.
-pub fn slow_server(port: u32, pause: Duration) -> Result<()> {
-    let (mut stream, _) = listen(port)?.accept().context("accept")?;
+pub fn slow_server(port: u32, pause: Duration, poll: bool) -> Result<()> {
+    let (stream, _) = listen(port)?.accept().context("accept")?;
     println!("ACCEPTED");
     thread::sleep(pause);
-    let (bytes, crc) = receive_pattern(&mut stream, 0)?;
+    let (bytes, crc) = receive_pattern(&mut Patient { stream, poll }, 0)?;
     println!("OK received={bytes} crc={crc:08x}");
     Ok(())
+}
+
+/// A stream whose reader waits in read(), or in poll() alone.
+struct Patient {
+    stream: VsockStream,
+    poll: bool,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.poll {
+            let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            let limit = PollTimeout::try_from(STALL).map_err(io::Error::other)?;
+            if poll(&mut fds, limit)? == 0 {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        self.stream.read(buffer)
+    }
 }
 
 /// Sends a number of bytes, says so, and waits until the peer has closed.

@@ -37,7 +37,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Runs `messages NAME-server` on `reader`'s side and `messages NAME-client` on the other; gives what the server said.
-fn pair(s: &mut Session, reader: Side, name: &str, arguments: &str) -> Result<String> {
+pub(super) fn pair(s: &mut Session, reader: Side, name: &str, arguments: &str) -> Result<String> {
     // The port after it is for what the two tell each other.
     let port = s.fresh_port();
     s.fresh_port();

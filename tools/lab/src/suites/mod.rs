@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod dgram;
+pub mod faults;
 pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
@@ -38,11 +39,17 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(programs::TESTS)
         .chain(samples::TESTS)
         .chain(dgram::WITHOUT)
+        .chain(faults::TESTS)
         .chain(lifecycle::TESTS)
         .chain(device::TESTS)
         .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
-        .filter(|t| kernel == Kernel::Debug || !t.name.starts_with("leaks: "))
+        .filter(|t| {
+            let needs_debug = ["leaks: ", "faults: "]
+                .iter()
+                .any(|p| t.name.starts_with(p));
+            kernel == Kernel::Debug || !needs_debug
+        })
         .collect()
 }
 

@@ -2,7 +2,10 @@
 
 use anyhow::{ensure, Context, Result};
 
-use super::{Test, AT_ONCE, LONG};
+use super::{
+    faults::{failing, FIND_QUEUES},
+    Test, AT_ONCE, LONG,
+};
 use crate::{
     config::Driver,
     session::{Session, Side, GUEST_CID},
@@ -17,6 +20,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "device: H5, a reset of the PCI function ends connections, and listeners go on",
         run: |s| with_two(s, function_reset),
+    },
+    Test {
+        name: "faults: H5, a device that does not come back can be unbound, and bound again",
+        run: |s| with_two(s, never_comes_back),
     },
 ];
 
@@ -114,9 +121,14 @@ fn refused(s: &mut Session, devices: &Devices) -> Result<()> {
     echo(s, SECOND_CID, port).context("the second device, alone")
 }
 
+/// The PCI function of the second device.
+fn function(devices: &Devices) -> String {
+    format!("/sys/bus/virtio/devices/{}/..", devices.other)
+}
+
 fn function_reset(s: &mut Session, devices: &Devices) -> Result<()> {
     devices.swap(s)?;
-    let function = format!("/sys/bus/virtio/devices/{}/..", devices.other);
+    let function = function(devices);
     let methods = s.guest_sh(&format!("cat {function}/reset_method"))?;
     ensure!(
         methods.contains("flr"),
@@ -149,4 +161,24 @@ fn function_reset(s: &mut Session, devices: &Devices) -> Result<()> {
         echo(s, SECOND_CID, echoes).with_context(|| format!("after reset number {round}"))?;
     }
     Ok(())
+}
+
+/// There is no memory for its queues after a reset.
+fn never_comes_back(s: &mut Session, devices: &Devices) -> Result<()> {
+    devices.swap(s)?;
+    let port = s.fresh_port();
+    let _server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
+    echo(s, SECOND_CID, port)?;
+    let reset = format!("echo 1 > {}/reset", function(devices));
+    failing(s, &FIND_QUEUES, |s| s.guest_sh(&reset).map(drop)).context("the reset")?;
+    let text = s
+        .rvtest(Side::Guest, "connect --cid 2 --port 1")?
+        .success(LONG)?;
+    ensure!(
+        text.contains("ENODEV"),
+        "without a device connect() gives ENODEV; it gave: {text}"
+    );
+    devices.tell_driver(s, "unbind", &devices.other)?;
+    devices.tell_driver(s, "bind", &devices.other)?;
+    echo(s, SECOND_CID, port).context("after it was unbound and bound")
 }

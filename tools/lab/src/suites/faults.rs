@@ -1,0 +1,164 @@
+//! Memory that is not there when the driver asks for it where it may not wait: nothing may be lost, and nobody reset.
+
+use anyhow::{ensure, Context, Result};
+
+use super::{interfaces, messages, Test, LONG};
+use crate::session::{Session, Side};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "faults: a stream loses nothing when its receiver finds no memory",
+        run: |s| {
+            failing(s, &RECEIVE, |s| {
+                for size in [100, 5_000, 65_536] {
+                    stream(s, "--pause-ms 200", size)?;
+                }
+                Ok(())
+            })
+        },
+    },
+    Test {
+        name: "faults: messages lose nothing when their receiver finds no memory",
+        run: |s| {
+            failing(s, &RECEIVE, |s| {
+                messages::pair(s, Side::Guest, "sizes", "").map(drop)
+            })
+        },
+    },
+    Test {
+        name: "faults: sockmap gets all messages when read_skb finds no memory",
+        run: |s| {
+            failing(s, &RECEIVE, |s| {
+                interfaces::sockmap(s, "unix", "seqpacket", 300_000, 300, "")
+            })
+        },
+    },
+    Test {
+        name: "faults: sockmap redirects all of a stream when its receiver finds no memory",
+        run: |s| {
+            failing(s, &RECEIVE, |s| {
+                interfaces::sockmap(s, "unix", "stream", 300_000, 100, "")
+            })
+        },
+    },
+    Test {
+        // The kernel's psock finds no memory either, and puts off what it gets. vsock_bpf_recvmsg() sends a blocking
+        // recv() that comes then on to wait for the transport, where it does not see that the bytes have come.
+        name: "faults: sockmap passes all of a stream on when its receiver finds no memory",
+        run: |s| {
+            failing(s, &RECEIVE, |s| {
+                interfaces::sockmap(s, "pass", "stream", 300_000, 100, "--dont-wait")
+            })
+        },
+    },
+    Test {
+        name: "faults: K4 a credit update that finds no memory is sent later",
+        run: |s| failing(s, &DEQUEUE, |s| stream(s, "--pause-ms 200 --poll", 65_536)),
+    },
+];
+
+/// Allocations that fail.
+pub struct Faults {
+    /// A function of the driver, as a part of its mangled name: they happen in what it calls.
+    function: &'static str,
+    percent: u32,
+    /// Also those that may wait for memory.
+    patient: bool,
+}
+
+const RECEIVE: Faults = Faults {
+    function: "4Pair7receive",
+    percent: 40,
+    patient: false,
+};
+const DEQUEUE: Faults = Faults {
+    function: "9callbacks14stream_dequeue",
+    percent: 100,
+    patient: false,
+};
+pub const FIND_QUEUES: Faults = Faults {
+    function: "11find_queues",
+    percent: 100,
+    patient: true,
+};
+
+/// 2 MiB from the host in writes of `size` bytes to a reader in the guest.
+fn stream(s: &mut Session, reader: &str, size: u32) -> Result<()> {
+    const BYTES: u32 = 2 << 20;
+    let port = s.fresh_port();
+    let server = s.server(Side::Guest, &format!("slow-server --port {port} {reader}"))?;
+    let sender = s.rvtest(
+        Side::Host,
+        &format!(
+            "send --cid {} --port {port} --bytes {BYTES} --write-size {size}",
+            Side::Guest.cid()
+        ),
+    )?;
+    let text = server.success(LONG)?;
+    sender.success(LONG)?;
+    ensure!(
+        text.contains(&format!("received={BYTES} ")),
+        "the reader got something else than {BYTES} bytes: {text}"
+    );
+    Ok(())
+}
+
+/// Runs `test` while allocations fail.
+pub fn failing(
+    s: &mut Session,
+    faults: &Faults,
+    test: impl FnOnce(&mut Session) -> Result<()>,
+) -> Result<()> {
+    /// More than a test can use up.
+    const TIMES: u64 = 1_000_000_000;
+    let Faults {
+        function,
+        percent,
+        patient,
+    } = *faults;
+    let (start, end) = place(s, function)?;
+    let impatient = if patient { "N" } else { "Y" };
+    for (kind, more) in [("failslab", ""), ("fail_page_alloc", "echo 0 > min-order;")] {
+        s.guest_sh(&format!(
+            "cd /sys/kernel/debug/{kind} && {{ {more} echo 0 > verbose; echo {TIMES} > times; echo {start:#x} > require-start;
+            echo {end:#x} > require-end; echo {impatient} > ignore-gfp-wait; echo {percent} > probability; }}"
+        ))?;
+    }
+    let outcome = test(s);
+    let left = s.guest_sh(
+        "cd /sys/kernel/debug; echo 0 > fail_page_alloc/probability; echo 0 > failslab/probability; cat failslab/times",
+    );
+    outcome?;
+    let left: u64 = left?.trim().parse().context("a number in failslab/times")?;
+    ensure!(
+        left < TIMES,
+        "no allocation failed: the test has shown nothing"
+    );
+    Ok(())
+}
+
+/// Where a function of the driver begins and ends in the guest's memory.
+fn place(s: &Session, function: &str) -> Result<(u64, u64)> {
+    let text = s.guest_sh("grep -w rvsock /proc/kallsyms")?;
+    let mut symbols: Vec<(u64, &str)> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let address = u64::from_str_radix(words.next()?, 16).ok()?;
+            Some((address, words.nth(1)?))
+        })
+        .collect();
+    symbols.sort_unstable();
+    let is_it = |name: &str| name.contains(function) && !name.starts_with("__");
+    let at = symbols
+        .iter()
+        .position(|(_, name)| is_it(name))
+        .with_context(|| format!("the driver has no function {function}"))?;
+    let start = symbols[at].0;
+    let end = symbols[at..]
+        .iter()
+        .find(|(address, _)| *address > start)
+        .with_context(|| format!("nothing follows {function}"))?
+        .0;
+    Ok((start, end))
+}
