@@ -282,7 +282,9 @@ impl Vsock {
 
     /// There is room for requests again.
     pub(super) fn receive_again(self: &Arc<Self>) {
-        self.streams.rx_work.queue(self, Where::Bh);
+        if self.streams.rx.is_running() {
+            self.streams.rx_work.queue(self, Where::Bh);
+        }
     }
 
     /// Drops the packets that wait to be sent and for which `unwanted` says so.

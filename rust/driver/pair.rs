@@ -159,9 +159,11 @@ impl Pair {
     pub(super) fn stop(&self) {
         self.rx.stop();
         self.tx.stop();
-        self.rx_work.cancel_sync();
-        self.tx_work.cancel_sync();
+        // What queues a bottom half ends before it: that must not be the last to let go of the device.
         self.refill_work.cancel_sync();
+        self.rx_work.cancel_sync();
+        self.refill_work.cancel_sync();
+        self.tx_work.cancel_sync();
         self.reclaim_work.cancel_sync();
     }
 }

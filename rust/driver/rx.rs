@@ -261,6 +261,11 @@ impl Rx {
         Rest::More
     }
 
+    /// Whether there is a queue to receive from.
+    pub(super) fn is_running(&self) -> bool {
+        self.inner.lock().queue.is_some()
+    }
+
     /// How many buffers the device can have, and how many it is to have, of how many bytes.
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
