@@ -10,7 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
     images::Places,
-    process::{tail, Process},
+    process::{allowed, tail, Process},
     session::{free_tcp_port, Session, Side, CONTROL, GUEST_CID, HOST_CID, NEIGHBOUR_CID},
 };
 
@@ -24,6 +24,9 @@ const DGRAM_TEST: &str = "vsock_dgram_test";
 const DIAG: &str = "vsock_diag_test";
 /// A test that says nothing for this long has failed.
 const SILENCE: Duration = Duration::from_secs(90);
+
+/// So long one side goes on after the other has ended.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Where a part of a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +259,10 @@ pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>)
     let mut begin = Instant::now();
     let mut announced = String::new();
     let silence = SILENCE * session.config.guest.slowness();
+    let mut one_ended: Option<Instant> = None;
     loop {
+        // Before what they have said is looked at, which is all of it then.
+        let ended = [&client, &server].map(|side| side.ended());
         let (one, other) = (results(&client.text()), results(&server.text()));
         for (name, passed) in &one {
             let full = format!("{prefix}{name}");
@@ -273,15 +279,18 @@ pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>)
                 begin = Instant::now();
             }
         }
-        let over = client.ended() && server.ended();
         let is_left = |name: &String| left.iter().any(|l| l.strip_prefix(prefix) == Some(name));
         if !mine.iter().any(|(_, name)| is_left(name)) {
             // Both say goodbye to each other; a failure there is nobody's test, and still one.
             let (a, b) = (client.success(SILENCE), server.success(SILENCE));
             return a.and(b).map(drop);
         }
-        let failed = (client.ended() || server.ended()) && begin.elapsed() > Duration::from_secs(3);
-        if over || failed || begin.elapsed() > silence || session.machine().is_err() {
+        if ended.contains(&true) {
+            one_ended.get_or_insert_with(Instant::now);
+        }
+        // The other may be about to say the same.
+        let failed = one_ended.is_some_and(|since| since.elapsed() > allowed(LAST_WORDS));
+        if ended == [true; 2] || failed || begin.elapsed() > silence || session.machine().is_err() {
             let current = left
                 .iter()
                 .find(|l| **l == announced)
