@@ -106,8 +106,7 @@ fn default_buffer(s: &mut Session) -> Result<()> {
 
 fn uring(s: &mut Session, direction: &kernel::Direction) -> Result<()> {
     let (server, client) = kernel::start(s, direction, "vsock_uring_test", &[])?;
-    client.success(Duration::from_secs(60))?;
-    server.success(Duration::from_secs(20)).map(drop)
+    kernel::both(&server, &client, Duration::from_secs(60))
 }
 
 /// A BPF program in the guest decides about what the host sends; `server` has options of that side alone.

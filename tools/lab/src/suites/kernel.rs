@@ -208,6 +208,17 @@ pub fn start(
     Ok((server_process, client_process))
 }
 
+/// Waits until both sides have ended well; at the failure of one says what the other has to say.
+pub fn both(server: &Process, client: &Process, timeout: Duration) -> Result<()> {
+    for (side, other) in [(client, server), (server, client)] {
+        if let Err(error) = side.success(timeout) {
+            let _ = other.wait(allowed(LAST_WORDS));
+            bail!("{error:#} || the other side: {}", tail(&other.text()));
+        }
+    }
+    Ok(())
+}
+
 /// Waits until a TCP port is listened on, without connecting to it (which the server would take for its client).
 fn wait_for_listener(session: &Session, place: Place, port: u16) -> Result<()> {
     let hex = format!(":{port:04X} 00000000:0000 0A");
@@ -233,10 +244,8 @@ pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>)
     if left.contains(&diag) {
         let begin = Instant::now();
         session.events.start(&diag);
-        let outcome = start(session, direction, DIAG, &[]).and_then(|(server, client)| {
-            client.success(SILENCE)?;
-            server.success(SILENCE).map(drop)
-        });
+        let outcome = start(session, direction, DIAG, &[])
+            .and_then(|(server, client)| both(&server, &client, SILENCE));
         let outcome = session.settle(outcome);
         return finish(session, left, &diag, begin, outcome);
     }
@@ -281,9 +290,8 @@ pub fn run(session: &mut Session, direction: &Direction, left: &mut Vec<String>)
         }
         let is_left = |name: &String| left.iter().any(|l| l.strip_prefix(prefix) == Some(name));
         if !mine.iter().any(|(_, name)| is_left(name)) {
-            // Both say goodbye to each other; a failure there is nobody's test, and still one.
-            let (a, b) = (client.success(SILENCE), server.success(SILENCE));
-            return a.and(b).map(drop);
+            // They say goodbye to each other; a failure there is nobody's test, and still one.
+            return both(&server, &client, SILENCE);
         }
         if ended.contains(&true) {
             one_ended.get_or_insert_with(Instant::now);
