@@ -14,5 +14,7 @@ pub(crate) mod module_param;
 pub(crate) mod sync;
 #[path = "../rust/ext/virtio/mod.rs"]
 pub(crate) mod virtio;
-#[path = "../rust/ext/work/mod.rs"]
+#[path = "../rust/ext/work.rs"]
 pub(crate) mod work;
+#[path = "../rust/ext/workqueues.rs"]
+mod workqueues;

@@ -11,3 +11,4 @@ pub(crate) mod net;
 pub(crate) mod sync;
 pub(crate) mod virtio;
 pub(crate) mod work;
+mod workqueues;

@@ -9,13 +9,11 @@
 //! which; they exist while a [`Workqueues`] does, and dropping it waits until nothing of them runs
 //! any more. Nothing can be queued without it.
 
-mod queues;
-
-use self::queues::{
+use super::workqueues::{
     with_queue,
     WAITING, //
 };
-pub(crate) use self::queues::{
+pub(crate) use super::workqueues::{
     Where,
     Workqueues, //
 };
