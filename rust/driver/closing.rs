@@ -67,7 +67,7 @@ impl Conn {
                     since: Instant::now(),
                 });
                 drop(inner);
-                self.table.one_more_closing();
+                self.table.look_again();
                 return;
             }
         }
@@ -101,13 +101,17 @@ impl Conn {
         self.follow(actions);
     }
 
-    /// Ends a close that takes too long (C4).
-    pub(super) fn tick(self: &Arc<Self>) {
+    /// Ends what takes too long: a close (C4), or what connect() was not called again for. Returns whether
+    /// there is something left to look at.
+    pub(super) fn tick(self: &Arc<Self>) -> bool {
         let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
         let actions = self.decide(|inner| match &inner.closing {
             Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
-            _ => Actions::NONE,
+            Some(_) => Actions::NONE,
+            None => Self::abandoned_too_long(inner),
         });
         self.follow(actions);
+        let inner = self.inner.lock();
+        inner.closing.is_some() || inner.state.is_abandoned()
     }
 }

@@ -62,6 +62,10 @@ use kernel::{
             Relaxed, //
         },
         Arc, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -98,6 +102,20 @@ pub(super) struct Inner {
     next_untold: Option<Arc<Conn>>,
     /// A released socket, kept until the peer has answered or the time is over.
     pub(super) closing: Option<Closing>,
+    /// When connect() last sent a REQUEST.
+    pub(super) requested: Option<Instant<Monotonic>>,
+    /// When connect() last gave up.
+    pub(super) given_up: Option<Instant<Monotonic>>,
+}
+
+impl Inner {
+    /// Who we are to the peer, and who the peer is.
+    pub(super) fn addresses(&self) -> Key {
+        Key {
+            peer: self.peer,
+            local_port: self.local_port,
+        }
+    }
 }
 
 impl AsRef<WeakSock> for Conn {
@@ -133,6 +151,8 @@ impl Conn {
                         untold: false,
                         next_untold: None,
                         closing: None,
+                        requested: None,
+                        given_up: None,
                     },
                     "Conn::inner"
                 ),
@@ -182,19 +202,25 @@ impl Conn {
 
     /// The number of bytes to read.
     pub(super) fn readable(self: &Arc<Self>) -> u32 {
-        let unread = self.inner.lock().credit.rx.unread();
-        self.unless_verdict(unread)
+        self.unless_withheld(|inner| inner.credit.rx.unread())
     }
 
     /// The number of whole messages to read.
     pub(super) fn messages(self: &Arc<Self>) -> u32 {
-        let messages = self.inner.lock().inbox.messages();
-        self.unless_verdict(messages)
+        self.unless_withheld(|inner| inner.inbox.messages())
     }
 
-    /// `waiting`, or nothing if sockmap is to have it: a reader would overtake what came before and is on
-    /// its way through a verdict. What nobody hands over just now is handed over soon.
-    fn unless_verdict(self: &Arc<Self>, waiting: u32) -> u32 {
+    /// What is `waiting`, or nothing if it came to a connect() that gave up, or if sockmap is to have it: a reader
+    /// would overtake what came before and is on its way through a verdict. What nobody hands over just now is
+    /// handed over soon.
+    fn unless_withheld(self: &Arc<Self>, waiting: impl FnOnce(&Inner) -> u32) -> u32 {
+        let waiting = {
+            let inner = self.inner.lock();
+            if inner.state.is_abandoned() {
+                return 0;
+            }
+            waiting(&inner)
+        };
         if waiting == 0 || !self.sk.upgrade().is_some_and(|sk| sk.has_verdict()) {
             return waiting;
         }
@@ -225,7 +251,7 @@ impl Conn {
         self.inner.lock().credit.tx.free()
     }
 
-    /// Starts to connect (C8: from clean state).
+    /// Starts to connect (C8: from clean state), unless an earlier call has that can be gone on with.
     ///
     /// # Errors
     ///
@@ -234,16 +260,23 @@ impl Conn {
     /// - `ENOMEM`: no memory.
     pub(super) fn connect(self: &Arc<Self>, local_port: u32, peer: Addr) -> Result {
         let key = Key { peer, local_port };
+        if self.take_up(key) {
+            return Ok(());
+        }
         let actions = {
             let mut inner = self.inner.lock();
-            self.unlink(&mut inner);
             inner.news = News::default();
             inner.inbox = Inbox::new();
             inner.credit.reset();
-            inner.local_port = local_port;
-            inner.peer = peer;
-            self.table.insert(key, self)?;
-            inner.key = Some(key);
+            inner.requested = Some(Instant::now());
+            // Its place is not left for a moment: an answer to an earlier call may just come.
+            if inner.key != Some(key) {
+                self.unlink(&mut inner);
+                inner.local_port = local_port;
+                inner.peer = peer;
+                self.table.insert(key, self)?;
+                inner.key = Some(key);
+            }
             inner.state.connect()
         };
         let sent = self.send(actions.send);
@@ -284,29 +317,6 @@ impl Conn {
         device::send(packet::control(&header, Some(self.clone()), Kind::Reply)?)
     }
 
-    /// Gives up connecting.
-    pub(super) fn cancel(self: &Arc<Self>) {
-        let send = self.give_up();
-        self.purge_packets();
-        let _ = self.send(send);
-    }
-
-    /// The user has given up, and needs no news; returns what the peer is to be told.
-    pub(super) fn give_up(self: &Arc<Self>) -> Option<Send> {
-        let mut inner = self.inner.lock();
-        let actions = inner.state.cancel();
-        inner.news = News::default();
-        self.unlink(&mut inner);
-        actions.send
-    }
-
-    /// Drops what waits to be sent, and counts as not sent.
-    fn purge_packets(&self) {
-        device::with(|device| {
-            device.purge(|sent| sent.conn().is_some_and(|conn| core::ptr::eq(&**conn, self)))
-        });
-    }
-
     pub(super) fn unlink(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(key) = inner.key.take() {
             self.table.remove(key, self);
@@ -321,11 +331,14 @@ impl Conn {
         decision: impl FnOnce(&mut Inner) -> Actions,
     ) -> Actions {
         let mut inner = self.inner.lock();
+        let wanted = !inner.state.is_abandoned();
         let actions = decision(&mut inner);
         if actions.unlink {
             self.unlink(&mut inner);
         }
-        inner.news.note(&actions);
+        if wanted {
+            inner.news.note(&actions);
+        }
         actions
     }
 
@@ -435,11 +448,7 @@ impl Conn {
 
     /// There is another connection between the addresses of this one, which has left the table.
     fn is_replaced(&self, inner: &Inner) -> bool {
-        let key = Key {
-            peer: inner.peer,
-            local_port: inner.local_port,
-        };
-        inner.key.is_none() && self.table.find(key).is_some()
+        inner.key.is_none() && self.table.find(inner.addresses()).is_some()
     }
 
     /// A credit update does not wait any more: it was sent, or dropped.

@@ -287,9 +287,9 @@ impl Vsock {
         }
     }
 
-    /// Drops the packets that wait to be sent and for which `unwanted` says so.
-    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) {
-        self.streams.tx.purge(unwanted);
+    /// Drops the packets that wait to be sent and for which `unwanted` says so; returns whether there were any.
+    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
+        self.streams.tx.purge(unwanted)
     }
 
     /// Somebody waits until packets are sent.

@@ -28,6 +28,7 @@
 
 #![deny(unsafe_code)]
 
+mod abandoned;
 mod closing;
 mod conn;
 mod data;

@@ -80,8 +80,8 @@ impl Conn {
                 return;
             }
             if news.established && !sk.set_connected() {
-                // connect() had given up by the time: the peer learns it by RST.
-                let _ = self.send(self.give_up());
+                // connect() had given up by the time.
+                self.abandon();
             }
             if let Some(error) = news.error {
                 sk.fail(errno(error));
@@ -94,13 +94,9 @@ impl Conn {
             if news.unlink || news.done {
                 sk.remove_from_tables();
             }
-            let closing = if news.done {
-                self.inner.lock().closing.take()
-            } else {
-                None
-            };
-            if let Some(closing) = closing {
-                self.table.one_less_closing();
+            if news.done {
+                // Dropped without the lock: it may be what keeps the socket.
+                let closing = self.inner.lock().closing.take();
                 drop(closing);
             }
         }

@@ -27,17 +27,13 @@ use crate::ext::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc, //
     },
     time::msecs_to_jiffies, //
 };
 
-/// How often a connection whose close takes long is looked at, in milliseconds.
-const CLOSING_INTERVAL: u32 = 1000;
+/// How often the connections are looked at, while there are some whose time may be over, in milliseconds.
+const LOOK_INTERVAL: u32 = 1000;
 
 /// When to try again to tell af_vsock what memory was lacking for, in milliseconds.
 const TELL_INTERVAL: u32 = 20;
@@ -70,8 +66,6 @@ pub(crate) struct Connections {
     by_address: HashTable<Key, Conn>,
     #[pin]
     pub(super) ports: Ports,
-    /// How many released sockets wait for their peers.
-    closing: Atomic<i32>,
     /// A list of connections that could not tell af_vsock what is new.
     #[pin]
     untold: SpinLockBh<Option<Arc<Conn>>>,
@@ -86,7 +80,6 @@ impl Connections {
             pin_init!(Self {
                 by_address <- HashTable::new(),
                 ports <- Ports::new(),
-                closing: Atomic::new(0),
                 untold <- new_spinlock_bh!(None, "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
@@ -119,15 +112,9 @@ impl Connections {
         self.by_address.for_each(f);
     }
 
-    /// A released socket waits for its peer.
-    pub(super) fn one_more_closing(self: &Arc<Self>) {
-        self.closing.add(1, Relaxed);
-        self.tick.queue_in(self, msecs_to_jiffies(CLOSING_INTERVAL));
-    }
-
-    /// It waits no longer.
-    pub(super) fn one_less_closing(&self) {
-        self.closing.add(-1, Relaxed);
+    /// There is a connection whose time will be over: it is closing, or abandoned.
+    pub(super) fn look_again(self: &Arc<Self>) {
+        self.tick.queue_in(self, msecs_to_jiffies(LOOK_INTERVAL));
     }
 
     /// Has `conn` tried again soon with what it could not tell af_vsock, sockmap or the peer. It may have left
@@ -146,10 +133,10 @@ impl Connections {
             conn.tell();
             conn.catch_up();
         }
-        self.for_each(|conn| conn.tick());
-        if self.closing.load(Relaxed) > 0 {
-            self.tick
-                .queue_in(&self, msecs_to_jiffies(CLOSING_INTERVAL));
+        let mut again = false;
+        self.for_each(|conn| again |= conn.tick());
+        if again {
+            self.look_again();
         }
     }
 }

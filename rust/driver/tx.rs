@@ -204,8 +204,8 @@ impl Tx {
         drop(done);
     }
 
-    /// Drops the waiting packets for which `unwanted` says so.
-    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) {
+    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any.
+    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
         let purged = {
             let mut inner = self.inner.lock();
             let purged = inner.waiting.extract(|packet| unwanted(packet.control()));
@@ -214,7 +214,8 @@ impl Tx {
             }
             purged
         };
-        drop(purged);
+        // Freed without the lock.
+        !purged.is_empty()
     }
 
     /// Waits until the device has taken all packets, `limit` at most. Sleeps.

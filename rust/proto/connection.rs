@@ -8,13 +8,16 @@
 //!              connect()             RESPONSE
 //!   Idle ------------------> Connecting --> Established <-------- accepted()
 //!                                |           |   |   |
-//!             cancel(), RST, ... |     RST   |   |   | close()
+//!                       RST, ... |     RST   |   |   | close()
 //!                                v           |   |   v
 //!   Closed <-------------------------<-------+   | Closing -- RST, time-out --> Closed
 //!      ^                                         |
 //!      |      drained(), close()                 | the peer ended it; data is unread
 //!      +--------------------- Draining <---------+
 //! ```
+//!
+//! A connect() that gives up leaves what it has begun *abandoned*: it goes on without anybody being told,
+//! until connect() is called again and claims it, or its time is over.
 //!
 //! It runs under the caller's lock and decides alone; the caller carries the [`Actions`] out, in the
 //! order of their fields, and may do so after the lock is released.
@@ -148,6 +151,7 @@ impl Actions {
 /// # Invariants
 ///
 /// - `done` is false in `Connecting`, `Established` and `Closing`.
+/// - `abandoned` is false in `Idle`, `Closing` and `Closed`.
 /// - In `Draining`, `done` is the opposite of "the peer still waits for our RST".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -158,6 +162,8 @@ pub struct Connection {
     peer: ShutdownFlags,
     /// [`Actions::done`] was given out.
     done: bool,
+    /// connect() has given up.
+    abandoned: bool,
 }
 
 impl Default for Connection {
@@ -169,6 +175,10 @@ impl Default for Connection {
 impl Connection {
     /// How long the peer has to answer a SHUTDOWN of both directions, in milliseconds (C4).
     pub const CLOSE_TIMEOUT_MS: u32 = 8000;
+
+    /// How long connect() may take to be called again and find what the peer has answered to the call that
+    /// gave up, in milliseconds.
+    pub const ABANDONED_TIMEOUT_MS: u32 = 1000;
 
     /// A connection of a new socket.
     pub const fn new() -> Self {
@@ -186,12 +196,18 @@ impl Connection {
             local: ShutdownFlags::NONE,
             peer: ShutdownFlags::NONE,
             done: false,
+            abandoned: false,
         }
     }
 
     /// Where it stands.
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// connect() has given up, and wants to hear of nothing: [`Actions`] are to be told to nobody.
+    pub const fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// What the peer will not do any more: [`ShutdownFlags::RCV`] means that sending is in vain.
@@ -233,15 +249,31 @@ impl Connection {
         }
     }
 
-    /// connect() gave up: its time is over, or a signal came. A RESPONSE that comes later is
-    /// answered by RST.
+    /// connect() gave up: its time is over, or a signal came. It may be called again, and the peer's answer
+    /// may be on its way: an RST now would end what the next call is about to want.
     ///
-    /// A connection that was established before anybody could report it is reset.
-    pub fn cancel(&mut self) -> Actions {
+    /// Call [`Connection::abandoned_timeout`] after [`Connection::ABANDONED_TIMEOUT_MS`].
+    pub fn cancel(&mut self) {
+        self.abandoned = matches!(
+            self.state,
+            State::Connecting | State::Established | State::Draining
+        );
+    }
+
+    /// connect() is called again, for the same peer: goes on with what was begun, and returns whether there is
+    /// anything. It may be established by now, and whatever may follow that.
+    pub fn claim(&mut self) -> bool {
+        let there = self.abandoned && !self.done;
+        self.abandoned &= self.done;
+        there
+    }
+
+    /// connect() was not called again: a RESPONSE that comes later is answered by RST.
+    pub fn abandoned_timeout(&mut self) -> Actions {
         match self.state {
+            _ if !self.abandoned => Actions::NONE,
             State::Connecting => self.over(Actions::NONE),
-            State::Established => self.over(Actions::send(Send::Rst)),
-            State::Idle | State::Draining | State::Closing | State::Closed => Actions::NONE,
+            _ => self.close(),
         }
     }
 
@@ -310,8 +342,9 @@ impl Connection {
             Op::CreditRequest => Actions::send(Send::CreditUpdate),
             Op::Shutdown => self.peer_shuts_down(flags, unread),
             Op::Rst => {
+                let wanted = unread && !self.abandoned;
                 let mut actions = self.over(Actions::NONE);
-                if unread {
+                if wanted {
                     // INVARIANT: it is done, and the peer waits for nothing.
                     self.state = State::Draining;
                 }
@@ -386,10 +419,7 @@ impl Connection {
     /// A peer that has shut both directions down is answered now, not at close() only (C4).
     pub fn drained(&mut self) -> Actions {
         match self.state {
-            State::Draining if self.done => {
-                self.state = State::Closed;
-                Actions::NONE
-            }
+            State::Draining if self.done => self.over(Actions::NONE),
             State::Draining => self.over(Actions::send(Send::Rst)),
             _ => Actions::NONE,
         }
@@ -401,6 +431,7 @@ impl Connection {
         match self.state {
             // Without an RST the host might keep its half of what we forget.
             State::Connecting => self.over(Actions::send(Send::Rst)),
+            State::Established if self.abandoned => self.over(Actions::send(Send::Rst)),
             State::Established => {
                 let told = self.local.is_both();
                 self.local = ShutdownFlags::BOTH;
@@ -478,6 +509,8 @@ impl Connection {
     fn over(&mut self, actions: Actions) -> Actions {
         self.state = State::Closed;
         self.peer = ShutdownFlags::BOTH;
+        // INVARIANT: it is over for everybody.
+        self.abandoned = false;
         self.finish(actions)
     }
 
@@ -644,12 +677,8 @@ mod tests {
     fn c8_a_retried_connect_starts_clean() {
         let mut connection = connecting();
         let _ = connection.shutdown(BOTH);
-        assert_eq!(connection.cancel(), reset(None, None));
-        // The answer to the first attempt comes too late.
-        assert_eq!(
-            connection.packet(Op::Response, 0, false),
-            Actions::reply_rst()
-        );
+        connection.cancel();
+        assert!(connection.is_abandoned());
         assert_eq!(connection.connect(), Actions::send(Send::Request));
         assert_eq!(connection, connecting());
         assert!(connection.packet(Op::Response, 0, false).established);
@@ -665,13 +694,91 @@ mod tests {
         assert_eq!(connection.state(), State::Connecting);
     }
 
+    /// connect() had given up before the peer's RESPONSE came.
+    fn abandoned() -> Connection {
+        let mut connection = connecting();
+        connection.cancel();
+        assert!(connection.packet(Op::Response, 0, false).established);
+        assert!(connection.is_abandoned());
+        connection
+    }
+
     #[test]
-    fn cancel_of_what_was_established_meanwhile_resets() {
+    fn c8_a_retried_connect_claims_what_the_peer_has_accepted() {
+        let mut connection = abandoned();
+        assert!(connection.packet(Op::Rw, 0, false).deliver);
+        assert!(connection.claim());
+        assert_eq!(connection, Connection::accepted());
+        assert!(!connection.claim());
+
+        // The RESPONSE was there, and connect() gave up before it was told.
         let mut connection = connecting();
         assert!(connection.packet(Op::Response, 0, false).established);
-        assert_eq!(connection.cancel(), reset(None, Some(Send::Rst)));
-        assert!(connection.cancel().is_empty());
-        assert!(Connection::new().cancel().is_empty());
+        connection.cancel();
+        assert!(connection.claim());
+        assert_eq!(connection, Connection::accepted());
+
+        // The RESPONSE has yet to come.
+        let mut connection = connecting();
+        connection.cancel();
+        assert!(connection.claim());
+        assert_eq!(connection, connecting());
+    }
+
+    #[test]
+    fn c8_a_retried_connect_claims_what_the_peer_has_shut_down() {
+        for (flags, state) in [(2, State::Established), (3, State::Draining)] {
+            let mut connection = abandoned();
+            let _ = connection.packet(Op::Shutdown, flags, true);
+            assert!(connection.claim());
+            assert_eq!(connection.state(), state);
+            assert_eq!(connection.peer_shutdown().as_raw(), flags);
+        }
+    }
+
+    #[test]
+    fn c8_nothing_is_left_to_claim_of_what_the_peer_has_ended() {
+        for unread in [false, true] {
+            let mut refused = connecting();
+            refused.cancel();
+            let mut ended = abandoned();
+            let mut ended_while_draining = abandoned();
+            let _ = ended_while_draining.packet(Op::Shutdown, 3, unread);
+            for connection in [&mut refused, &mut ended, &mut ended_while_draining] {
+                let _ = connection.packet(Op::Rst, 0, unread);
+                assert!(!connection.claim());
+                let _ = connection.close();
+                assert_eq!(connection.connect(), Actions::send(Send::Request));
+                assert_eq!(*connection, connecting());
+            }
+        }
+    }
+
+    #[test]
+    fn c8_what_nobody_claims_is_reset() {
+        let mut unanswered = connecting();
+        unanswered.cancel();
+        assert_eq!(unanswered.abandoned_timeout(), reset(None, None));
+        assert_eq!(
+            unanswered.packet(Op::Response, 0, false),
+            Actions::reply_rst()
+        );
+        let rst = Some(Send::Rst);
+        assert_eq!(abandoned().abandoned_timeout(), reset(None, rst));
+        assert_eq!(abandoned().close(), reset(None, rst));
+        let mut connection = abandoned();
+        assert!(connection.claim());
+        assert!(connection.abandoned_timeout().is_empty());
+        assert!(connecting().abandoned_timeout().is_empty());
+    }
+
+    #[test]
+    fn cancel_of_what_is_not_connecting_does_nothing() {
+        for connection in [Connection::new(), closing(), closed()] {
+            let mut after = connection;
+            after.cancel();
+            assert_eq!(after, connection);
+        }
     }
 
     #[test]

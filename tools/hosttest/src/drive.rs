@@ -170,8 +170,8 @@ impl Driven {
     fn carry_out(&mut self, actions: &Actions) {
         if actions.established {
             assert!(!self.established && !self.done);
-            self.established = true;
         }
+        self.established |= actions.established;
         if actions.error.is_some() {
             assert!(!self.failed && actions.done);
             self.failed = true;
@@ -295,7 +295,10 @@ impl Driven {
                 actions
             }
             7 => match what >> 4 {
-                0 => self.connection.cancel(),
+                0 => {
+                    self.connection.cancel();
+                    Actions::NONE
+                }
                 1 => self.connection.close(),
                 2 => self.connection.close_timeout(),
                 3 => self.connection.transport_reset(),
@@ -309,6 +312,11 @@ impl Driven {
                     self.failed = false;
                     Actions::NONE
                 }
+                8 => {
+                    self.connection.claim();
+                    Actions::NONE
+                }
+                9 => self.connection.abandoned_timeout(),
                 _ => Actions::NONE,
             },
             8 | 9 => {

@@ -26,6 +26,8 @@ enum Event {
     Packet(Op, u32, bool),
     Connect,
     Cancel,
+    Claim,
+    AbandonedTimeout,
     Shutdown(u32),
     Close,
     CloseTimeout,
@@ -46,6 +48,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(op, flags, unread)| Event::Packet(op, flags, unread)),
         2 => Just(Event::Connect),
         1 => Just(Event::Cancel),
+        2 => Just(Event::Claim),
+        1 => Just(Event::AbandonedTimeout),
         2 => (0..5u32).prop_map(Event::Shutdown),
         1 => Just(Event::Close),
         1 => Just(Event::CloseTimeout),
@@ -61,7 +65,15 @@ fn apply(connection: &mut Connection, event: Event) -> Actions {
     match event {
         Event::Packet(op, flags, unread) => connection.packet(op, flags, unread),
         Event::Connect => connection.connect(),
-        Event::Cancel => connection.cancel(),
+        Event::Cancel => {
+            connection.cancel();
+            Actions::NONE
+        }
+        Event::Claim => {
+            connection.claim();
+            Actions::NONE
+        }
+        Event::AbandonedTimeout => connection.abandoned_timeout(),
         Event::Shutdown(raw) => connection.shutdown(ShutdownFlags::from_raw(raw)),
         Event::Close => connection.close(),
         Event::CloseTimeout => connection.close_timeout(),
@@ -129,6 +141,8 @@ proptest! {
             }
             prop_assert_eq!(actions.start_close_timer,
                 connection.state() == State::Closing && before.state() != State::Closing);
+            prop_assert!(!connection.is_abandoned() || matches!(connection.state(),
+                State::Connecting | State::Established | State::Draining));
             match connection.state() {
                 State::Closed => prop_assert_eq!(done, 1),
                 State::Connecting | State::Established | State::Closing => prop_assert_eq!(done, 0),
@@ -230,8 +244,10 @@ proptest! {
                 7..=8 if !closed[who] => { pair.read(who); continue }
                 9 if !closed[who] => pair.0[who].connection.shutdown(ShutdownFlags::from_raw(flags)),
                 10 => {
-                    let actions = pair.0[0].connection.cancel();
-                    pair.carry_out(0, actions);
+                    pair.0[0].connection.cancel();
+                    if flags > 1 {
+                        pair.0[0].connection.claim();
+                    }
                     continue
                 }
                 11 if flags == 1 && !closed[who] => {
