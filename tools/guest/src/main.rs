@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use guest::{
-    agent, bench, dgram, files, hold, memory, messages, probe, rate,
+    agent, bench, dgram, files, hold, interrupted, memory, messages, probe, rate,
     socket::{self, Kind, Peer},
     sockmap, stream, stuck, zerocopy,
 };
@@ -142,6 +142,24 @@ enum Command {
         #[arg(long)]
         patience: Option<u64>,
     },
+    /// Call connect() until it was interrupted so many times
+    InterruptedClient {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        times: u64,
+        /// What is done then
+        #[arg(long)]
+        then: interrupted::Then,
+        /// This side's kernel may reset what was interrupted
+        #[arg(long)]
+        lossy: bool,
+    },
+    /// Greet whoever connects, and tell what became of them
+    InterruptedServer {
+        #[arg(long)]
+        port: u32,
+    },
     /// Say which CID this machine has
     Cid,
     /// Say how large a buffer is, before and after connect()
@@ -269,6 +287,13 @@ fn main() -> Result<()> {
             kind,
         } => hold::client(peer, connections, pieces, size, kind),
         Command::Connect { peer, patience } => probe::connect(peer.cid, peer.port, patience),
+        Command::InterruptedClient {
+            peer,
+            times,
+            then,
+            lossy,
+        } => interrupted::client(peer, times, then, lossy),
+        Command::InterruptedServer { port } => interrupted::server(port),
         Command::Cid => probe::local_cid(),
         Command::BufferSize { peer, buffer } => probe::buffer_size(peer, buffer),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),

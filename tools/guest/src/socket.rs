@@ -299,13 +299,18 @@ impl Socket {
         Ok(())
     }
 
+    /// Waits for a word of the other end.
+    pub fn word(&self) -> Result<String> {
+        let mut line = [0; 8];
+        let got = self.receive(&mut line, libc::MSG_WAITALL)?;
+        Ok(String::from_utf8_lossy(&line[..got.len]).trim().to_owned())
+    }
+
     /// Waits for a word of the other end; it must be `word`.
     pub fn hear(&self, word: &str) -> Result<()> {
-        let mut line = [0; 8];
-        let got = self
-            .receive(&mut line, libc::MSG_WAITALL)
+        let heard = self
+            .word()
             .with_context(|| format!("waiting for the peer's {word:?}"))?;
-        let heard = String::from_utf8_lossy(&line[..got.len]).trim().to_owned();
         ensure!(heard == word, "the peer said {heard:?}, not {word:?}");
         Ok(())
     }

@@ -12,8 +12,7 @@ use nix::{
     fcntl::{fcntl, FcntlArg, OFlag},
     poll::PollFlags,
     sys::{
-        pthread::{pthread_kill, pthread_self, Pthread},
-        signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal},
+        pthread::pthread_self,
         socket::{MsgFlags, Shutdown},
     },
 };
@@ -23,6 +22,7 @@ use super::{
     sequence::fill,
     socket::{Address, Dgram, STALL},
 };
+use crate::signals;
 
 const NONE: MsgFlags = MsgFlags::empty();
 const DONTWAIT: MsgFlags = MsgFlags::MSG_DONTWAIT;
@@ -31,8 +31,6 @@ const BUFFER: usize = 32 << 10;
 const SIZE: usize = 1000;
 /// From here on are the numbers of those that are sent by the way.
 const ASIDE: u64 = 1_000_000;
-
-extern "C" fn nothing(_signal: i32) {}
 
 /// Datagrams with numbers that count up.
 struct Numbered<'a> {
@@ -78,12 +76,6 @@ fn nonblocking(socket: &Dgram, yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// Sends a signal to a thread, after a while.
-fn interrupt(thread: Pthread) -> Result<()> {
-    thread::sleep(Duration::from_millis(200));
-    Ok(pthread_kill(thread, Signal::SIGUSR1)?)
-}
-
 /// The lab stops the device when it is told to, and has it go on when told to.
 pub fn full(peer: Address) -> Result<()> {
     let socket = Dgram::bound(peer.port)?;
@@ -126,20 +118,17 @@ pub fn full(peer: Address) -> Result<()> {
         "with a time-out of {timeout:?} send() came back after {took:?}"
     );
 
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    // SAFETY: The handler does nothing.
-    unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+    signals::allow()?;
     for timeout in [Duration::ZERO, STALL] {
         socket.send_timeout(timeout)?;
         let me = pthread_self();
         thread::scope(|scope| -> Result<()> {
-            let signals = scope.spawn(move || interrupt(me));
+            let other = scope.spawn(move || {
+                thread::sleep(Duration::from_millis(200));
+                signals::interrupt(me)
+            });
             fails("send() and a signal", sender.send(NONE), Errno::EINTR)?;
-            signals.join().expect("a thread")
+            other.join().expect("a thread")
         })?;
     }
 

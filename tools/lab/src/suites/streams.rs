@@ -64,6 +64,30 @@ pub const TESTS: &[Test] = &[
         run: |s| nobody_listens(s, Side::Host),
     },
     Test {
+        name: "streams: C8 connect() interrupted by a signal and called again, from the guest",
+        run: |s| interrupted(s, Side::Guest, "again"),
+    },
+    Test {
+        name: "streams: C8 connect() interrupted and called again after the peer's answer, from the guest",
+        run: |s| interrupted(s, Side::Guest, "later"),
+    },
+    Test {
+        name: "streams: C8 connect() interrupted and called for another port, from the guest",
+        run: |s| interrupted(s, Side::Guest, "elsewhere"),
+    },
+    Test {
+        name: "streams: connect() interrupted and not called again, from the guest",
+        run: |s| interrupted(s, Side::Guest, "nothing"),
+    },
+    Test {
+        name: "streams: connect() interrupted and the socket closed, from the guest",
+        run: |s| interrupted(s, Side::Guest, "close"),
+    },
+    Test {
+        name: "streams: connect() interrupted by a signal and called again, from the host",
+        run: |s| interrupted(s, Side::Host, "again --lossy"),
+    },
+    Test {
         name: "streams: SIGKILL of the guest's side is seen by the host",
         run: |s| sigkill(s, Side::Guest),
     },
@@ -230,6 +254,23 @@ fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
     );
     let ms: f64 = ms.parse().with_context(|| format!("a time of {ms:?}"))?;
     ensure!(ms < 500.0, "connect() took {ms} ms to fail");
+    Ok(())
+}
+
+/// Of what the server has accepted nothing may be lost, unless the client wants it no longer.
+fn interrupted(s: &mut Session, client: Side, then: &str) -> Result<()> {
+    // Three ports: two to connect to, and one to ask on.
+    let port = s.fresh_port();
+    s.fresh_port();
+    s.fresh_port();
+    let server = client.other();
+    let _server = s.server(server, &format!("interrupted-server --port {port}"))?;
+    let cid = server.cid();
+    s.rvtest(
+        client,
+        &format!("interrupted-client --cid {cid} --port {port} --times 50 --then {then}"),
+    )?
+    .success(LONG)?;
     Ok(())
 }
 

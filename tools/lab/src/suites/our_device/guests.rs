@@ -4,7 +4,7 @@
 
 use anyhow::{ensure, Context, Result};
 
-use super::control::counters;
+use super::{control::counters, victim::Watch};
 use crate::{
     config::Driver,
     session::{Session, Side, GUEST_CID, NEIGHBOUR_CID},
@@ -51,6 +51,31 @@ pub fn echo(s: &mut Session) -> Result<()> {
                 count(&after) > count(&before),
                 "guest {cid}: {name} did not move"
             );
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is lost, and nobody is asked twice: what a REQUEST does to a connection that is there is up to the peer.
+pub fn interrupted(s: &mut Session) -> Result<()> {
+    for then in ["again", "later"] {
+        // Three ports: two to connect to, and one to ask on.
+        let port = s.fresh_port();
+        s.fresh_port();
+        s.fresh_port();
+        let neighbour = s.neighbour()?;
+        let watch = match neighbour.driver {
+            Driver::Rvsock => Some(Watch::new(neighbour)?),
+            Driver::C => None,
+        };
+        let command = format!("interrupted-server --port {port}");
+        let _server = neighbour.server(Side::Guest, &command)?;
+        let command = format!(
+            "interrupted-client --cid {NEIGHBOUR_CID} --port {port} --times 50 --then {then}"
+        );
+        s.rvtest(Side::Guest, &command)?.success(LONG)?;
+        if let Some(watch) = watch {
+            watch.expect(neighbour, &[("rx_bad_op", 0)])?;
         }
     }
     Ok(())

@@ -138,6 +138,7 @@ pub const SETUPS: &[Setup] = &[
         ],
         tests: tests! { "two guests":
             "echoes in both directions" => guests::echo,
+            "C8 connect() interrupted by a signal and called again" => guests::interrupted,
         },
     },
     Setup {
