@@ -9,6 +9,7 @@
 //! This room is pure, like [`crate::wire`]: only `core`, no `unsafe`, no panic on any input. It does
 //! nothing itself: it is asked under the caller's lock, and answers what is to be done.
 
+mod actions;
 mod connection;
 mod credit;
 mod dgram;
@@ -16,12 +17,14 @@ mod listener;
 mod mergeable;
 mod storage;
 
+pub use self::actions::{
+    Actions,
+    Send,
+    SockError, //
+};
 pub use self::connection::{
     reset_reply,
-    Actions,
     Connection,
-    Send,
-    SockError,
     State, //
 };
 pub use self::credit::{
