@@ -96,6 +96,8 @@ struct Inner {
     payload: Payload,
     /// The header of a packet that was taken from the queue and waits for memory.
     held: Option<Header>,
+    /// Nobody knows where the next packet begins: what comes before the reset is none (M2).
+    lost: bool,
 }
 
 /// What the queue has next.
@@ -137,6 +139,7 @@ impl Rx {
                     posted: 0,
                     payload: Payload::new(),
                     held: None,
+                    lost: false,
                 },
                 "Rx::inner"
             ),
@@ -157,6 +160,7 @@ impl Rx {
         inner.posted = 0;
         inner.payload = payload;
         inner.held = None;
+        inner.lost = false;
         inner.queue = Some(queue);
         Ok(())
     }
@@ -232,6 +236,9 @@ impl Rx {
         if let Some(queue) = &mut inner.queue {
             queue.disable_cb();
         }
+        if inner.lost {
+            return Rest::Nothing;
+        }
         for _ in 0..BUDGET {
             if !has_room(device) {
                 inner.kick();
@@ -251,6 +258,7 @@ impl Rx {
                 Next::Junk => STATS.count(Counter::RxShort),
                 Next::Nothing => return inner.pause(),
                 Next::Lost => {
+                    inner.lost = true;
                     STATS.count(Counter::FramingLost);
                     return Rest::Reset;
                 }
