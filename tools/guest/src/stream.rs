@@ -161,7 +161,7 @@ pub fn receive_pattern(from: &mut impl Read, seed: u64) -> Result<(u64, u32)> {
     }
 }
 
-/// Opens `connections` and keeps them all open; only then an echo on each.
+/// Opens `connections` and keeps them all open; only then an echo on each, all at once.
 pub fn many(cid: u32, port: u32, connections: u64, burst: bool) -> Result<()> {
     raise_file_limit()?;
     let nth = |i| format!("connection {i} of {connections}");
@@ -173,17 +173,22 @@ pub fn many(cid: u32, port: u32, connections: u64, burst: bool) -> Result<()> {
             .collect::<Result<Vec<_>>>()?
     };
     println!("OPEN {connections}");
-    for (i, stream) in streams.iter_mut().enumerate() {
+    let message = |i| {
         let mut message = [0; 64];
         pattern::fill(&mut message, i as u64, 0);
+        message
+    };
+    for (i, stream) in streams.iter_mut().enumerate() {
         stream
-            .write_all(&message)
+            .write_all(&message(i))
             .with_context(|| format!("write on connection {i}"))?;
+    }
+    for (i, stream) in streams.iter_mut().enumerate() {
         let mut back = [0; 64];
         stream
             .read_exact(&mut back)
             .with_context(|| format!("echo on connection {i}"))?;
-        ensure!(message == back, "the echo on connection {i} differs");
+        ensure!(message(i) == back, "the echo on connection {i} differs");
     }
     println!("OK connections={connections}");
     Ok(())
