@@ -215,6 +215,11 @@ impl Machine {
         });
     }
 
+    /// A processor of it that hears no interrupts: see [`Monitor::deaf_processor`].
+    pub fn deaf_processor(&self) -> Option<usize> {
+        self.monitor.deaf_processor()
+    }
+
     /// Has its processors' threads give way to the emulator's others: see `Monitor::be_nice`.
     pub fn be_nice(&self) {
         self.monitor.clone().be_nice();

@@ -72,11 +72,42 @@ impl Monitor {
         bail!("the monitor did not answer {command}")
     }
 
+    fn say(&self, line: &str) -> Result<String> {
+        let text = self.ask("human-monitor-command", json!({ "command-line": line }))?;
+        Ok(text.as_str().unwrap_or_default().to_owned())
+    }
+
     fn registers(&self) -> Result<Registers> {
-        let command = json!({ "command-line": "info registers -a" });
-        let text = self.ask("human-monitor-command", command)?;
-        let all = text.as_str().unwrap_or_default().split("CPU#").skip(1);
-        Ok(all.map(str::to_owned).collect())
+        let text = self.say("info registers -a")?;
+        Ok(text.split("CPU#").skip(1).map(str::to_owned).collect())
+    }
+
+    /// The processors that wait for an interrupt, and have one.
+    fn deaf(&self) -> Result<Vec<usize>> {
+        let mut deaf = Vec::new();
+        for (cpu, registers) in self.registers()?.iter().enumerate() {
+            if registers.contains("HLT=1")
+                && is_interrupted(&self.say(&format!("info lapic {cpu}"))?)
+            {
+                deaf.push(cpu);
+            }
+        }
+        Ok(deaf)
+    }
+
+    /// A processor that hears no interrupts, as happens to one that has run a nested guest: the others wait for it
+    /// for ever, and neither an NMI nor a pause of the machine wakes it.
+    pub fn deaf_processor(&self) -> Option<usize> {
+        let mut still = self.deaf().ok()?;
+        for _ in 0..20 {
+            if still.is_empty() {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(100));
+            let now = self.deaf().ok()?;
+            still.retain(|cpu| now.contains(cpu));
+        }
+        still.first().copied()
     }
 
     /// A processor that the emulator does not run: it does not wait for anything, none of its registers changes in any
@@ -156,6 +187,13 @@ impl Monitor {
     }
 }
 
+/// Whether a local APIC, as the monitor prints it, has an interrupt for its processor.
+fn is_interrupted(apic: &str) -> bool {
+    apic.lines()
+        .filter_map(|line| line.strip_prefix("IRR"))
+        .any(|pending| !pending.contains("(none)"))
+}
+
 /// The processors that run in both looks, and whose registers are the same.
 fn unchanged(before: &Registers, now: &Registers) -> Vec<usize> {
     let pairs = before.iter().zip(now).enumerate();
@@ -178,6 +216,13 @@ mod tests {
 
     fn registers(of: &[&str]) -> Registers {
         of.iter().map(|r| (*r).to_owned()).collect()
+    }
+
+    #[test]
+    fn pending_interrupts() {
+        assert!(is_interrupted("ISR\t (none)\nIRR\t 236 251 \n\nAPR 0x00"));
+        assert!(!is_interrupted("ISR\t 236\nIRR\t (none)\n"));
+        assert!(!is_interrupted(""));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const NESTED: &[&str] = &[
 ];
 const DIRECT: &[&str] = &["-accel", "kvm", "-cpu", "host"];
 
+/// How long the host VM may be silent before its processors are looked at.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// A guest alone, fully emulated: enough for devices in user space.
 const EMULATED: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max"];
 
@@ -242,6 +245,7 @@ impl Rig {
     ) -> Result<()> {
         let mut reader = BufReader::new(File::open(file)?);
         let (mut line, mut heard) = (String::new(), Instant::now());
+        let mut looked = heard;
         loop {
             let ended = !running.alive();
             while reader.read_line(&mut line)? > 0 {
@@ -268,6 +272,14 @@ impl Rig {
                     Running::Direct(_) => String::new(),
                 };
                 bail!("the rig ended before its job was done; its last line: {last}");
+            }
+            if let Running::Nested(machine) = running {
+                if heard.elapsed().min(looked.elapsed()) > LOOK {
+                    looked = Instant::now();
+                    if let Some(cpu) = machine.deaf_processor() {
+                        bail!("processor {cpu} of the host VM hears no interrupts any more");
+                    }
+                }
             }
             ensure!(
                 heard.elapsed() < silence,
