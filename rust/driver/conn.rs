@@ -251,7 +251,7 @@ impl Conn {
         self.inner.lock().credit.tx.free()
     }
 
-    /// Starts to connect (C8: from clean state), unless an earlier call has that can be gone on with.
+    /// Starts to connect (C8: from clean state), or goes on with what an earlier call has begun.
     ///
     /// # Errors
     ///
