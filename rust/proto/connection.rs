@@ -56,6 +56,7 @@ pub enum State {
 ///
 /// - `done` is false in `Connecting`, `Established` and `Closing`.
 /// - `abandoned` is false in `Idle`, `Closing` and `Closed`.
+/// - `torn` is false but in `Connecting`.
 /// - In `Draining`, `done` is the opposite of "the peer still waits for our RST".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -68,6 +69,8 @@ pub struct Connection {
     done: bool,
     /// connect() has given up.
     abandoned: bool,
+    /// The peer sent what belongs to a connection before it has accepted ours: that is lost.
+    torn: bool,
 }
 
 impl Default for Connection {
@@ -101,6 +104,7 @@ impl Connection {
             peer: ShutdownFlags::NONE,
             done: false,
             abandoned: false,
+            torn: false,
         }
     }
 
@@ -131,13 +135,6 @@ impl Connection {
         matches!(self.state, State::Established)
             && !self.local.contains(ShutdownFlags::SEND)
             && !self.peer.contains(ShutdownFlags::RCV)
-    }
-
-    /// Whether payload may still arrive, so that a reader may wait for it.
-    pub const fn may_receive(&self) -> bool {
-        matches!(self.state, State::Established)
-            && !self.local.contains(ShutdownFlags::RCV)
-            && !self.peer.contains(ShutdownFlags::SEND)
     }
 
     /// Starts to connect, from a clean state (C8): the caller resets its credit along with it.
@@ -202,8 +199,15 @@ impl Connection {
         }
     }
 
+    /// RESPONSE and RST alone decide (C8). Some hosts ask for credit before they answer.
     fn packet_connecting(&mut self, op: Op) -> Actions {
         match op {
+            // A stream with a hole, or one whose end went unseen, is never begun.
+            Op::Response if self.torn => self.over(Actions {
+                reply_rst: true,
+                error: Some(SockError::Proto),
+                ..Actions::NONE
+            }),
             Op::Response => {
                 self.state = State::Established;
                 Actions {
@@ -217,12 +221,12 @@ impl Connection {
                 error: Some(SockError::ConnReset),
                 ..Actions::NONE
             }),
-            Op::Request | Op::Shutdown | Op::Rw | Op::CreditUpdate | Op::CreditRequest => self
-                .over(Actions {
-                    reply_rst: true,
-                    error: Some(SockError::Proto),
-                    ..Actions::NONE
-                }),
+            Op::CreditUpdate | Op::CreditRequest => Actions::NONE,
+            Op::Request => Actions::bad_op(),
+            Op::Shutdown | Op::Rw => {
+                self.torn = true;
+                Actions::bad_op()
+            }
         }
     }
 
@@ -278,7 +282,8 @@ impl Connection {
             self.state = State::Draining;
             return Actions {
                 peer_shutdown_changed: true,
-                unlink: true,
+                // What connect() may come back for stays where its time-out finds it.
+                unlink: !self.abandoned,
                 ..Actions::NONE
             };
         }
@@ -380,6 +385,8 @@ impl Connection {
     }
 
     /// The device goes away in order: the peer is told by RST while it can be (C7).
+    ///
+    /// Not of what is being closed: it has our SHUTDOWN, and some hosts drop what they hold at an RST.
     pub fn device_leaving(&mut self) -> Actions {
         self.lost(Some(Send::Rst))
     }
@@ -396,10 +403,7 @@ impl Connection {
                 error: Some(SockError::ConnReset),
                 ..Actions::NONE
             }),
-            State::Closing => self.over(Actions {
-                send,
-                ..Actions::NONE
-            }),
+            State::Closing => self.over(Actions::NONE),
             // What was received stays readable; the peer waits for our RST at most.
             State::Draining if !self.done => self.finish(Actions {
                 send,
@@ -415,6 +419,7 @@ impl Connection {
         self.peer = ShutdownFlags::BOTH;
         // INVARIANT: it is over for everybody.
         self.abandoned = false;
+        self.torn = false;
         self.finish(actions)
     }
 
@@ -517,7 +522,6 @@ mod tests {
         assert_eq!(actions, expected);
         assert_eq!(connection.state(), State::Established);
         assert!(connection.may_send());
-        assert!(connection.may_receive());
         assert!(connection.connect().is_empty());
     }
 
@@ -530,16 +534,30 @@ mod tests {
     }
 
     #[test]
-    fn connect_answered_by_nonsense_is_a_protocol_error() {
+    fn c8_while_connecting_response_and_rst_alone_decide() {
         for op in OPS {
             if matches!(op, Op::Response | Op::Rst) {
                 continue;
             }
             let mut connection = connecting();
-            let mut expected = reset(Some(SockError::Proto), None);
-            expected.reply_rst = true;
-            assert_eq!(connection.packet(op, 3, false), expected);
-            assert_eq!(connection.state(), State::Closed);
+            let actions = connection.packet(op, 3, false);
+            let credit = matches!(op, Op::CreditUpdate | Op::CreditRequest);
+            let expected = if credit {
+                Actions::NONE
+            } else {
+                Actions::bad_op()
+            };
+            assert_eq!(actions, expected);
+            assert_eq!(connection.state(), State::Connecting);
+            let mut refused = connection;
+            let actions = refused.packet(Op::Rst, 0, false);
+            assert_eq!(actions, reset(Some(SockError::ConnReset), None));
+            // What bytes or what end was lost, nobody knows: that is no connection.
+            let lost = matches!(op, Op::Rw | Op::Shutdown);
+            let actions = connection.packet(Op::Response, 0, false);
+            assert_eq!(actions.established, !lost);
+            assert_eq!(actions.reply_rst, lost);
+            assert_eq!(actions.error, lost.then_some(SockError::Proto));
         }
     }
 
@@ -630,6 +648,15 @@ mod tests {
     }
 
     #[test]
+    fn c8_what_is_abandoned_stays_in_the_table_until_its_time_is_over() {
+        let mut connection = abandoned();
+        let actions = connection.packet(Op::Shutdown, 3, true);
+        assert!(actions.peer_shutdown_changed && !actions.unlink);
+        assert_eq!(connection.state(), State::Draining);
+        assert_eq!(connection.abandoned_timeout(), reset(None, Some(Send::Rst)));
+    }
+
+    #[test]
     fn c8_a_retried_connect_claims_what_the_peer_has_shut_down() {
         for (flags, state) in [(2, State::Established), (3, State::Draining)] {
             let mut connection = abandoned();
@@ -701,7 +728,6 @@ mod tests {
         assert!(actions.discard);
         assert!(!actions.deliver);
         assert!(!actions.count_bad_op);
-        assert!(!connection.may_receive());
         assert!(connection.may_send());
     }
 
@@ -709,7 +735,6 @@ mod tests {
     fn payload_after_the_peers_send_shutdown_is_dropped() {
         let mut connection = Connection::accepted();
         let _ = connection.packet(Op::Shutdown, SEND.as_raw(), false);
-        assert!(!connection.may_receive());
         assert_eq!(connection.packet(Op::Rw, 0, false), Actions::bad_op());
     }
 
@@ -756,7 +781,6 @@ mod tests {
         );
         assert_eq!(connection.peer_shutdown(), RCV);
         assert!(!connection.may_send());
-        assert!(connection.may_receive());
         assert!(connection.packet(Op::Shutdown, 1, false).is_empty());
         let mut expected = reset(None, Some(Send::Rst));
         expected.peer_shutdown_changed = true;
@@ -775,7 +799,6 @@ mod tests {
         };
         assert_eq!(connection.packet(Op::Shutdown, 3, true), expected);
         assert_eq!(connection.state(), State::Draining);
-        assert!(!connection.may_receive());
         assert!(!connection.may_send());
         // The reader finishes, or closes before it does: the peer gets its RST either way.
         let mut closes = connection;
@@ -928,7 +951,7 @@ mod tests {
         let error = Some(SockError::ConnReset);
         assert_eq!(connecting().device_leaving(), reset(error, rst));
         assert_eq!(Connection::accepted().device_leaving(), reset(error, rst));
-        assert_eq!(closing().device_leaving(), reset(None, rst));
+        assert_eq!(closing().device_leaving(), reset(None, None));
         assert_eq!(draining().device_leaving(), reset(None, rst));
         assert!(Connection::new().device_leaving().is_empty());
         assert!(closed().device_leaving().is_empty());
