@@ -29,15 +29,13 @@
 //! Source: virtio 1.3, "Socket Device".
 
 use crate::ext::{
+    module_info::module_softdep,
     module_param::{
         module_param_bool,
         module_param_choice,
         module_param_u32, //
     },
-    net::vsock::{
-        self,
-        declare_vsock_transport, //
-    },
+    net::vsock::declare_vsock_transport,
     sync::RcuArc,
     virtio,
     work::Workqueues, //
@@ -66,6 +64,9 @@ module! {
     description: "Guest driver for the virtio socket device",
     license: "GPL",
 }
+
+// So that programs find their own machine as well, at CID 1.
+module_softdep!("post: vsock_loopback");
 
 module_param_u32!(
     rx_pool_kb,
@@ -130,14 +131,33 @@ fn connections() -> Option<Arc<driver::Connections>> {
     CONNECTIONS.load()
 }
 
-/// The loaded module. Its parts end in the order of the fields.
-#[pin_data(PinnedDrop)]
+/// Makes [`CONNECTIONS`] exist.
+struct Shared(Arc<driver::Connections>);
+
+impl Shared {
+    fn new() -> Result<Self> {
+        let connections = driver::Connections::new()?;
+        CONNECTIONS.replace(Some(connections.clone()));
+        Ok(Self(connections))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.0.unregister();
+        CONNECTIONS.replace(None);
+    }
+}
+
+/// The loaded module. Its parts end in the order of the fields: the devices first, then what their sockets
+/// were served by.
+#[pin_data]
 struct Rvsock {
     #[pin]
     _stats: File<()>,
     #[pin]
     driver: Registration<virtio::Adapter<driver::Driver>>,
-    transport: vsock::Registration,
+    connections: Shared,
     workqueues: Workqueues,
 }
 
@@ -145,33 +165,15 @@ impl kernel::InPlaceModule for Rvsock {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
             let workqueues = Workqueues::new()?;
-            CONNECTIONS.replace(Some(driver::Connections::new()?));
-            let transport =
-                vsock::Registration::new(&virtio_transport, vsock::Role::GuestToHost).inspect_err(
-                    |error| {
-                        if *error == EBUSY {
-                            pr_err!(
-                                "another guest-to-host transport is in use; unload it first: rmmod vmw_vsock_virtio_transport (or vmw_vsock_vmci_transport, hv_sock)\n"
-                            );
-                        }
-                        CONNECTIONS.replace(None);
-                    },
-                )?;
+            let connections = Shared::new()?;
             // It stays as long as a file in it does.
             let debugfs = Dir::new(c"rvsock");
             Ok(try_pin_init!(Self {
+                workqueues,
+                connections,
                 _stats <- debugfs.read_callback_file(c"stats", (), &driver::show),
                 driver <- Registration::new(c"rvsock", module),
-                transport,
-                workqueues,
             }? Error))
         })
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for Rvsock {
-    fn drop(self: Pin<&mut Self>) {
-        CONNECTIONS.replace(None);
     }
 }

@@ -128,6 +128,10 @@ impl Driver {
 
     fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         let (vsock, found) = Self::negotiate(dev)?;
+        vsock
+            .connections()
+            .register()
+            .inspect_err(|_| vsock.stop(dev))?;
         vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
         // Before anything slow: sockets that outlived the device work already.
         vsock.register_datagrams();

@@ -14,7 +14,10 @@ use super::{
     }, //
 };
 use crate::ext::{
-    net::vsock::Addr,
+    net::vsock::{
+        self,
+        Addr, //
+    },
     sync::{
         new_spinlock_bh,
         SpinLockBh, //
@@ -25,9 +28,11 @@ use crate::ext::{
     }, //
 };
 use kernel::{
+    new_mutex,
     prelude::*,
     sync::{
-        Arc, //
+        Arc,
+        Mutex, //
     },
     time::msecs_to_jiffies, //
 };
@@ -66,6 +71,9 @@ pub(crate) struct Connections {
     by_address: HashTable<Key, Conn>,
     #[pin]
     pub(super) ports: Ports,
+    /// What makes af_vsock's connections from this guest ours: from the first device on.
+    #[pin]
+    transport: Mutex<Option<vsock::Registration>>,
     /// A list of connections that could not tell af_vsock what is new.
     #[pin]
     untold: SpinLockBh<Option<Arc<Conn>>>,
@@ -80,11 +88,39 @@ impl Connections {
             pin_init!(Self {
                 by_address <- HashTable::new(),
                 ports <- Ports::new(),
+                transport <- new_mutex!(None, "Connections::transport"),
                 untold <- new_spinlock_bh!(None, "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Has af_vsock give us its connections, from the first device on: before, others may serve them. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - `EBUSY`: another transport has them.
+    /// - `EINTR`: a signal came.
+    pub(super) fn register(&self) -> Result {
+        let mut transport = self.transport.lock();
+        if transport.is_none() {
+            let registered =
+                vsock::Registration::new(&crate::virtio_transport, vsock::Role::GuestToHost);
+            *transport = Some(registered.inspect_err(|error| {
+                if *error == EBUSY {
+                    pr_err!(
+                        "another guest-to-host transport is in use; unload it first: rmmod vmw_vsock_virtio_transport (or vmw_vsock_vmci_transport, hv_sock)\n"
+                    );
+                }
+            })?);
+        }
+        Ok(())
+    }
+
+    /// The module ends, and all its sockets have. Sleeps.
+    pub(crate) fn unregister(&self) {
+        drop(self.transport.lock().take());
     }
 
     /// Enters `conn` under `key`.

@@ -6,6 +6,7 @@ mod alloc;
 pub(crate) mod bindings;
 pub(crate) mod error;
 pub(crate) mod mm;
+pub(crate) mod module_info;
 pub(crate) mod module_param;
 pub(crate) mod net;
 pub(crate) mod sync;
