@@ -35,6 +35,7 @@ use crate::{
     ext::{
         net::{
             msg::Msg,
+            net_ratelimit,
             vsock::{
                 self,
                 CID_ANY, //
@@ -276,7 +277,17 @@ impl Vsock {
         if !self.leaving.load(Relaxed) && self.requests.push(request) {
             self.request_work.queue(self, Where::Percpu);
         } else {
-            self.refuse(&request);
+            self.refuse_request(&request);
+        }
+    }
+
+    /// Answers `request` by RST, if it is for this machine: an RST would bear our CID (C1), and to the sender
+    /// of another it would be about another connection, maybe one that lives.
+    pub(super) fn refuse_request(self: &Arc<Self>, request: &Header) {
+        if request.dst_cid == u64::from(self.cid()) {
+            self.refuse(request);
+        } else {
+            STATS.count(Counter::BadAddress);
         }
     }
 
@@ -303,6 +314,10 @@ impl Vsock {
     }
 
     fn requested(self: Arc<Self>) {
+        // What the host told before it made these requests comes first (C5).
+        if self.handle_events() {
+            self.event_work.queue(&self, Where::Unbound);
+        }
         if self.leaving.load(Relaxed) {
             self.requests.refuse_all(&self);
         } else if self.requests.handle(&self) {
@@ -317,36 +332,67 @@ impl Vsock {
     }
 
     fn event(self: Arc<Self>) {
-        let taken = self.events.take();
-        if taken.reset {
-            self.transport_reset();
-        }
-        if taken.more {
+        if self.handle_events() {
             self.event_work.queue(&self, Where::Unbound);
         }
     }
 
-    /// The host has lost all connections, and we may have become another machine (C5).
-    fn transport_reset(&self) {
-        let config = self.config.lock().clone();
-        let before = self.cid();
-        if let Some(Ok(cid)) = config.as_ref().map(read_guest_cid) {
-            self.cid.store(cid, Relaxed);
+    /// Handles the events that there are; returns whether there are, or may be, more. Sleeps.
+    ///
+    /// They are handled when this returns, whoever does it: nobody passes the lock meanwhile.
+    fn handle_events(&self) -> bool {
+        let config = self.config.lock();
+        let taken = self.events.take();
+        if taken.reset {
+            self.transport_reset(config.as_ref());
         }
+        // Some hosts wait for this before they let new connections in (C5).
+        self.events.give_back();
+        taken.more
+    }
+
+    /// Whether this machine has become `cid` without being told: some hosts restore a guest so. Sleeps.
+    pub(super) fn has_become(&self, cid: u32) -> bool {
+        let config = self.config.lock();
+        let is = config.as_ref().map(read_guest_cid);
+        if cid != self.cid() && is == Some(Ok(cid)) {
+            self.transport_reset(config.as_ref());
+        }
+        cid == self.cid()
+    }
+
+    /// The host has lost all connections, and we may have become another machine (C5). Sleeps.
+    ///
+    /// The connections end before `guest_cid` is read, which some hosts take for the word that they have. What
+    /// was begun since then with the old CID has to end too, and its peer is told.
+    fn transport_reset(&self, config: Option<&ConfigSpace>) {
+        let before = self.cid();
+        self.drop_connections(false);
+        if let Some(Ok(cid)) = config.map(read_guest_cid) {
+            if cid != before {
+                self.cid.store(cid, Relaxed);
+                self.drop_connections(true);
+                self.rebind(before);
+            }
+        }
+        if net_ratelimit() {
+            pr_info!(
+                "the host has reset its connections; guest CID {}\n",
+                self.cid()
+            );
+        }
+    }
+
+    fn drop_connections(&self, tell_peers: bool) {
         self.streams.tx.purge(|_| true);
         self.datagrams.tx.purge(|_| true);
-        self.rebind(before);
-        self.table.for_each(|conn| conn.lost(false));
-        pr_info!(
-            "the host has reset its connections; guest CID {}\n",
-            self.cid()
-        );
+        self.table.for_each(|conn| conn.lost(tell_peers));
     }
 
     /// Has the datagram sockets that are bound to another CID follow this machine's, which was `before`.
     fn rebind(&self, before: u32) {
         let cid = self.cid();
-        if before != cid && before != CID_ANY {
+        if before != cid && before != CID_ANY && net_ratelimit() {
             pr_info!("guest CID was {before}, is {cid}\n");
         }
         self.table.ports.rebind(cid);
@@ -365,7 +411,9 @@ impl Vsock {
             core::ptr::eq(&raw const **bound, &raw const *self)
                 && with(|device| core::ptr::eq(device, &raw const *self)).unwrap_or(false)
         });
-        pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
+        if net_ratelimit() {
+            pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
+        }
     }
 
     /// Whether SOCK_DGRAM is ours.

@@ -8,6 +8,7 @@ use super::stats::{
 };
 use crate::{
     ext::{
+        net::net_ratelimit,
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -33,7 +34,13 @@ type Buffer = KBox<[u8; Event::LEN]>;
 #[pin_data]
 pub(super) struct Events {
     #[pin]
-    queue: SpinLockBh<Option<Virtqueue<Buffer>>>,
+    queue: SpinLockBh<Option<Inner>>,
+}
+
+struct Inner {
+    queue: Virtqueue<Buffer>,
+    /// The buffers of events that are being handled; there is room for all.
+    taken: KVec<Buffer>,
 }
 
 /// What [`Events::take`] found.
@@ -65,14 +72,15 @@ impl Events {
                 break;
             }
         }
-        *self.queue.lock() = Some(queue);
+        let taken = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
+        *self.queue.lock() = Some(Inner { queue, taken });
         Ok(())
     }
 
     /// The device may report events.
     pub(super) fn kick(&self) {
-        if let Some(queue) = &mut *self.queue.lock() {
-            queue.kick();
+        if let Some(inner) = &mut *self.queue.lock() {
+            inner.queue.kick();
         }
     }
 
@@ -82,31 +90,45 @@ impl Events {
         drop(queue);
     }
 
-    /// Takes the events that there are, but not more than the device has buffers for: it gets them
-    /// back meanwhile. Does not sleep.
+    /// Takes the events that there are, but not more than the device has buffers for. Does not sleep.
+    ///
+    /// The device gets the buffers back by [`give_back`](Self::give_back), when the events are handled:
+    /// some hosts take that as the word that they are, and let new connections in.
     pub(super) fn take(&self) -> Taken {
-        let mut taken = Taken::default();
+        let mut found = Taken::default();
         let mut slot = self.queue.lock();
-        let Some(queue) = &mut *slot else {
-            return taken;
+        let Some(Inner { queue, taken }) = &mut *slot else {
+            return found;
         };
         queue.disable_cb();
-        for _ in 0..BUFFERS {
+        while taken.len() < BUFFERS {
             let Some((buffer, len)) = queue.get_used() else {
-                taken.more = !queue.enable_cb() && !queue.is_broken();
-                return taken;
+                found.more = !queue.enable_cb() && !queue.is_broken();
+                return found;
             };
             STATS.count(Counter::Events);
             match (len == Event::LEN).then(|| Event::parse(&buffer)) {
-                Some(Ok(Event::TransportReset)) => taken.reset = true,
+                Some(Ok(Event::TransportReset)) => found.reset = true,
                 Some(Err(_)) | None => STATS.count(Counter::BadOp),
             }
+            // There is room: see the loop.
+            let _ = taken.push_within_capacity(buffer);
+        }
+        found.more = true;
+        found
+    }
+
+    /// Lets the device report events in the buffers of those that were taken. Does not sleep.
+    pub(super) fn give_back(&self) {
+        let mut slot = self.queue.lock();
+        let Some(Inner { queue, taken }) = &mut *slot else {
+            return;
+        };
+        while let Some(buffer) = taken.pop() {
             // A broken device needs no buffers.
             let _ = queue.add(buffer);
-            queue.kick();
         }
-        taken.more = true;
-        taken
+        queue.kick();
     }
 }
 
@@ -118,7 +140,9 @@ impl Events {
 pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
     let guest_cid = config.read_u64(0)?;
     Config { guest_cid }.cid().map_err(|cid| {
-        pr_err!("the device gives this machine CID {cid}, which is reserved\n");
+        if net_ratelimit() {
+            pr_err!("the device gives this machine CID {cid}, which is reserved\n");
+        }
         EINVAL
     })
 }

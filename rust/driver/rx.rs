@@ -427,9 +427,12 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         return;
     };
     if dst.cid != device.cid() {
-        // An RST would bear our CID (C1): to the sender it would be about another connection, maybe one
-        // that lives.
-        STATS.count(Counter::BadAddress);
+        // A request may be the first that is heard of a new CID. An RST would bear our own (C1): to the
+        // sender it would be about another connection, maybe one that lives.
+        match op {
+            Op::Request => device.request(*header),
+            _ => STATS.count(Counter::BadAddress),
+        }
         return;
     }
     let key = Key {
