@@ -11,7 +11,6 @@ use super::{
         Conn,
         Inner, //
     },
-    device,
     inbox::Inbox,
     news::News,
     table::Key, //
@@ -22,6 +21,7 @@ use crate::proto::{
     State, //
 };
 use kernel::{
+    prelude::*,
     sync::Arc,
     time::{
         Delta,
@@ -41,8 +41,11 @@ impl Conn {
         let abandoned = {
             let mut inner = self.inner.lock();
             inner.state.cancel();
-            inner.news = News::default();
             inner.given_up = Some(Instant::now());
+            // A socket that is closing waits for its end to be told.
+            if inner.closing.is_none() {
+                inner.news = News::default();
+            }
             inner.state.is_abandoned()
         };
         if abandoned {
@@ -53,10 +56,7 @@ impl Conn {
     /// Gives up connecting.
     pub(super) fn cancel(self: &Arc<Self>) {
         self.abandon();
-        let withdrawn = device::with(|device| {
-            device.purge(|sent| sent.conn().is_some_and(|conn| Arc::ptr_eq(conn, self)))
-        });
-        if withdrawn == Some(true) {
+        if self.withdraw() {
             // The device has not seen the REQUEST, and will not.
             let _ = self.decide(|inner| match inner.state.state() {
                 State::Connecting => inner.state.abandoned_timeout(),
@@ -92,19 +92,22 @@ impl Conn {
             });
             Actions::NONE
         });
-        let _ = self.send(actions.send);
+        self.send_all(&actions, GFP_KERNEL);
         if claimed {
             self.tell();
         }
         claimed
     }
 
-    /// Ends what connect() was not called again for, if it is time.
-    pub(super) fn abandoned_too_long(inner: &mut Inner) -> Actions {
+    /// Ends what connect() was not called again for, if it is time. What nobody will read is put into
+    /// `unread`, to be freed without the lock.
+    pub(super) fn abandoned_too_long(inner: &mut Inner, unread: &mut Inbox) -> Actions {
         if !inner.state.is_abandoned() || !inner.given_up.as_ref().is_some_and(is_stale) {
             return Actions::NONE;
         }
-        inner.inbox = Inbox::new();
+        core::mem::swap(&mut inner.inbox, unread);
+        // It counts as read, or a later use of the socket would look for it.
+        inner.credit.rx.consume(u32::MAX);
         inner.state.abandoned_timeout()
     }
 }

@@ -44,16 +44,29 @@ impl Conn {
     /// `shutdown()`.
     pub(super) fn shutdown(self: &Arc<Self>, how: ShutdownFlags) -> Result {
         let actions = self.inner.lock().state.shutdown(how);
-        self.send(actions.send)
+        match self.send(actions.send, GFP_KERNEL) {
+            // It is owed.
+            Err(error) if error == ENOMEM => Ok(()),
+            result => result,
+        }
     }
 
     /// The socket is released. May sleep, if it lingers.
     pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
-        let actions = self.decide(|inner| {
-            inner.inbox = Inbox::new();
+        let connecting = self.inner.lock().state.state() == State::Connecting;
+        let unseen = connecting && self.withdraw();
+        let mut unread = Inbox::new();
+        let mut actions = self.decide(|inner| {
+            core::mem::swap(&mut inner.inbox, &mut unread);
             inner.state.close()
         });
-        let _ = self.send(actions.send);
+        // Freed without the lock.
+        drop(unread);
+        if unseen {
+            // The device has not seen the REQUEST, and will not.
+            actions.send = None;
+        }
+        self.send_all(&actions, GFP_KERNEL);
         if actions.start_close_timer {
             if self.unsent() > 0 {
                 device::with(|device| device.want_sent());
@@ -82,9 +95,12 @@ impl Conn {
 
     /// The socket is served no longer.
     pub(super) fn destruct(self: &Arc<Self>) {
-        let mut inner = self.inner.lock();
-        self.unlink(&mut inner);
-        inner.inbox = Inbox::new();
+        let unread = {
+            let mut inner = self.inner.lock();
+            self.unlink(&mut inner);
+            core::mem::replace(&mut inner.inbox, Inbox::new())
+        };
+        drop(unread);
     }
 
     /// The device has lost the connection: it is over (C5, C7).
@@ -101,17 +117,21 @@ impl Conn {
         self.follow(actions);
     }
 
-    /// Ends what takes too long: a close (C4), or what connect() was not called again for. Returns whether
-    /// there is something left to look at.
+    /// Ends what takes too long: a close (C4), or what connect() was not called again for; and looks after
+    /// a writer (K6). Returns whether there is something left to look at.
     pub(super) fn tick(self: &Arc<Self>) -> bool {
         let limit = Delta::from_millis(i64::from(Connection::CLOSE_TIMEOUT_MS));
+        let mut unread = Inbox::new();
         let actions = self.decide(|inner| match &inner.closing {
             Some(closing) if closing.since.elapsed() >= limit => inner.state.close_timeout(),
             Some(_) => Actions::NONE,
-            None => Self::abandoned_too_long(inner),
+            None => Self::abandoned_too_long(inner, &mut unread),
         });
+        // Freed without the lock.
+        drop(unread);
         self.follow(actions);
+        let writer_waits = self.look_after_writer();
         let inner = self.inner.lock();
-        inner.closing.is_some() || inner.state.is_abandoned()
+        writer_waits || inner.closing.is_some() || inner.state.is_abandoned()
     }
 }

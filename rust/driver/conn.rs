@@ -15,7 +15,8 @@ use super::{
     news::News,
     packet::{
         self,
-        Kind, //
+        Kind,
+        Packet, //
     },
     payload::Payload,
     stats::{
@@ -54,6 +55,7 @@ use crate::{
     }, //
 };
 use kernel::{
+    alloc::Flags,
     prelude::*,
     sync::{
         atomic::{
@@ -97,6 +99,10 @@ pub(super) struct Inner {
     pub(super) news: News,
     /// There was no memory for a credit update.
     update_owed: bool,
+    /// There was no memory for this: the last word, as it says all that those before it did.
+    owed: Option<Send>,
+    /// How many bytes the reader waits for, `SO_RCVLOWAT`.
+    pub(super) lowat: u32,
     /// It is in the list of those that could not tell their news, before the next one.
     untold: bool,
     next_untold: Option<Arc<Conn>>,
@@ -148,6 +154,8 @@ impl Conn {
                         peer: Addr { cid: 0, port: 0 },
                         news: News::default(),
                         update_owed: false,
+                        owed: None,
+                        lowat: 1,
                         untold: false,
                         next_untold: None,
                         closing: None,
@@ -182,9 +190,16 @@ impl Conn {
         }
     }
 
-    /// What packets say of our buffer; from now on the peer counts as told.
-    pub(super) fn advertise(&self) -> (u32, u32) {
-        self.inner.lock().credit.rx.advertise()
+    /// What packets say of our buffer; from now on the peer counts as told. None for a packet that may not
+    /// go out any more: the connection is over, and its successor between the same ports would suffer for it.
+    /// `last`: it is the RST.
+    pub(super) fn advertise(&self, last: bool) -> Option<(u32, u32)> {
+        let mut inner = self.inner.lock();
+        let live = matches!(
+            inner.state.state(),
+            State::Connecting | State::Established | State::Closing
+        );
+        (live || (last && !self.is_replaced(&inner))).then(|| inner.credit.rx.advertise())
     }
 
     pub(super) fn given_to_device(&self, bytes: u32) {
@@ -203,6 +218,12 @@ impl Conn {
     /// The number of bytes to read.
     pub(super) fn readable(self: &Arc<Self>) -> u32 {
         self.unless_withheld(|inner| inner.credit.rx.unread())
+    }
+
+    /// Whether a reader who waits for `target` bytes has them, or as many as can come (K6).
+    pub(super) fn is_readable(self: &Arc<Self>, target: u32) -> bool {
+        let unread = self.readable();
+        unread > 0 && unread >= self.inner.lock().credit.rx.reachable(target)
     }
 
     /// The number of whole messages to read.
@@ -228,27 +249,71 @@ impl Conn {
         0
     }
 
-    /// Does what could not be done at its time: sends a credit update, and has a verdict, if there is
+    /// Does what could not be done at its time: sends what is owed, and has a verdict, if there is
     /// one, take what waits. Does not sleep.
     pub(super) fn catch_up(self: &Arc<Self>) {
-        let (owed, unread) = {
+        let (update, owed, unread) = {
             let mut inner = self.inner.lock();
             (
-                core::mem::take(&mut inner.update_owed),
+                core::mem::take(&mut inner.update_owed).then_some(Send::CreditUpdate),
+                inner.owed.take(),
                 inner.credit.rx.unread() > 0,
             )
         };
-        if owed {
-            let _ = self.send(Some(Send::CreditUpdate));
-        }
+        let _ = self.send(owed, GFP_ATOMIC);
+        let _ = self.send(update, GFP_ATOMIC);
         if let Some(sk) = self.sk.upgrade().filter(|sk| unread && sk.has_verdict()) {
             sk.data_ready();
         }
     }
 
-    /// The number of bytes that may be sent.
-    pub(super) fn writable(&self) -> u32 {
-        self.inner.lock().credit.tx.free()
+    /// The number of bytes that may be sent. A peer that does not know that there is no room is asked, since
+    /// a writer who polls comes by here alone (K6).
+    pub(super) fn writable(self: &Arc<Self>) -> u32 {
+        let free = self.inner.lock().credit.tx.free();
+        if free == 0 {
+            self.ask_for_credit();
+        }
+        free
+    }
+
+    /// Asks a peer for credit that does not know that we wait.
+    pub(super) fn ask_for_credit(self: &Arc<Self>) {
+        let asks = {
+            let mut inner = self.inner.lock();
+            inner.state.state() == State::Established && inner.credit.tx.ask()
+        };
+        if asks {
+            self.request_credit();
+            self.table.look_again();
+        }
+    }
+
+    fn request_credit(self: &Arc<Self>) {
+        let header = self.header(&self.inner.lock(), Op::CreditRequest, 0);
+        let sent = packet::control(&header, Some(self.clone()), Kind::Call, GFP_ATOMIC)
+            .and_then(device::send);
+        if sent.is_err() {
+            self.inner.lock().credit.tx.could_not_ask();
+        }
+    }
+
+    /// Looks after a writer whom the peer leaves without room (K6); returns whether to look again.
+    pub(super) fn look_after_writer(self: &Arc<Self>) -> bool {
+        let (asks, stuck, room) = {
+            let mut inner = self.inner.lock();
+            if inner.state.state() != State::Established {
+                return false;
+            }
+            let tx = &mut inner.credit.tx;
+            let had_room = tx.free() > 0;
+            (tx.look(), tx.is_stuck(), tx.free() > 0 && !had_room)
+        };
+        if asks {
+            self.request_credit();
+        }
+        self.wake(Stored::Silently, room);
+        stuck
     }
 
     /// Starts to connect (C8: from clean state), or goes on with what an earlier call has begun.
@@ -258,15 +323,19 @@ impl Conn {
     /// - `EADDRINUSE`: an old connection between the two ports is not over yet.
     /// - `ENODEV`: there is no device, or the peer is this machine.
     /// - `ENOMEM`: no memory.
-    pub(super) fn connect(self: &Arc<Self>, local_port: u32, peer: Addr) -> Result {
+    pub(super) fn connect(self: &Arc<Self>, local_port: u32, peer: Addr, lowat: u32) -> Result {
         let key = Key { peer, local_port };
         if self.take_up(key) {
             return Ok(());
         }
+        // What an earlier connection has left is freed without the lock.
+        let left;
         let actions = {
             let mut inner = self.inner.lock();
             inner.news = News::default();
-            inner.inbox = Inbox::new();
+            left = core::mem::replace(&mut inner.inbox, Inbox::new());
+            inner.lowat = lowat;
+            inner.owed = None;
             inner.credit.reset();
             inner.requested = Some(Instant::now());
             // Its place is not left for a moment: an answer to an earlier call may just come.
@@ -279,7 +348,8 @@ impl Conn {
             }
             inner.state.connect()
         };
-        let sent = self.send(actions.send);
+        drop(left);
+        let sent = self.send(actions.send, GFP_KERNEL);
         if sent.is_err() {
             let mut inner = self.inner.lock();
             let _ = inner.state.device_gone();
@@ -307,14 +377,19 @@ impl Conn {
         inner.local_port = local_port;
         inner.peer = peer;
         inner.state = Connection::accepted();
-        inner.credit.update(request);
+        let _ = inner.credit.update(request);
         Ok(())
     }
 
-    /// Answers the REQUEST of [`accept`](Self::accept).
-    pub(super) fn respond(self: &Arc<Self>) -> Result {
+    /// The answer to the REQUEST of [`accept`](Self::accept). The backlogs of the listeners bound how many
+    /// there are. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn response(self: &Arc<Self>) -> Result<Packet> {
         let header = self.header(&self.inner.lock(), Op::Response, 0);
-        device::send(packet::control(&header, Some(self.clone()), Kind::Reply)?)
+        packet::control(&header, Some(self.clone()), Kind::Call, GFP_KERNEL)
     }
 
     pub(super) fn unlink(self: &Arc<Self>, inner: &mut Inner) {
@@ -344,7 +419,7 @@ impl Conn {
 
     /// A packet from the peer has come.
     pub(super) fn receive(self: &Arc<Self>, header: &Header, op: Op, payload: &mut Payload) {
-        let (mut had_room, mut has_room, mut due) = (false, false, false);
+        let (mut had_room, mut has_room, mut due, mut asks) = (false, false, false, false);
         let mut stored = Stored::Silently;
         let actions = self.decide(|inner| {
             if payload.is_damaged() {
@@ -352,19 +427,27 @@ impl Conn {
                 return inner.state.abort(SockError::ConnReset);
             }
             had_room = inner.credit.tx.free() > 0;
-            inner.credit.update(header);
+            // A peer that has just told of another buffer may stall earlier than was thought, and stop us
+            // later.
+            let changed = inner.credit.update(header);
             has_room = inner.credit.tx.free() > 0;
-            let unread = inner.credit.rx.unread() > 0;
-            let actions = inner.state.packet(op, header.flags, unread);
+            asks = changed && !has_room;
+            let unread = inner.credit.rx.unread();
+            let actions = inner.state.packet(op, header.flags, unread > 0);
             if !actions.deliver && !actions.discard {
-                // A peer that has just told of a smaller buffer may stall earlier than was thought.
-                due = actions.write_space && inner.credit.rx.update_due(0);
+                if changed && inner.state.state() == State::Established {
+                    due = inner.credit.rx.update_due(inner.lowat);
+                    if unread > 0 && self.ty == SocketType::Stream {
+                        stored = inner.bytes_to_read();
+                    }
+                }
                 return actions;
             }
             match inner.store(self.ty, header, payload, actions.discard) {
                 Ok(what) => {
                     stored = what;
-                    due = inner.message_is_stuck(self.ty);
+                    due = inner.message_is_stuck(self.ty)
+                        || (changed && inner.credit.rx.update_due(inner.lowat));
                     actions
                 }
                 Err(error) => {
@@ -378,7 +461,10 @@ impl Conn {
         }
         self.follow(actions);
         if due {
-            let _ = self.send(Some(Send::CreditUpdate));
+            let _ = self.send(Some(Send::CreditUpdate), GFP_ATOMIC);
+        }
+        if asks {
+            self.ask_for_credit();
         }
         self.wake(stored, has_room && !had_room);
     }
@@ -393,8 +479,8 @@ impl Conn {
         };
         match stored {
             Stored::Silently => {}
-            Stored::Bytes(bytes) if bytes < sk.rcvlowat() => {}
-            Stored::Bytes(_) | Stored::Message => sk.data_ready(),
+            Stored::Bytes { unread, most } if unread < sk.rcvlowat().min(most) => {}
+            Stored::Bytes { .. } | Stored::Message => sk.data_ready(),
         }
         if room {
             sk.write_space();
@@ -406,42 +492,76 @@ impl Conn {
         if actions.count_bad_op {
             STATS.count(Counter::BadOp);
         }
-        // Without a device there is nobody to tell; without memory the peer has its time-outs.
-        let _ = self.send(actions.send);
+        self.send_all(&actions, GFP_ATOMIC);
         if News::of(&actions) != News::default() {
             self.tell();
         }
     }
 
-    pub(super) fn send(self: &Arc<Self>, what: Option<Send>) -> Result {
+    /// Sends what `actions` say. Sleeps if `flags` allow it.
+    ///
+    /// When the connection is over, nobody wants what waits of it: between the same ports there may soon be
+    /// another.
+    pub(super) fn send_all(self: &Arc<Self>, actions: &Actions, flags: Flags) {
+        if actions.done {
+            self.withdraw();
+        }
+        // Without a device there is nobody to tell.
+        let _ = self.send(actions.send, flags);
+    }
+
+    /// Takes back the packets that the device has not yet seen; returns whether there were any.
+    pub(super) fn withdraw(self: &Arc<Self>) -> bool {
+        device::with(|device| {
+            device.purge(|sent| sent.conn().is_some_and(|conn| Arc::ptr_eq(conn, self)))
+        })
+        .unwrap_or(false)
+    }
+
+    /// Sends a control packet. Sleeps if `gfp` allows it.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: there is no device.
+    /// - `ENOMEM`: no memory; it is sent later, unless it is the REQUEST.
+    pub(super) fn send(self: &Arc<Self>, what: Option<Send>, gfp: Flags) -> Result {
+        let Some(what) = what else {
+            return Ok(());
+        };
         let (op, flags, kind) = match what {
-            None => return Ok(()),
-            Some(Send::Request) => (Op::Request, 0, Kind::Call),
-            Some(Send::Rst) => (Op::Rst, 0, Kind::Call),
-            Some(Send::Shutdown(flags)) => (Op::Shutdown, flags.as_raw(), Kind::Call),
-            Some(Send::CreditUpdate) => (Op::CreditUpdate, 0, Kind::CreditUpdate),
+            Send::Request => (Op::Request, 0, Kind::Call),
+            Send::Rst => (Op::Rst, 0, Kind::Last),
+            Send::Shutdown(flags) => (Op::Shutdown, flags.as_raw(), Kind::Call),
+            Send::CreditUpdate => (Op::CreditUpdate, 0, Kind::CreditUpdate),
         };
         if kind == Kind::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full) {
             return Ok(());
         }
         let header = {
             let inner = self.inner.lock();
-            let wanted = match kind {
-                // The peer of a connection that is over could take it for another's.
-                Kind::CreditUpdate => inner.state.state() == State::Established,
-                _ => op != Op::Rst || !self.is_replaced(&inner),
+            // The peer of a connection that is over could take it for another's.
+            let wanted = match what {
+                Send::Request => true,
+                Send::CreditUpdate => inner.state.state() == State::Established,
+                Send::Shutdown(_) | Send::Rst => !self.is_replaced(&inner),
             };
             wanted.then(|| self.header(&inner, op, flags))
         };
         let result = header.map_or(Ok(()), |header| {
-            packet::control(&header, Some(self.clone()), kind).and_then(device::send)
+            packet::control(&header, Some(self.clone()), kind, gfp).and_then(device::send)
         });
         if (header.is_none() || result.is_err()) && kind == Kind::CreditUpdate {
             self.update_is_sent();
-            if result == Err(ENOMEM) {
-                self.inner.lock().update_owed = true;
-                self.table.tell_later(self);
+        }
+        if result == Err(ENOMEM) && what != Send::Request {
+            {
+                let mut inner = self.inner.lock();
+                match what {
+                    Send::CreditUpdate => inner.update_owed = true,
+                    _ => inner.owed = Some(what),
+                }
             }
+            self.table.tell_later(self);
         }
         result
     }
@@ -487,8 +607,10 @@ impl Conn {
             )
         };
         if tell {
-            let _ = self.send(Some(Send::CreditUpdate));
+            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
         }
+        // A writer who waits in poll() does not come by again.
+        self.ask_for_credit();
         self.wake(Stored::Silently, room);
     }
 }

@@ -14,7 +14,6 @@ use super::{
     },
     packet::{
         self,
-        Kind,
         Pinned, //
     },
     payload::Payload, //
@@ -51,8 +50,8 @@ use kernel::{
 pub(super) enum Stored {
     /// Nothing: there is nobody to read it, or not yet enough.
     Silently,
-    /// Wake a reader who waits for no more than so many bytes.
-    Bytes(u32),
+    /// Wake a reader who waits for no more than there is; `most` can come at all.
+    Bytes { unread: u32, most: u32 },
     /// Wake a reader: a whole message has arrived (S3).
     Message,
 }
@@ -82,10 +81,18 @@ impl Inner {
             return Err(error);
         }
         Ok(match message {
-            None => Stored::Bytes(self.credit.rx.unread()),
+            None => self.bytes_to_read(),
             Some(flags) if flags.contains(SeqFlags::EOM) => Stored::Message,
             Some(_) => Stored::Silently,
         })
+    }
+
+    /// What there is to read of a stream.
+    pub(super) fn bytes_to_read(&self) -> Stored {
+        Stored::Bytes {
+            unread: self.credit.rx.unread(),
+            most: self.credit.rx.reachable(u32::MAX),
+        }
     }
 
     /// Whether the peer cannot end the message that it has begun without being told of room (K4).
@@ -169,19 +176,6 @@ impl Conn {
         match result {
             Err(error) if sent == 0 => Err(error),
             _ => Ok(sent),
-        }
-    }
-
-    /// A writer is about to sleep: asks a peer for credit that does not know that we wait.
-    pub(super) fn before_write_sleep(self: &Arc<Self>) {
-        let request = {
-            let mut inner = self.inner.lock();
-            let ask = inner.credit.tx.ask_before_sleep();
-            ask.then(|| self.header(&inner, Op::CreditRequest, 0))
-        };
-        if let Some(header) = request {
-            // Without memory the peer's own updates have to do.
-            let _ = packet::control(&header, Some(self.clone()), Kind::Call).and_then(device::send);
         }
     }
 
@@ -270,7 +264,8 @@ impl Conn {
             }
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             inner.credit.rx.consume(bytes);
-            due = inner.credit.rx.update_due(sk.rcvlowat())
+            inner.lowat = sk.rcvlowat();
+            due = inner.credit.rx.update_due(inner.lowat)
                 || inner.message_is_stuck(self.socket_type());
             if inner.credit.rx.unread() > 0 {
                 return Actions::NONE;
@@ -278,10 +273,10 @@ impl Conn {
             inner.state.drained()
         });
         if due {
-            let _ = self.send(Some(Send::CreditUpdate));
+            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
         }
         if !drained.is_empty() {
-            let _ = self.send(drained.send);
+            self.send_all(&drained, GFP_KERNEL);
             self.told(sk);
         }
         if missed {
@@ -289,11 +284,15 @@ impl Conn {
         }
     }
 
-    /// A reader is going to wait for `target` bytes: the peer must be able to send them (K4).
-    pub(super) fn before_read_sleep(self: &Arc<Self>, target: u32) {
-        let due = self.inner.lock().credit.rx.update_due(target);
+    /// A reader is going to wait until there are `lowat` bytes: the peer must be able to send them (K6).
+    pub(super) fn before_read_sleep(self: &Arc<Self>, lowat: u32) {
+        let due = {
+            let mut inner = self.inner.lock();
+            inner.lowat = lowat;
+            inner.credit.rx.update_due(lowat)
+        };
         if due {
-            let _ = self.send(Some(Send::CreditUpdate));
+            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
         }
     }
 
@@ -340,14 +339,14 @@ impl Conn {
                 inner.inbox.message_is_read(message);
             }
             inner.credit.rx.consume(bytes);
-            due = inner.credit.rx.update_due(0);
+            due = inner.credit.rx.update_due(inner.lowat);
             if inner.credit.rx.unread() > 0 {
                 return Actions::NONE;
             }
             inner.state.drained()
         });
         if due {
-            let _ = self.send(Some(Send::CreditUpdate));
+            let _ = self.send(Some(Send::CreditUpdate), GFP_ATOMIC);
         }
         self.follow(drained);
         read.map(|(skb, _)| skb)

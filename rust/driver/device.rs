@@ -254,7 +254,7 @@ impl Vsock {
         let mut reply = reset_reply(header)?;
         STATS.count(Counter::Refused);
         reply.src_cid = u64::from(self.cid());
-        packet::control(&reply, None, Kind::Reply).ok()
+        packet::control(&reply, None, Kind::Reply, GFP_ATOMIC).ok()
     }
 
     /// Answers `header`'s packet by RST. Without memory the peer has its time-out.

@@ -9,12 +9,16 @@ use super::conn::Conn;
 use crate::{
     ext::{
         error::NetError,
-        net::vsock::OwnedSock, //
+        net::vsock::{
+            ConnectState,
+            OwnedSock, //
+        }, //
     },
     proto::{
         Actions,
         SockError, //
-    }, //
+    },
+    wire::ShutdownFlags, //
 };
 use kernel::{
     prelude::*,
@@ -79,11 +83,20 @@ impl Conn {
             if news == News::default() {
                 return;
             }
-            if news.established && !sk.set_connected() {
-                // connect() had given up by the time.
-                self.abandon();
+            if news.established {
+                if sk.set_connected() {
+                    // Of an earlier connection, perhaps.
+                    sk.set_peer_shutdown(peer_shutdown);
+                } else {
+                    // connect() had given up by the time.
+                    self.abandon();
+                }
             }
             if let Some(error) = news.error {
+                if sk.connect_state() == ConnectState::Connected {
+                    // One call alone gets the error; the others must see the end, and not wait for it.
+                    sk.set_peer_shutdown(ShutdownFlags::BOTH.as_raw());
+                }
                 sk.fail(errno(error));
             } else if news.done {
                 sk.disconnect(unread);

@@ -65,6 +65,8 @@ pub(super) enum Kind {
     CreditUpdate,
     /// It answers a packet: the peer decides how many there are.
     Reply,
+    /// It ends its connection.
+    Last,
 }
 
 impl ControlBlock for Sent {
@@ -121,11 +123,20 @@ impl Sent {
 /// A packet to be sent.
 pub(super) type Packet = SkBuff<Sent>;
 
-/// Makes a packet without payload. Does not sleep.
+/// Makes a packet without payload. Sleeps if `flags` allow it.
 ///
 /// With `conn`, the fields that speak of credit are filled in when it is sent.
-pub(super) fn control(header: &Header, conn: Option<Arc<Conn>>, kind: Kind) -> Result<Packet> {
-    let mut packet = blank(0, GFP_ATOMIC, Sent::new(conn, kind))?;
+///
+/// # Errors
+///
+/// `ENOMEM`: no memory.
+pub(super) fn control(
+    header: &Header,
+    conn: Option<Arc<Conn>>,
+    kind: Kind,
+    flags: Flags,
+) -> Result<Packet> {
+    let mut packet = blank(0, flags, Sent::new(conn, kind))?;
     packet.overwrite(0, &header.to_bytes())?;
     Ok(packet)
 }
@@ -270,11 +281,16 @@ fn pin(
 }
 
 /// Fills in the fields of `packet` that speak of credit, as late as can be.
+///
+/// # Errors
+///
+/// `EINVAL`: its connection is over, and it may not go out any more.
 pub(super) fn stamp(packet: &mut Packet) -> Result {
     let Some(conn) = packet.control().conn.clone() else {
         return Ok(());
     };
-    let (buf_alloc, fwd_cnt) = conn.advertise();
+    let last = packet.control().kind == Kind::Last;
+    let (buf_alloc, fwd_cnt) = conn.advertise(last).ok_or(EINVAL)?;
     packet.overwrite(CREDIT_OFFSET, &buf_alloc.to_le_bytes())?;
     packet.overwrite(CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
 }

@@ -7,7 +7,10 @@
 
 use super::{
     conn::Conn,
-    device::Vsock,
+    device::{
+        send,
+        Vsock, //
+    },
     stats::{
         Counter,
         STATS, //
@@ -56,10 +59,6 @@ use kernel::{
 /// that a burst is refused by nobody, and the host can withdraw those whose callers have given up.
 const WAITING_MAX: usize = 64;
 
-/// How many connections wait for their listeners; more are refused. As many as the longest backlog of a
-/// listener (`net.core.somaxconn`), unless somebody has raised it.
-const HELD_UP_MAX: usize = 4096;
-
 /// How long a connection waits for a listener that a user call owns; its peer has a time-out too.
 const PATIENCE: Delta = Delta::from_secs(10);
 
@@ -76,7 +75,7 @@ pub(super) struct Requests {
     #[pin]
     waiting: SpinLockBh<Waiting>,
     #[pin]
-    held_up: Mutex<KVVec<HeldUp>>,
+    held_up: Mutex<KVVec<Queue>>,
 }
 
 struct Waiting {
@@ -91,10 +90,16 @@ impl Waiting {
     }
 }
 
-/// A connection whose listener was owned by a user call.
+/// Connections whose listener was owned by a user call, in the order in which they came. There are no more
+/// than it would have in its backlog.
+struct Queue {
+    listener: Listener,
+    connections: KVVec<HeldUp>,
+}
+
+/// A connection that waits for its listener.
 struct HeldUp {
     request: Header,
-    listener: Listener,
     child: Child,
     conn: Arc<Conn>,
     since: Instant<Monotonic>,
@@ -132,12 +137,12 @@ impl Requests {
     /// Answers all requests by RST, as long as there is a way. May sleep.
     pub(super) fn refuse_all(&self, device: &Arc<Vsock>) {
         for request in self.take_waiting(device) {
-            device.refuse(&request);
+            device.refuse_request(&request);
         }
-        for held_up in self.take_held_up() {
-            let HeldUp { request, child, .. } = held_up;
-            drop(child);
-            device.refuse(&request);
+        for queue in self.take_held_up() {
+            for connection in queue.connections {
+                refuse(device, connection);
+            }
         }
     }
 
@@ -146,10 +151,14 @@ impl Requests {
         loop {
             self.retry(device);
             self.admit_all(device);
-            let since = self.held_up.lock().last().map(|held_up| held_up.since);
-            match since {
+            // The latest to come.
+            let waits = (self.held_up.lock().iter())
+                .filter_map(|queue| queue.connections.last())
+                .map(|connection| connection.since.elapsed())
+                .min();
+            match waits {
                 None => return false,
-                Some(since) if since.elapsed() >= MOMENT => return true,
+                Some(waits) if waits >= MOMENT => return true,
                 Some(_) => fsleep(PAUSE),
             }
         }
@@ -186,7 +195,7 @@ impl Requests {
                     "request from port {} refused: {refused:?}\n",
                     request.src_port
                 );
-                device.refuse(request);
+                device.refuse_request(request);
             }
         }
     }
@@ -208,44 +217,50 @@ impl Requests {
         requests
     }
 
-    fn take_held_up(&self) -> KVVec<HeldUp> {
+    fn take_held_up(&self) -> KVVec<Queue> {
         core::mem::replace(&mut self.held_up.lock(), KVVec::new())
     }
 
     /// Tries again what was held up; of those whose listener is owned still, the first alone.
     fn retry(&self, device: &Arc<Vsock>) {
-        let mut owned: Option<Listener> = None;
-        for held_up in self.take_held_up() {
-            if owned.as_ref() == Some(&held_up.listener) {
-                self.hold_up(device, held_up);
-                continue;
-            }
-            let listener = held_up.listener.clone();
-            if !self.enqueue(device, held_up) {
-                owned = Some(listener);
+        for queue in self.take_held_up() {
+            let Queue {
+                listener,
+                connections,
+            } = queue;
+            let mut owned = false;
+            for connection in connections {
+                let again = if owned {
+                    Some(connection)
+                } else {
+                    enqueue(device, &listener, connection)
+                };
+                if let Some(connection) = again {
+                    owned = true;
+                    self.hold_up(device, &listener, connection);
+                }
             }
         }
     }
 
-    /// Has a connection wait for its listener; refuses it if it has waited for long, or too many do.
-    fn hold_up(&self, device: &Arc<Vsock>, connection: HeldUp) {
-        let request = connection.request;
-        if !self.keep(connection) {
-            device.refuse(&request);
+    /// Has a connection wait for its listener; refuses it if it has waited for long, or as many do as the
+    /// listener would have wait in its backlog.
+    fn hold_up(&self, device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) {
+        if connection.since.elapsed() >= PATIENCE {
+            return refuse(device, connection);
         }
-    }
-
-    fn keep(&self, connection: HeldUp) -> bool {
-        let mut held_up = self.held_up.lock();
-        connection.since.elapsed() < PATIENCE
-            && held_up.len() < HELD_UP_MAX
-            && held_up.push(connection, GFP_KERNEL).is_ok()
+        if let Err(connection) = keep(&mut self.held_up.lock(), listener, connection) {
+            refuse(device, connection);
+        }
     }
 
     /// Makes a connection of a request, or says why not.
     fn admit(&self, device: &Arc<Vsock>, request: &Header) -> Result {
         let peer = request.src().map_err(|_| EINVAL)?;
         let here = request.dst().map_err(|_| EINVAL)?;
+        if here.cid != device.cid() && !device.has_become(here.cid) {
+            return Err(EINVAL);
+        }
         let ty = request.socket_type().map_err(|_| EINVAL)?;
         let sk = bound(here.cid, here.port).ok_or(NetError::ConnRefused)?;
         if socket_type(sk.sock_type()) != ty {
@@ -280,54 +295,90 @@ impl Requests {
         let Some(conn) = conn else {
             return Err(EINVAL);
         };
-        self.enqueue(
-            device,
-            HeldUp {
-                request: *request,
-                listener,
-                child,
-                conn,
-                since: Instant::now(),
-            },
-        );
-        Ok(())
-    }
-
-    /// Queues a connection for `accept()`, or refuses it; if it has to wait for its listener, it is held
-    /// up, and the answer is false.
-    fn enqueue(&self, device: &Arc<Vsock>, connection: HeldUp) -> bool {
-        let HeldUp {
-            request,
-            listener,
+        let connection = HeldUp {
+            request: *request,
             child,
             conn,
-            since,
-        } = connection;
-        // The answer must be on its way before accept() returns, as its user may send at once. Without
-        // a device, or memory, the connection is reset sooner or later.
-        let respond = || {
-            let _ = conn.respond();
+            since: Instant::now(),
         };
-        match listener.enqueue(child, respond) {
-            Ok(()) => listener.wake(),
-            Err((Refused::Busy, child)) => {
-                let again = HeldUp {
-                    request,
-                    listener,
-                    child,
-                    conn,
-                    since,
-                };
-                self.hold_up(device, again);
-                return false;
-            }
-            Err((Refused::Never, child)) => {
-                drop(child);
-                device.refuse(&request);
-            }
+        if let Some(connection) = enqueue(device, &listener, connection) {
+            self.hold_up(device, &listener, connection);
         }
-        true
+        Ok(())
     }
+}
+
+/// Puts `connection` last among those that wait for `listener`, or gives it back if too many do, or memory is
+/// lacking.
+fn keep(held_up: &mut KVVec<Queue>, listener: &Listener, connection: HeldUp) -> Result<(), HeldUp> {
+    let index = match held_up.iter().position(|q| q.listener == *listener) {
+        Some(index) => index,
+        None => {
+            let queue = Queue {
+                listener: listener.clone(),
+                connections: KVVec::new(),
+            };
+            if held_up.push(queue, GFP_KERNEL).is_err() {
+                return Err(connection);
+            }
+            held_up.len().saturating_sub(1)
+        }
+    };
+    let Some(queue) = held_up.get_mut(index) else {
+        return Err(connection);
+    };
+    // One more, as everywhere in the kernel.
+    let full = queue.connections.len() > listener.backlog();
+    if full || queue.connections.reserve(1, GFP_KERNEL).is_err() {
+        return Err(connection);
+    }
+    queue
+        .connections
+        .push_within_capacity(connection)
+        .map_err(|error| error.0)
+}
+
+/// Ends `connection`, and tells its peer.
+fn refuse(device: &Arc<Vsock>, connection: HeldUp) {
+    let HeldUp { request, child, .. } = connection;
+    drop(child);
+    device.refuse_request(&request);
+}
+
+/// Queues a connection for `accept()`, or refuses it; gives it back if a user call owns its listener. Sleeps.
+fn enqueue(device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) -> Option<HeldUp> {
+    // Found before the listener's lock is taken: an answer that is not sent leaves both sides waiting.
+    let Ok(response) = connection.conn.response() else {
+        refuse(device, connection);
+        return None;
+    };
+    let HeldUp {
+        request,
+        child,
+        conn,
+        since,
+    } = connection;
+    // The answer must be on its way before accept() returns, as its user may send at once. Without
+    // a device the connection is reset sooner or later.
+    let respond = || {
+        let _ = send(response);
+    };
+    match listener.enqueue(child, respond) {
+        Ok(()) => listener.wake(),
+        Err((Refused::Busy, child)) => {
+            return Some(HeldUp {
+                request,
+                child,
+                conn,
+                since,
+            });
+        }
+        Err((Refused::Never, child)) => {
+            drop(child);
+            device.refuse_request(&request);
+        }
+    }
+    None
 }
 
 /// A socket that is bound to `port` of this machine.

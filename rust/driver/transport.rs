@@ -106,7 +106,7 @@ impl Transport for VirtioTransport {
         if remote.cid == device::guest_cid() || !device::takes_connections() {
             return Err(ENODEV);
         }
-        Arc::from(conn).connect(sk.local_addr().port, remote)
+        Arc::from(conn).connect(sk.local_addr().port, remote, sk.rcvlowat())
     }
 
     fn cancel(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
@@ -137,8 +137,12 @@ impl Transport for VirtioTransport {
         Arc::from(conn).readable()
     }
 
+    fn stream_is_readable(conn: ArcBorrow<'_, Conn>, target: usize) -> bool {
+        Arc::from(conn).is_readable(u32::try_from(target).unwrap_or(u32::MAX))
+    }
+
     fn stream_has_space(conn: ArcBorrow<'_, Conn>) -> u32 {
-        conn.writable()
+        Arc::from(conn).writable()
     }
 
     fn seqpacket_enqueue(
@@ -177,20 +181,21 @@ impl Transport for VirtioTransport {
 
     fn notify_recv_pre_block(
         conn: ArcBorrow<'_, Conn>,
-        _sk: &OwnedSock<'_>,
-        target: usize,
+        sk: &OwnedSock<'_>,
+        _target: usize,
     ) -> Result {
-        Arc::from(conn).before_read_sleep(u32::try_from(target).unwrap_or(u32::MAX));
+        // Not the rest of what the call wants: as little as this wakes it.
+        Arc::from(conn).before_read_sleep(sk.rcvlowat());
         Ok(())
     }
 
     fn notify_send_pre_block(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
-        Arc::from(conn).before_write_sleep();
+        Arc::from(conn).ask_for_credit();
         Ok(())
     }
 
     fn notify_set_rcvlowat(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, value: u32) -> Result {
-        Arc::from(conn).before_read_sleep(value);
+        Arc::from(conn).before_read_sleep(value.max(1));
         Ok(())
     }
 

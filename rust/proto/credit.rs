@@ -30,8 +30,21 @@ pub struct TxCredit {
     peer_buf_alloc: u32,
     /// The size of our own buffer.
     own_limit: u32,
-    /// The peer was asked for credit since it last reported progress.
-    asked: bool,
+    /// What became of the question for credit.
+    asked: Asked,
+    /// The peer does not answer that question: see [`TxCredit::look`].
+    deaf: bool,
+}
+
+/// What became of a CREDIT_REQUEST since the peer last reported progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// There was none.
+    No,
+    /// It was sent, and nothing has come since; [`TxCredit::look`] was called so many times.
+    Waiting(u8),
+    /// The peer has said that there is no progress.
+    Answered,
 }
 
 impl TxCredit {
@@ -48,7 +61,8 @@ impl TxCredit {
             peer_fwd_cnt: count,
             peer_buf_alloc: 0,
             own_limit,
-            asked: false,
+            asked: Asked::No,
+            deaf: false,
         }
     }
 
@@ -63,9 +77,10 @@ impl TxCredit {
     }
 
     /// The greatest number of bytes that may ever be in flight, as things stand: the peer's buffer,
-    /// but not more than our own (K1, K5). A message that is longer can never be sent (S4).
+    /// but not more than our own (K1, K5), unless the peer is deaf. A message that is longer can never
+    /// be sent (S4).
     pub const fn window(&self) -> u32 {
-        if self.peer_buf_alloc < self.own_limit {
+        if self.deaf || self.peer_buf_alloc < self.own_limit {
             self.peer_buf_alloc
         } else {
             self.own_limit
@@ -78,23 +93,23 @@ impl TxCredit {
         self.window().saturating_sub(self.in_flight())
     }
 
-    /// Takes note of the credit fields of a packet from the peer; true if more may be sent than
-    /// before, so that a writer may be woken.
+    /// Takes note of the credit fields of a packet from the peer.
     ///
     /// A count that goes back (packets of different senders in the peer may overtake each other), or
     /// one that is ahead of what was sent (a lie), is ignored; the buffer's size always counts.
-    pub fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) -> bool {
-        let before = self.free();
+    pub fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
+        if matches!(self.asked, Asked::Waiting(_)) {
+            self.asked = Asked::Answered;
+        }
         self.peer_buf_alloc = buf_alloc;
         let progress = fwd_cnt.wrapping_sub(self.peer_fwd_cnt);
         if progress <= self.in_flight() {
             // INVARIANT: what is in flight shrinks by `progress`, which it is not less than.
             self.peer_fwd_cnt = fwd_cnt;
             if progress > 0 {
-                self.asked = false;
+                self.asked = Asked::No;
             }
         }
-        self.free() > before
     }
 
     /// Takes credit for up to `want` bytes; the result, not more than [`TxCredit::free`], may be sent
@@ -120,18 +135,54 @@ impl TxCredit {
         self.own_limit = own_limit;
     }
 
-    /// To be asked before a writer sleeps for want of credit; true: send a CREDIT_REQUEST.
+    /// To be asked whenever a writer finds no room, whether or not it sleeps; true: send a
+    /// CREDIT_REQUEST, and call [`TxCredit::look`] every second until nobody waits (K6).
     ///
     /// A peer sends updates by the size of its own buffer, and does not know that ours, being
-    /// smaller, stops us earlier. It is asked once, and again only after it has reported progress.
+    /// smaller, stops us earlier. It is asked once until it has reported progress.
     #[must_use]
-    pub fn ask_before_sleep(&mut self) -> bool {
-        let ask = self.free() == 0
-            && self.in_flight() > 0
-            && self.own_limit < self.peer_buf_alloc
-            && !self.asked;
-        self.asked |= ask;
+    pub fn ask(&mut self) -> bool {
+        let ask = self.is_stuck() && self.asked == Asked::No;
+        if ask {
+            self.asked = Asked::Waiting(0);
+        }
         ask
+    }
+
+    /// The CREDIT_REQUEST of [`TxCredit::ask`] could not be sent.
+    pub fn could_not_ask(&mut self) {
+        self.asked = Asked::No;
+    }
+
+    /// To be called every second while [`TxCredit::is_stuck`]; true: send a CREDIT_REQUEST again.
+    ///
+    /// A peer that has answered had nothing to report then, and may report nothing by itself now that it
+    /// has. One that leaves two requests unanswered knows none: from then on its own buffer alone is the
+    /// window, by which it does report. Memory is bounded by what the device has not yet taken (K5).
+    #[must_use]
+    pub fn look(&mut self) -> bool {
+        if !self.is_stuck() {
+            return false;
+        }
+        match self.asked {
+            Asked::Waiting(1..) => {
+                self.deaf = true;
+                false
+            }
+            Asked::Waiting(0) => {
+                self.asked = Asked::Waiting(1);
+                true
+            }
+            Asked::No | Asked::Answered => {
+                self.asked = Asked::Waiting(0);
+                true
+            }
+        }
+    }
+
+    /// Whether our own buffer stops us, of which the peer does not know.
+    pub fn is_stuck(&self) -> bool {
+        self.free() == 0 && self.in_flight() > 0 && self.window() < self.peer_buf_alloc
     }
 }
 
@@ -250,9 +301,11 @@ impl RxCredit {
     /// Takes note of the size of the peer's own buffer, in bytes, from any of its packets.
     ///
     /// A peer that follows K1 has no more in flight than that, so it stalls earlier than by our
-    /// buffer alone, and updates must go out earlier (K4).
-    pub fn set_peer_limit(&mut self, peer_buf_alloc: u32) {
+    /// buffer alone, and updates must go out earlier (K4). True if it changed, so that one may be due.
+    pub fn set_peer_limit(&mut self, peer_buf_alloc: u32) -> bool {
+        let changed = self.peer_limit != peer_buf_alloc;
         self.peer_limit = peer_buf_alloc;
+        changed
     }
 
     /// How much the peer can still send by what it was last told.
@@ -262,11 +315,11 @@ impl RxCredit {
             .saturating_sub(unreported)
     }
 
-    /// Whether a CREDIT_UPDATE is to be sent (K4).
+    /// Whether a CREDIT_UPDATE is to be sent (K4, K6).
     ///
     /// To be asked after reading, before a reader sleeps that waits for `target` bytes in all
-    /// (SO_RCVLOWAT, or 1; 0 if nobody waits), and after a CREDIT_UPDATE from the peer, which may
-    /// tell a smaller buffer of its own. After [`RxCredit::set_buf_alloc`] one is sent in any case.
+    /// (SO_RCVLOWAT, or 1; 0 if nobody waits), and when [`RxCredit::set_peer_limit`] says so. After
+    /// [`RxCredit::set_buf_alloc`] one is sent in any case.
     ///
     /// It is when the peer is about to stall and the update is worth a packet; or, however little
     /// there is to report, when the waiting reader cannot get what it waits for without it. A reader
@@ -280,10 +333,14 @@ impl RxCredit {
             .saturating_sub(peer_free);
         // At least 1, so that the smallest buffer gets its update too.
         let threshold = UPDATE_BELOW.min(window / 2).max(1);
-        if gain == 0 || peer_free >= threshold {
-            return false;
-        }
-        gain >= threshold || peer_free < target.saturating_sub(self.unread())
+        let missing = self.reachable(target).saturating_sub(self.unread());
+        gain > 0 && (peer_free < missing || (peer_free < threshold && gain >= threshold))
+    }
+
+    /// As much of `target` bytes as can ever be unread at once: a reader that waits for more is to be
+    /// satisfied with that, or it waits for ever (K6).
+    pub fn reachable(&self, target: u32) -> u32 {
+        target.min(self.peer_window(self.buf_alloc))
     }
 
     /// Sets the size of our buffer, in bytes; true if it changed, so that the peer should be told.
@@ -328,15 +385,11 @@ impl Credit {
         self.rx.reset();
     }
 
-    /// Takes note of the credit fields of any packet from the peer; true if more may be sent now.
+    /// Takes note of the credit fields of any packet from the peer; true if [`RxCredit::update_due`] is
+    /// to be asked.
     pub fn update(&mut self, header: &Header) -> bool {
-        self.rx.set_peer_limit(header.buf_alloc);
-        self.tx.update(header.buf_alloc, header.fwd_cnt)
-    }
-
-    /// Fills the credit fields of a packet that goes out: see [`RxCredit::advertise`].
-    pub fn fill(&mut self, header: &mut Header) {
-        (header.buf_alloc, header.fwd_cnt) = self.rx.advertise();
+        self.tx.update(header.buf_alloc, header.fwd_cnt);
+        self.rx.set_peer_limit(header.buf_alloc)
     }
 
     /// Sets the size of our own buffer, in bytes (SO_VM_SOCKETS_BUFFER_SIZE), which bounds both
@@ -374,7 +427,7 @@ mod tests {
         let mut tx = TxCredit::new(256 * KIB);
         assert_eq!(tx.free(), 0);
         assert_eq!(tx.take(1), 0);
-        assert!(tx.update(100, 0));
+        tx.update(100, 0);
         assert_eq!(tx.free(), 100);
     }
 
@@ -394,7 +447,7 @@ mod tests {
         let mut tx = sender(1000, 100);
         let start = u32::MAX - 10;
         assert_eq!(tx.take(100), 100);
-        assert!(tx.update(100, start.wrapping_add(60)));
+        tx.update(100, start.wrapping_add(60));
         assert_eq!(tx.in_flight(), 40);
         assert_eq!(tx.free(), 60);
     }
@@ -404,14 +457,14 @@ mod tests {
         let mut tx = sender(1000, 100);
         assert_eq!(tx.take(60), 60);
         // Just what is in flight, one less, and nothing at all.
-        assert!(!tx.update(60, u32::MAX - 10));
+        tx.update(60, u32::MAX - 10);
         assert_eq!(tx.free(), 0);
-        assert!(!tx.update(59, u32::MAX - 10));
+        tx.update(59, u32::MAX - 10);
         assert_eq!(tx.free(), 0);
-        assert!(!tx.update(0, u32::MAX - 10));
+        tx.update(0, u32::MAX - 10);
         assert_eq!(tx.free(), 0);
         assert_eq!(tx.take(u32::MAX), 0);
-        assert!(tx.update(61, u32::MAX - 10));
+        tx.update(61, u32::MAX - 10);
         assert_eq!(tx.free(), 1);
     }
 
@@ -438,11 +491,11 @@ mod tests {
         let start = u32::MAX - 10;
         let mut tx = sender(1000, 100);
         assert_eq!(tx.take(50), 50);
-        assert!(!tx.update(100, start.wrapping_add(51)));
+        tx.update(100, start.wrapping_add(51));
         assert_eq!(tx.free(), 50);
-        assert!(tx.update(100, start.wrapping_add(50)));
+        tx.update(100, start.wrapping_add(50));
         assert_eq!(tx.free(), 100);
-        assert!(!tx.update(100, start.wrapping_sub(1)));
+        tx.update(100, start.wrapping_sub(1));
         assert_eq!(tx.free(), 100);
     }
 
@@ -451,9 +504,9 @@ mod tests {
         let start = u32::MAX - 10;
         let mut tx = sender(1000, 100);
         assert_eq!(tx.take(50), 50);
-        assert!(tx.update(100, start.wrapping_add(30)));
+        tx.update(100, start.wrapping_add(30));
         // Overtaken by the one above; its buffer's size counts all the same.
-        assert!(tx.update(101, start.wrapping_add(20)));
+        tx.update(101, start.wrapping_add(20));
         assert_eq!(tx.in_flight(), 20);
         assert_eq!(tx.free(), 81);
     }
@@ -473,7 +526,7 @@ mod tests {
         let mut tx = sender(1000, 100);
         assert_eq!(tx.take(100), 100);
         // Reported as read before it was sent.
-        assert!(tx.update(100, (u32::MAX - 10).wrapping_add(80)));
+        tx.update(100, (u32::MAX - 10).wrapping_add(80));
         tx.give_back(100);
         assert_eq!(tx.in_flight(), 0);
         assert_eq!(tx.free(), 100);
@@ -482,12 +535,12 @@ mod tests {
     #[test]
     fn c8_reset_forgets_the_peer_and_keeps_the_own_limit() {
         let mut credit = Credit::new(1000);
-        let mut header = Header {
+        let header = Header {
             buf_alloc: 77,
             ..Header::default()
         };
-        assert!(credit.update(&header));
-        credit.fill(&mut header);
+        let _ = credit.update(&header);
+        let _ = credit.rx.advertise();
         assert!(credit.rx.receive(10).is_ok());
         assert_eq!(credit.tx.take(10), 10);
         credit.reset();
@@ -495,27 +548,61 @@ mod tests {
     }
 
     #[test]
-    fn k4_stalled_by_the_own_buffer_asks_once() {
+    fn k6_stalled_by_the_own_buffer_asks_once() {
         let mut tx = sender(100, 1000);
-        assert!(!tx.ask_before_sleep());
+        assert!(!tx.ask());
         assert_eq!(tx.take(99), 99);
-        assert!(!tx.ask_before_sleep());
+        assert!(!tx.ask());
         assert_eq!(tx.take(1), 1);
-        assert!(tx.ask_before_sleep());
-        assert!(!tx.ask_before_sleep());
-        // An answer without progress is no reason to ask again, or the two would play ping-pong.
-        assert!(!tx.update(1000, u32::MAX - 10));
-        assert!(!tx.ask_before_sleep());
-        assert!(tx.update(1000, u32::MAX - 9));
+        assert!(tx.ask());
+        assert!(!tx.ask());
+        // An answer without progress is no reason to ask again at once, or the two would play ping-pong.
+        tx.update(1000, u32::MAX - 10);
+        assert!(!tx.ask());
+        tx.update(1000, u32::MAX - 9);
         assert_eq!(tx.take(1), 1);
-        assert!(tx.ask_before_sleep());
+        assert!(tx.ask());
+        tx.could_not_ask();
+        assert!(tx.ask());
     }
 
     #[test]
-    fn k4_stalled_by_the_peers_buffer_waits_for_its_update() {
+    fn k6_a_peer_that_answers_is_asked_again_and_again() {
+        let mut tx = sender(100, 1000);
+        assert_eq!(tx.take(100), 100);
+        assert!(tx.ask());
+        for _ in 0..5 {
+            tx.update(1000, u32::MAX - 10);
+            assert!(tx.look());
+            assert_eq!(tx.window(), 100);
+        }
+        tx.update(1000, (u32::MAX - 10).wrapping_add(1));
+        assert!(!tx.look());
+        assert_eq!(tx.free(), 1);
+    }
+
+    #[test]
+    fn k6_a_peer_that_never_answers_is_not_waited_for() {
+        let mut tx = sender(100, 1000);
+        assert_eq!(tx.take(100), 100);
+        assert!(tx.ask());
+        assert!(tx.look());
+        assert_eq!(tx.free(), 0);
+        assert!(!tx.look());
+        assert_eq!(tx.free(), 900);
+        assert_eq!(tx.take(u32::MAX), 900);
+        // Now it is its own buffer that is full, and by that it reports.
+        assert!(!tx.ask());
+        assert!(!tx.look());
+        assert!(!tx.is_stuck());
+    }
+
+    #[test]
+    fn k6_stalled_by_the_peers_buffer_waits_for_its_update() {
         let mut tx = sender(100, 100);
         assert_eq!(tx.take(100), 100);
-        assert!(!tx.ask_before_sleep());
+        assert!(!tx.ask());
+        assert!(!tx.look());
     }
 
     #[test]
@@ -613,6 +700,32 @@ mod tests {
     }
 
     #[test]
+    fn k6_reader_waits_for_more_than_the_threshold() {
+        let mut rx = receiver(256 * KIB);
+        assert_eq!(rx.receive(256 * KIB), Ok(()));
+        rx.consume(70 * KIB);
+        assert!(rx.update_due(100 * KIB));
+        let _ = rx.advertise();
+        rx.consume(186 * KIB);
+        // The peer has 70 KiB left, which is no reason for an update, and the reader waits for 100.
+        assert!(!rx.update_due(70 * KIB));
+        assert!(rx.update_due(70 * KIB + 1));
+        let _ = rx.advertise();
+        assert!(!rx.update_due(256 * KIB));
+    }
+
+    #[test]
+    fn k6_reader_waits_for_more_than_can_come() {
+        let mut rx = receiver(256 * KIB);
+        assert!(!rx.set_peer_limit(0));
+        assert_eq!(rx.reachable(u32::MAX), 256 * KIB);
+        assert!(rx.set_peer_limit(1000));
+        assert!(!rx.set_peer_limit(1000));
+        assert_eq!(rx.reachable(1001), 1000);
+        assert_eq!(rx.reachable(999), 999);
+    }
+
+    #[test]
     fn k4_smallest_buffers_get_their_update() {
         let mut size = 1;
         while size < 6 {
@@ -654,7 +767,7 @@ mod tests {
     #[test]
     fn k1_both_directions_are_bound_by_one_buffer() {
         let mut credit = Credit::new(100);
-        let mut header = Header {
+        let header = Header {
             buf_alloc: 1000,
             ..Header::default()
         };
@@ -662,8 +775,7 @@ mod tests {
         assert_eq!(credit.tx.free(), 100);
         assert!(credit.set_buf_alloc(50));
         assert_eq!(credit.tx.free(), 50);
-        credit.fill(&mut header);
-        assert_eq!(header.buf_alloc, 50);
+        assert_eq!(credit.rx.advertise().0, 50);
         assert_eq!(credit.rx.buf_alloc(), 50);
     }
 }

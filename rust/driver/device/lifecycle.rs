@@ -9,7 +9,6 @@ use super::{
 use crate::{
     driver::{
         event::read_guest_cid,
-        packet::Kind,
         rx::Shape, //
     },
     ext::{
@@ -32,11 +31,18 @@ use kernel::{
         atomic::Relaxed,
         Arc, //
     },
-    time::Delta, //
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
-/// How long the peers have to take our farewells, in all (C7).
+/// How long the host has to take what waits and our farewells, in all (C7).
 const FAREWELL_TIME: Delta = Delta::from_secs(1);
+
+/// How much of it what waits may take.
+const LAST_WORDS_TIME: Delta = Delta::from_millis(700);
 
 /// The queues of a device, as they are found.
 pub(in crate::driver) struct Found {
@@ -158,16 +164,19 @@ impl Vsock {
 
     /// Ends all connections and stops to use the device. Sleeps.
     ///
-    /// The peers are told first, unless the device is gone (C7).
+    /// What waits to be sent goes first, then the peers are told, unless the device is gone (C7).
     pub(in crate::driver) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
         // From here on nothing new begins, from either side; what waits to begin is refused.
         self.leaving.store(true, Relaxed);
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
-        self.streams.tx.purge(|sent| sent.kind() != Kind::Reply);
+        let since = Instant::<Monotonic>::now();
+        let left = |limit: Delta| limit - since.elapsed();
+        self.streams.tx.drain(left(LAST_WORDS_TIME));
         self.table.for_each(|conn| conn.lost(true));
-        self.streams.tx.drain(FAREWELL_TIME);
+        self.streams.tx.drain(left(FAREWELL_TIME));
+        self.datagrams.tx.drain(left(FAREWELL_TIME));
         drop(DEVICE.replace(None));
         dev.delete_vqs();
         self.streams.stop();

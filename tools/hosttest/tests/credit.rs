@@ -75,9 +75,7 @@ proptest! {
                 }
                 Tx::Update(size, behind) => {
                     let fwd_cnt = start.wrapping_add(sent as u32).wrapping_sub(behind as u32);
-                    let before = credit.free();
-                    let grew = credit.update(size, fwd_cnt);
-                    prop_assert_eq!(grew, credit.free() > before);
+                    credit.update(size, fwd_cnt);
                     alloc = size;
                     // Modulo 2^32, is it between what was read and what was sent?
                     let claimed = i128::from(behind as u32);
@@ -149,7 +147,7 @@ proptest! {
                     let changed = credit.buf_alloc() != size;
                     prop_assert_eq!(credit.set_buf_alloc(size), changed);
                 }
-                Rx::PeerLimit(limit) => credit.set_peer_limit(limit),
+                Rx::PeerLimit(limit) => { credit.set_peer_limit(limit); }
             }
             prop_assert_eq!(u128::from(credit.unread()), received - read);
             prop_assert!(credit.unread() <= greatest);
@@ -165,6 +163,7 @@ proptest! {
 }
 
 /// A packet: payload, and the credit fields of its sender.
+#[derive(Clone, Copy)]
 struct Packet {
     payload: u32,
     buf_alloc: u32,
@@ -172,6 +171,7 @@ struct Packet {
 }
 
 /// One sender and one receiver, each with packets on their way to it.
+#[derive(Clone)]
 struct Model {
     tx: TxCredit,
     /// The sender's own buffer, which it tells, and which bounds what it sends (K1).
@@ -180,6 +180,8 @@ struct Model {
     to_receiver: VecDeque<Packet>,
     to_sender: VecDeque<Packet>,
     updates: u32,
+    /// How many bytes the receiver's user waits for, `SO_RCVLOWAT`.
+    target: u32,
 }
 
 impl Model {
@@ -191,6 +193,7 @@ impl Model {
             to_receiver: VecDeque::new(),
             to_sender: VecDeque::new(),
             updates: 0,
+            target: 0,
         };
         // REQUEST and RESPONSE.
         model.rx.set_peer_limit(own);
@@ -229,11 +232,11 @@ impl Model {
         let Some(packet) = self.to_receiver.pop_front() else {
             return Ok(false);
         };
-        self.rx.set_peer_limit(packet.buf_alloc);
+        let changed = self.rx.set_peer_limit(packet.buf_alloc);
         // K3: a peer within its credit is never reset.
         prop_assert_eq!(self.rx.receive(packet.payload), Ok(()));
-        if packet.payload == 0 {
-            self.tell_if_due(0);
+        if changed {
+            self.tell_if_due(self.target);
         }
         Ok(true)
     }
@@ -272,6 +275,7 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Step {
     Send(u32),
+    Wait(u32),
     GiveBack(u32, u32),
     AtReceiver,
     AtSender,
@@ -290,17 +294,22 @@ fn step() -> impl Strategy<Value = Step> {
         5 => amount().prop_map(Step::Read),
         1 => size().prop_map(Step::Size),
         1 => size().prop_map(Step::Limit),
+        1 => target().prop_map(Step::Wait),
     ]
+}
+
+/// What a reader waits for: a byte, most of a buffer, or more than any buffer.
+fn target() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(1), 1..5000u32, 60_000..270_000u32, any::<u32>()]
 }
 
 proptest! {
     #![proptest_config(config::cases(1000))]
 
     #[test]
-    fn k2_k4_two_sides_never_overrun_and_never_deadlock(
+    fn k2_k4_k6_two_sides_never_overrun_and_never_deadlock(
         own in size(), size in size(), start in start(),
         steps in prop::collection::vec(step(), 0..150),
-        target in 1..5000u32,
     ) {
         let mut model = Model::new(own, size, start);
         for step in steps {
@@ -318,21 +327,30 @@ proptest! {
                 Step::AtSender => { model.at_sender(); }
                 Step::Read(len) => {
                     model.rx.consume(len);
-                    model.tell_if_due(0);
+                    model.tell_if_due(model.target);
                 }
                 Step::Size(size) => model.size(size),
                 Step::Limit(own) => model.limit(own),
+                Step::Wait(target) => {
+                    // setsockopt(SO_RCVLOWAT).
+                    model.target = target;
+                    model.tell_if_due(target);
+                }
             }
+
+            // At any moment: a writer who writes all he can satisfies a reader who only waits, in poll().
+            let mut waits = model.clone();
+            waits.settle()?;
+            waits.send(u32::MAX);
+            waits.settle()?;
+            prop_assert!(
+                waits.rx.unread() >= waits.rx.reachable(waits.target),
+                "the reader waits for {} of {} for ever", waits.target, waits.rx.unread(),
+            );
         }
 
-        // A reader that waits for more than there is: it gets it, or the sender may go on.
-        model.settle()?;
-        model.tell_if_due(target);
-        model.settle()?;
-        let window = model.rx.buf_alloc().min(model.own);
-        prop_assert!(model.rx.unread() >= target.min(window) || model.tx.free() > 0);
-
         // A reader that takes everything: the sender may go on, again and again.
+        model.settle()?;
         for _ in 0..20 {
             model.rx.consume(model.rx.unread());
             model.tell_if_due(1);
@@ -341,6 +359,90 @@ proptest! {
             model.send(u32::MAX);
             model.settle()?;
             prop_assert!(model.rx.unread() > 0);
+        }
+    }
+}
+
+/// How a host tells of what its program has read.
+#[derive(Clone, Copy, Debug)]
+enum Reports {
+    /// When less than so much of its buffer is free, as the host counts.
+    WhenFreeIsBelow(u32),
+    /// After so many bytes of news.
+    AfterNews(u32),
+}
+
+/// A host whose buffer is larger than ours, of which it knows nothing.
+#[derive(Clone, Copy, Debug)]
+struct Host {
+    buffer: u32,
+    reports: Reports,
+    answers: bool,
+}
+
+fn host() -> impl Strategy<Value = Host> {
+    let reports = prop_oneof![
+        (1..=65536u32).prop_map(Reports::WhenFreeIsBelow),
+        (1..=4_194_304u32).prop_map(Reports::AfterNews),
+    ];
+    (1..8_388_608u32, reports, any::<bool>()).prop_map(|(buffer, reports, answers)| Host {
+        buffer,
+        // No host reports so late that its own buffer being full is no reason.
+        reports: match reports {
+            Reports::AfterNews(news) => Reports::AfterNews(news.min(buffer)),
+            other => other,
+        },
+        answers,
+    })
+}
+
+proptest! {
+    #![proptest_config(config::cases(2000))]
+
+    /// A writer who waits, blocked or in poll(), goes on, whatever the host reports by; it looks for room
+    /// each time that it writes, and the driver looks each second.
+    #[test]
+    fn k6_a_writer_goes_on_on_any_host(
+        own in prop_oneof![1..5000u32, Just(262_144)], host in host(), start in start(), slow in 0..4u32,
+    ) {
+        let mut tx = TxCredit::starting_at(own, start);
+        tx.update(host.buffer, start);
+        let (mut received, mut read, mut told, mut goal) = (0u32, 0u32, 0u32, 0u32);
+        for _ in 0..20 {
+            goal = goal.wrapping_add(tx.window());
+            let mut seconds = 0;
+            while received < goal {
+                received = received.wrapping_add(tx.take(goal - received));
+                let mut asks = tx.free() == 0 && tx.ask();
+                // The program on the host reads, at once or seconds later.
+                loop {
+                    if seconds >= slow {
+                        read = received;
+                    }
+                    let free = host.buffer - received.wrapping_sub(told).min(host.buffer);
+                    let news = read.wrapping_sub(told);
+                    let due = news > 0 && match host.reports {
+                        Reports::WhenFreeIsBelow(below) => free < below,
+                        Reports::AfterNews(after) => news >= after,
+                    };
+                    if due || (asks && host.answers) {
+                        told = read;
+                        tx.update(host.buffer, start.wrapping_add(told));
+                    }
+                    if tx.free() > 0 || received >= goal {
+                        break;
+                    }
+                    seconds += 1;
+                    prop_assert!(seconds < slow + 5, "{own}: stuck");
+                    prop_assert!(slow > 0 || !host.answers, "a host that answers was not asked at once");
+                    asks = tx.look();
+                    // K1: our own buffer is no bound for a host alone that answers nothing.
+                    prop_assert!(!host.answers || tx.window() <= own);
+                    if tx.free() > 0 {
+                        break;
+                    }
+                }
+            }
         }
     }
 }

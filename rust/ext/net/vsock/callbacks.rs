@@ -328,7 +328,7 @@ extern "C" fn notify_poll_in<T: Transport>(
         // A part of a message is nothing to read.
         T::seqpacket_has_data(data) > 0
     } else {
-        T::stream_has_data(data) as usize >= target
+        T::stream_is_readable(data, target)
     };
     // SAFETY: The caller's variable.
     unsafe { *ready = is_ready };

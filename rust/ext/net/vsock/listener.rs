@@ -59,6 +59,14 @@ impl Listener {
         unsafe { bindings::rvsock_helper_sk_acceptq_is_full(self.0.sock()) }
     }
 
+    /// How many connections may wait for `accept()`, `listen()`'s number; one more may, as everywhere in the
+    /// kernel.
+    pub(crate) fn backlog(&self) -> usize {
+        // SAFETY: The socket is alive; the value is read whole.
+        let most = unsafe { (&raw const (*self.0.sock()).sk_max_ack_backlog).read_volatile() };
+        most as usize
+    }
+
     /// Makes a connected socket for `accept()` to return, with this transport assigned to it.
     ///
     /// `set_up` sees the new socket's transport data before anybody else does. Sleeps; takes no

@@ -103,6 +103,11 @@ pub(crate) trait Transport: Serves {
     /// The number of bytes to read. Any context; must not sleep.
     fn stream_has_data(data: ArcBorrow<'_, Self::Socket>) -> u32;
 
+    /// Whether a reader who waits for `target` bytes (`SO_RCVLOWAT`) is to read now. Must not sleep.
+    fn stream_is_readable(data: ArcBorrow<'_, Self::Socket>, target: usize) -> bool {
+        Self::stream_has_data(data) as usize >= target
+    }
+
     /// The number of bytes that the peer has room for. Must not sleep.
     fn stream_has_space(data: ArcBorrow<'_, Self::Socket>) -> u32;
 
