@@ -34,7 +34,7 @@ const MAX_CLIENTS: usize = 16;
 /// How long a guest's thread may take for a command.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const HELP: &str = "counters | reset [cid=N] | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | \
+const HELP: &str = "counters | reset [cid=N] | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | \
     inject QUEUE [FIELD=N...] [data=HEX | zeros=N] [raw=HEX] [spread=N,N...] [used=N,N...] [head=N] | help; \
     QUEUE is one of rx tx dgram-rx dgram-tx event; guest=CID picks a guest, and without it all are meant";
 
@@ -46,6 +46,10 @@ pub enum Command {
     Pause(Queue, bool),
     Drop(Queue, u64),
     Delay(Queue, Duration),
+    /// The time that each packet takes.
+    Pace(Queue, Duration),
+    /// Whether the driver is to kick each time.
+    Loud(Queue, bool),
     Inject(Queue, Injection),
 }
 
@@ -177,6 +181,10 @@ fn obey(line: &str, switch: &Switch) -> Result<String, String> {
         ["delay", q, ms] => {
             Command::Delay(queue(q)?, Duration::from_millis(number(ms)?.min(60_000)))
         }
+        ["pace", "tx", ms] => {
+            Command::Pace(Queue::Tx, Duration::from_millis(number(ms)?.min(60_000)))
+        }
+        ["loud", "rx", on @ ("on" | "off")] => Command::Loud(Queue::Rx, *on == "on"),
         ["inject", q] => Command::Inject(
             queue(q)?,
             Injection::parse(&std::mem::take(&mut words.named))?,
@@ -234,6 +242,8 @@ impl Guest {
             Command::Pause(queue, paused) => self.fault(queue).paused = paused,
             Command::Drop(queue, n) => self.fault(queue).drop = n,
             Command::Delay(queue, delay) => self.fault(queue).delay = delay,
+            Command::Loud(queue, loud) => self.fault(queue).loud = loud,
+            Command::Pace(queue, pace) => self.fault(queue).pace = pace,
             // The queues are not at hand here.
             Command::Inject(queue, injection) => {
                 return self.injections.push((queue, injection, answer));
@@ -266,6 +276,10 @@ mod tests {
             "drop rx",
             "drop rx -1",
             "delay rx soon",
+            "pace rx 1",
+            "pace tx",
+            "loud rx",
+            "loud tx on",
             "reset cid=9",
             "reset cid=2 guest=3",
             "reset cid=4 guest=3",

@@ -37,6 +37,12 @@ pub struct Fault {
     /// So many packets more are lost.
     pub drop: u64,
     pub delay: Duration,
+    /// The driver is not told that it need not kick.
+    pub loud: bool,
+    /// One packet is taken in so much time, and given back by itself.
+    pub pace: Duration,
+    /// When the next one may be taken.
+    next: Option<Instant>,
     held: VecDeque<(Instant, Packet)>,
 }
 
@@ -94,10 +100,26 @@ impl Fault {
         !self.paused && self.held.front().is_some_and(|h| h.0 <= now)
     }
 
+    /// Whether it is too early for the next packet.
+    pub fn rests(&self) -> bool {
+        self.next.is_some_and(|at| at > Instant::now())
+    }
+
+    /// A packet was taken; true if the next one must wait.
+    pub fn took(&mut self) -> bool {
+        self.next = (!self.pace.is_zero()).then(|| Instant::now() + self.pace);
+        self.next.is_some()
+    }
+
     /// When the next packet's time comes; one whose time has come waits for something else.
     pub fn deadline(&self) -> Option<Instant> {
-        let at = self.held.front()?.0;
-        (at > Instant::now()).then_some(at)
+        let now = Instant::now();
+        let held = self.held.front().map(|held| held.0);
+        [held, self.next]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 
     pub fn forget(&mut self) {
@@ -127,5 +149,15 @@ mod tests {
         std::thread::sleep(Duration::from_millis(25));
         assert!(fault.due().is_some() && fault.due().is_some());
         assert_eq!(fault.fate(), Fate::Pass);
+    }
+
+    #[test]
+    fn packets_are_taken_one_in_its_time() {
+        let mut fault = Fault::default();
+        assert!(!fault.took() && !fault.rests());
+        fault.pace = Duration::from_millis(20);
+        assert!(fault.took() && fault.rests() && fault.deadline().is_some());
+        std::thread::sleep(Duration::from_millis(25));
+        assert!(!fault.rests() && fault.deadline().is_none());
     }
 }

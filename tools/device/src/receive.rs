@@ -28,7 +28,8 @@ impl Guest {
         let Some(mut ring) = vrings.get(RX).and_then(|v| Ring::open(v, mem)) else {
             return false;
         };
-        ring.quiet();
+        let loud = self.fault(Queue::Rx).loud;
+        ring.hush(loud);
         let mut budget = BUDGET;
         let mut more = loop {
             if budget == 0 {
@@ -52,7 +53,7 @@ impl Guest {
                 Put::Done => {}
                 Put::Nothing if self.has_something() => {}
                 Put::Nothing => break false,
-                Put::NoBuffers if ring.wait() => ring.quiet(),
+                Put::NoBuffers if ring.wait() => ring.hush(loud),
                 Put::NoBuffers => break false,
             }
         };

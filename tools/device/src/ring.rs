@@ -116,6 +116,15 @@ impl<'a> Ring<'a> {
         let _ = self.state.get_queue_mut().disable_notification(self.mem);
     }
 
+    /// The driver need not kick, unless it shall kick each time.
+    pub fn hush(&mut self, loud: bool) {
+        if loud {
+            self.wait();
+        } else {
+            self.quiet();
+        }
+    }
+
     /// The driver must kick when it adds a buffer; true if it has done so in the meantime.
     pub fn wait(&mut self) -> bool {
         let more = self.state.get_queue_mut().enable_notification(self.mem);

@@ -22,7 +22,8 @@ pub const MAX_REPLIES: usize = 1024;
 impl Guest {
     /// Takes packets from tx; true if there may be more.
     pub fn tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if self.tx_stalled || self.fault(Queue::Tx).paused {
+        let fault = self.fault(Queue::Tx);
+        if fault.paused || fault.rests() || self.tx_stalled {
             return false;
         }
         while let Some(packet) = self.fault(Queue::Tx).due() {
@@ -85,6 +86,9 @@ impl Guest {
             counters.tx_packets.count();
             counters.tx_bytes.add(len as u64);
             budget -= 1;
+            if self.fault(Queue::Tx).took() {
+                break false;
+            }
         };
         if ring.finish() {
             self.counters().interrupts.count();
