@@ -29,6 +29,10 @@ use crate::{
             Work, //
         }, //
     },
+    proto::{
+        Start,
+        Timer, //
+    },
     wire::Header, //
 };
 use kernel::{
@@ -39,6 +43,9 @@ use kernel::{
 
 /// When sent packets are reclaimed that nobody else reclaims, in milliseconds.
 const RECLAIM_INTERVAL: u32 = 20;
+
+/// How often a device is looked at that is to interrupt for what it takes, in milliseconds.
+const SLOW_INTERVAL: u32 = 1000;
 
 /// When buffers are tried again, in milliseconds.
 const RETRY_INTERVAL: u32 = 10;
@@ -139,9 +146,17 @@ impl Pair {
 
     /// Does what is left to do after something was sent.
     pub(super) fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
-        if afterwards.start_timer {
-            self.reclaim_work
-                .queue_in(device, msecs_to_jiffies(RECLAIM_INTERVAL));
+        let Some(Start { timer, instead }) = afterwards.start_timer else {
+            return;
+        };
+        let delay = msecs_to_jiffies(match timer {
+            Timer::Late => SLOW_INTERVAL,
+            Timer::Idle | Timer::Soon => RECLAIM_INTERVAL,
+        });
+        if instead {
+            self.reclaim_work.requeue_in(device, delay);
+        } else {
+            self.reclaim_work.queue_in(device, delay);
         }
     }
 

@@ -34,8 +34,14 @@ counters! {
     RxBytes = "rx_bytes",
     /// Packets that were sent.
     TxPackets = "tx_packets",
+    /// Times that the device was told of receive buffers.
+    RxKicks = "rx_kicks",
+    /// Times that the device was told of packets.
+    TxKicks = "tx_kicks",
     /// Used receive buffers that were shorter than a header (H2).
     RxShort = "rx_short",
+    /// Used receive buffers in which there was no header.
+    RxUnwritten = "rx_unwritten",
     /// Packets of which bytes were lost: their connections were reset, as datagrams they were dropped (M2).
     RxDamaged = "rx_damaged",
     /// Resets of the device, as nobody knew where the next packet begins (M2).

@@ -3,7 +3,8 @@
 //! Transmission: from packets to the device, and back to memory.
 //!
 //! The device's interrupts stay off while there is room: packets that it has taken are reclaimed by
-//! whoever sends next, or by a timer if nobody does. They are asked for when somebody waits.
+//! whoever sends next, or by a timer if nobody does. They are asked for when somebody waits, or the
+//! device is slow; [`Underway`] says when.
 
 use super::{
     packet::{
@@ -18,13 +19,19 @@ use super::{
     },
     tap, //
 };
-use crate::ext::{
-    net::skbuff::SkBuffQueue,
-    sync::{
-        new_spinlock_bh,
-        SpinLockBh, //
+use crate::{
+    ext::{
+        net::skbuff::SkBuffQueue,
+        sync::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        },
+        virtio::Virtqueue, //
     },
-    virtio::Virtqueue, //
+    proto::{
+        Start,
+        Underway, //
+    }, //
 };
 use kernel::{
     prelude::*,
@@ -53,20 +60,26 @@ struct Inner {
     waiting: SkBuffQueue<Sent>,
     /// How many of them are replies.
     replies: usize,
-    /// How many packets the device has.
-    in_flight: usize,
+    /// The packets that the device has.
+    underway: Underway,
     /// The length of the header of each packet in bytes.
     header_len: usize,
-    /// Somebody waits until all that the device has is taken back.
-    awaited: bool,
-    /// The timer runs that reclaims what nobody else does.
-    timer: bool,
 }
 
-/// What the sender is to do once no lock is held.
+/// What is to be done once no lock is held.
+#[derive(Default)]
 pub(super) struct Afterwards {
     /// Start the timer that calls [`Tx::reclaim`].
-    pub(super) start_timer: bool,
+    pub(super) start_timer: Option<Start>,
+}
+
+/// How many packets there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gauge {
+    /// With the device.
+    pub(super) in_flight: u64,
+    /// Waiting for room.
+    pub(super) waiting: usize,
 }
 
 impl Tx {
@@ -78,10 +91,8 @@ impl Tx {
                     queue: None,
                     waiting: SkBuffQueue::new(),
                     replies: 0,
-                    in_flight: 0,
+                    underway: Underway::new(),
                     header_len: 0,
-                    awaited: false,
-                    timer: false,
                 },
                 "Tx::inner"
             ),
@@ -93,10 +104,8 @@ impl Tx {
         queue.disable_cb();
         let mut inner = self.inner.lock();
         inner.queue = Some(queue);
-        inner.in_flight = 0;
+        inner.underway = Underway::new();
         inner.header_len = header_len;
-        inner.awaited = false;
-        inner.timer = false;
     }
 
     /// Takes back all packets; the device must not use them any more, or is reset by this.
@@ -104,7 +113,7 @@ impl Tx {
         let (queue, waiting) = {
             let mut inner = self.inner.lock();
             inner.replies = 0;
-            inner.in_flight = 0;
+            inner.underway = Underway::new();
             let waiting = core::mem::replace(&mut inner.waiting, SkBuffQueue::new());
             (inner.queue.take(), waiting)
         };
@@ -128,11 +137,7 @@ impl Tx {
                 Err(ENODEV)
             } else {
                 dropped = inner.add_or_wait(packet);
-                if !inner.waiting.is_empty() {
-                    inner.ask_for_interrupt(&mut done);
-                    inner.send_waiting(&mut done);
-                }
-                inner.kick();
+                inner.settle(&mut done);
                 Ok(())
             };
             let afterwards = inner.afterwards();
@@ -157,13 +162,15 @@ impl Tx {
             inner.kick();
             (dropped, inner.afterwards())
         };
+        drop(done);
         if dropped.is_some() {
             STATS.count(Counter::ReplyDropped);
         }
         afterwards
     }
 
-    /// Takes back what the device has taken, and gives it what waits. Does not sleep.
+    /// Takes back what the device has taken, and gives it what waits; `timer` if that is why. Does not
+    /// sleep.
     pub(super) fn reclaim(&self, timer: bool) -> Afterwards {
         let mut done = SkBuffQueue::new();
         let afterwards = {
@@ -171,35 +178,27 @@ impl Tx {
             if let Some(queue) = &mut inner.queue {
                 queue.disable_cb();
             }
-            inner.timer &= !timer;
             inner.reclaim(&mut done);
-            inner.send_waiting(&mut done);
-            inner.kick();
-            inner.awaited &= inner.in_flight > 0;
-            // The timer finds what the device is slow to take: it shall say so itself.
-            if (timer && inner.in_flight > 0) || inner.awaited {
-                inner.ask_for_interrupt(&mut done);
+            if timer {
+                let _ = inner.underway.timer_fired();
             }
-            if inner.in_flight == 0 {
-                inner.afterwards()
-            } else {
-                Afterwards { start_timer: false }
-            }
+            inner.settle(&mut done);
+            inner.afterwards()
         };
         drop(done);
         afterwards
     }
 
-    /// Somebody waits for packets to be taken: has the device say so, until it has none.
+    /// Somebody waits until all that was sent so far is taken: has the device say so. Does not sleep.
     pub(super) fn want_interrupt(&self) {
         let mut done = SkBuffQueue::new();
         {
             let mut inner = self.inner.lock();
             inner.reclaim(&mut done);
-            inner.awaited = inner.in_flight > 0;
-            if inner.awaited {
-                inner.ask_for_interrupt(&mut done);
-            }
+            let waiting = inner.waiting.len();
+            inner.underway.wait_for_all(waiting);
+            // A timer runs already, if the device has anything.
+            inner.settle(&mut done);
         }
         drop(done);
     }
@@ -226,10 +225,9 @@ impl Tx {
             let idle = {
                 let mut inner = self.inner.lock();
                 inner.reclaim(&mut done);
-                inner.send_waiting(&mut done);
-                inner.kick();
+                inner.settle(&mut done);
                 let broken = inner.queue.as_ref().is_none_or(Virtqueue::is_broken);
-                broken || (inner.in_flight == 0 && inner.waiting.is_empty())
+                broken || (inner.underway.in_flight() == 0 && inner.waiting.is_empty())
             };
             drop(done);
             if idle || since.elapsed() >= limit {
@@ -243,14 +241,35 @@ impl Tx {
     pub(super) fn size(&self) -> usize {
         self.inner.lock().queue.as_ref().map_or(0, Virtqueue::size)
     }
+
+    /// How many packets there are just now.
+    pub(super) fn gauge(&self) -> Gauge {
+        let inner = self.inner.lock();
+        Gauge {
+            in_flight: inner.underway.in_flight(),
+            waiting: inner.waiting.len(),
+        }
+    }
 }
 
 impl Inner {
-    /// The timer runs while the device has packets, and while packets wait for memory.
+    /// A timer runs while the device has packets, and while packets wait for memory.
     fn afterwards(&mut self) -> Afterwards {
-        let start_timer = (self.in_flight > 0 || !self.waiting.is_empty()) && !self.timer;
-        self.timer |= start_timer;
-        Afterwards { start_timer }
+        Afterwards {
+            start_timer: self.underway.start_timer(!self.waiting.is_empty()),
+        }
+    }
+
+    /// Gives the device what waits, and has it say when it has taken packets, if that is wanted.
+    fn settle(&mut self, done: &mut SkBuffQueue<Sent>) {
+        loop {
+            self.send_waiting();
+            let wanted = self.underway.wants_interrupt(!self.waiting.is_empty());
+            if !wanted || !self.ask_for_interrupt(done) {
+                break;
+            }
+        }
+        self.kick();
     }
 
     /// Moves what the device has taken to `done`.
@@ -259,7 +278,7 @@ impl Inner {
             return;
         };
         while let Some((packet, _)) = queue.get_used() {
-            self.in_flight = self.in_flight.saturating_sub(1);
+            self.underway.take();
             done.push_back(packet);
         }
     }
@@ -283,7 +302,7 @@ impl Inner {
         match queue.add(packet) {
             Ok(()) => {
                 STATS.count(Counter::TxPackets);
-                self.in_flight = self.in_flight.saturating_add(1);
+                self.underway.give();
                 Ok(())
             }
             // No room; or, for now, nothing to map it with.
@@ -320,13 +339,13 @@ impl Inner {
         }
     }
 
-    fn send_waiting(&mut self, done: &mut SkBuffQueue<Sent>) {
+    /// Gives the device what waits, as there is room.
+    fn send_waiting(&mut self) {
         while let Some(packet) = self.waiting.pop_front() {
             let kind = packet.control().kind();
             match self.add(packet) {
                 Err(Some(packet)) => {
                     self.waiting.push_front(packet);
-                    self.ask_for_interrupt(done);
                     return;
                 }
                 Ok(()) | Err(None) => {
@@ -338,23 +357,24 @@ impl Inner {
         }
     }
 
-    /// Has the device say when it has taken packets. Takes back those that it took meanwhile.
-    fn ask_for_interrupt(&mut self, done: &mut SkBuffQueue<Sent>) {
-        while let Some(queue) = &mut self.queue {
-            if queue.enable_cb() {
-                return;
-            }
-            let before = done.len();
-            self.reclaim(done);
-            if done.len() == before {
-                return;
-            }
+    /// Has the device say when it has taken packets. Returns whether it has taken some meanwhile, which
+    /// are taken back.
+    fn ask_for_interrupt(&mut self, done: &mut SkBuffQueue<Sent>) -> bool {
+        let Some(queue) = &mut self.queue else {
+            return false;
+        };
+        if queue.enable_cb() {
+            return false;
         }
+        let before = done.len();
+        self.reclaim(done);
+        done.len() > before
     }
 
     fn kick(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            queue.kick();
+        if let Some(notify) = self.queue.as_mut().and_then(Virtqueue::kick_prepare) {
+            STATS.count(Counter::TxKicks);
+            notify.notify();
         }
     }
 }

@@ -16,6 +16,7 @@ mod dgram;
 mod listener;
 mod mergeable;
 mod storage;
+mod underway;
 
 pub use self::actions::{
     Actions,
@@ -59,4 +60,9 @@ pub use self::storage::{
     Arrival,
     Empties,
     Store, //
+};
+pub use self::underway::{
+    Start,
+    Timer,
+    Underway, //
 };

@@ -10,6 +10,7 @@ mod merged;
 mod messages;
 mod resets;
 mod streams;
+mod transmit;
 mod victim;
 
 pub use streams::little as echoes;
@@ -201,6 +202,13 @@ pub const SETUPS: &[Setup] = &[
             "C5 the transport is reset" => resets::same_cid,
             "C5 the transport is reset, and the CID is another" => resets::other_cid,
             "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
+        },
+    ),
+    Setup::alone(
+        &["--features", "stream,seqpacket,dgram"],
+        5,
+        tests! { "slow":
+            "packets that are used one by one are taken back though nobody sends" => transmit::reclaimed,
         },
     ),
 ];

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that is slow to take what the guest sends, or does not see it.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{ensure, Result};
+
+use super::{
+    control::{say, stats},
+    listen,
+};
+use crate::{
+    process::Process,
+    session::{Session, Side},
+    suites::LONG,
+};
+
+/// A program in the guest that has written so many pieces to one on the host, and holds the connection.
+fn holder(s: &mut Session, pieces: u32, size: u32) -> Result<Process> {
+    let (port, listener) = listen(s)?;
+    thread::spawn(move || -> std::io::Result<u64> {
+        let (mut stream, _) = listener.accept()?;
+        std::io::copy(&mut stream, &mut std::io::sink())
+    });
+    s.rvtest(
+        Side::Guest,
+        &format!(
+            "hold-client --cid 2 --port {port} --connections 1 --pieces {pieces} --size {size}"
+        ),
+    )
+}
+
+/// Waits until the driver has nothing under way.
+fn nothing_under_way(s: &Session, within: Duration) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        let stats = stats(s)?;
+        let left = stats["tx_in_flight"] + stats["tx_waiting"];
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{left} packets are under way, which the device has used"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Packets that are used one by one, each after the driver has looked for the last time, are taken back though nobody
+/// sends any more; a closed socket does not keep the module.
+pub fn reclaimed(s: &mut Session) -> Result<()> {
+    const PIECES: u32 = 12;
+    say(s, "pace tx 30")?;
+    let outcome = (|s: &mut Session| -> Result<()> {
+        let program = holder(s, PIECES, 100)?;
+        program.expect("FILLED", LONG)?;
+        thread::sleep(Duration::from_millis(30 * u64::from(PIECES)));
+        nothing_under_way(s, Duration::from_secs(1))?;
+        program.kill();
+        Ok(())
+    })(s);
+    say(s, "pace tx 0")?;
+    outcome?;
+    s.unload_when_free()?;
+    s.load()
+}
