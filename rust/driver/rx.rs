@@ -47,6 +47,9 @@ use kernel::{
     sync::Arc, //
 };
 
+/// What a buffer holds where a header comes, until the device writes one.
+const NO_HEADER: [u8; HEADER_LEN_MRG] = [0; HEADER_LEN_MRG];
+
 /// How many packets are received before others may run.
 const BUDGET: usize = 64;
 
@@ -106,8 +109,8 @@ enum Next {
     Packet(Header),
     /// One that waits for memory in [`Inner::held`].
     Held,
-    /// A buffer that is no packet.
-    Junk,
+    /// A buffer that is no packet, for what is to be counted.
+    Junk(Counter),
     /// Nothing.
     Nothing,
     /// Nobody knows where the next packet begins (M2).
@@ -255,7 +258,7 @@ impl Rx {
                     inner.kick();
                     return Rest::Refill;
                 }
-                Next::Junk => STATS.count(Counter::RxShort),
+                Next::Junk(counter) => STATS.count(counter),
                 Next::Nothing => return inner.pause(),
                 Next::Lost => {
                     inner.lost = true;
@@ -326,6 +329,11 @@ impl Inner {
             header,
             num_buffers,
         } = HeaderMrg::parse(&bytes);
+        if bytes == NO_HEADER && first.len == header_len {
+            // Some devices use a buffer for a packet that they then do not send.
+            self.payload.add(block, 0, 0);
+            return Next::Junk(Counter::RxUnwritten);
+        }
         let num_buffers = merges.then_some(num_buffers);
         let most = self.queue.as_ref().map_or(0, Virtqueue::size);
         let begun = Assembly::begin(header_len, header.len, num_buffers, first, most);
@@ -333,7 +341,7 @@ impl Inner {
         self.payload.add(block, header_len, arrived);
         let mut packet = match begun {
             Ok(packet) => packet,
-            Err(Fault::Short) => return Next::Junk,
+            Err(Fault::Short) => return Next::Junk(Counter::RxShort),
             Err(Fault::FramingLost) => return Next::Lost,
         };
         while packet.left() > 0 {
@@ -372,10 +380,14 @@ impl Inner {
         self.queue.as_ref().is_none_or(Virtqueue::is_broken)
     }
 
-    fn post(&mut self, block: PageBlock) -> bool {
+    fn post(&mut self, mut block: PageBlock) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
         };
+        // What it brought before must not be taken for what the device writes now, or does not write.
+        if block.copy_to(0, &NO_HEADER).is_err() {
+            return false;
+        }
         // A buffer that does not fit is freed here: no socket hangs on it.
         let posted = queue.add(block).is_ok();
         if posted {
