@@ -31,7 +31,9 @@ use crate::{
     proto::{
         Assembly,
         Fault,
-        Used, //
+        Supply,
+        Used,
+        DGRAM_MAX, //
     },
     wire::{
         Header,
@@ -85,16 +87,23 @@ impl Shape {
     fn buffer(&self) -> usize {
         kernel::page::PAGE_SIZE << self.order.min(PageBlock::MAX_ORDER)
     }
+
+    /// How many of them a packet may take. No packet is greater than a datagram.
+    fn most(&self) -> usize {
+        if self.merges {
+            (DGRAM_MAX + HEADER_LEN_MRG).div_ceil(self.buffer())
+        } else {
+            1
+        }
+    }
 }
 
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<PageBlock>>,
     shape: Shape,
-    /// How many buffers the device is to have.
-    target: usize,
-    /// How many it has.
-    posted: usize,
+    /// The buffers that the device has.
+    supply: Supply,
     /// The payload of the packet that is being received, and its buffers.
     payload: Payload,
     /// The header of a packet that was taken from the queue and waits for memory.
@@ -138,8 +147,7 @@ impl Rx {
                 Inner {
                     queue: None,
                     shape: Shape::NONE,
-                    target: 0,
-                    posted: 0,
+                    supply: Supply::new(0, 1),
                     payload: Payload::new(),
                     held: None,
                     lost: false,
@@ -158,9 +166,9 @@ impl Rx {
         let buffers = if shape.merges { queue.size() } else { 1 };
         let payload = Payload::with_capacity(buffers, GFP_KERNEL)?;
         let mut inner = self.inner.lock();
-        inner.target = (shape.memory / shape.buffer()).clamp(1, queue.size());
+        let target = (shape.memory / shape.buffer()).clamp(1, queue.size());
+        inner.supply = Supply::new(target, shape.most());
         inner.shape = shape;
-        inner.posted = 0;
         inner.payload = payload;
         inner.held = None;
         inner.lost = false;
@@ -186,23 +194,23 @@ impl Rx {
     pub(super) fn refill(&self, flags: Flags) -> bool {
         loop {
             let order = {
-                let inner = self.inner.lock();
-                if inner.queue.is_none() || inner.posted >= inner.target {
+                let mut inner = self.inner.lock();
+                if inner.queue.is_none() || !inner.supply.lacks_some() {
+                    inner.tell_if_due();
                     return true;
+                }
+                if inner.supply.is_enough_just_now() {
+                    // To find memory for more may take its time.
+                    inner.tell_if_due();
                 }
                 inner.shape.order
             };
             // Allocated without the lock, as that may sleep.
             let block = PageBlock::alloc(order, flags).or_else(|_| PageBlock::alloc(0, flags));
             let mut inner = self.inner.lock();
-            match block {
-                Ok(block) => {
-                    if !inner.post(block) {
-                        return inner.posted > 0 || inner.is_over();
-                    }
-                    inner.kick();
-                }
-                Err(_) => return inner.posted > 0,
+            if !block.is_ok_and(|block| inner.post(block)) {
+                inner.tell_if_due();
+                return inner.supply.posted() > 0 || inner.is_over();
             }
         }
     }
@@ -244,7 +252,6 @@ impl Rx {
         }
         for _ in 0..BUDGET {
             if !has_room(device) {
-                inner.kick();
                 return Rest::Nothing;
             }
             match inner.next() {
@@ -254,10 +261,7 @@ impl Rx {
                     STATS.add(Counter::RxBytes, header.len);
                     route(device, &header, &mut inner.payload);
                 }
-                Next::Held => {
-                    inner.kick();
-                    return Rest::Refill;
-                }
+                Next::Held => return Rest::Refill,
                 Next::Junk(counter) => STATS.count(counter),
                 Next::Nothing => return inner.pause(),
                 Next::Lost => {
@@ -267,8 +271,8 @@ impl Rx {
                 }
             }
             inner.post_again();
+            inner.tell_if_due();
         }
-        inner.kick();
         Rest::More
     }
 
@@ -281,14 +285,14 @@ impl Rx {
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
         let size = inner.queue.as_ref().map_or(0, Virtqueue::size);
-        (size, inner.target, inner.shape.buffer())
+        (size, inner.supply.target(), inner.shape.buffer())
     }
 }
 
 impl Inner {
     fn take(&mut self) -> Option<(PageBlock, Used)> {
         let (block, len) = self.queue.as_mut()?.get_used()?;
-        self.posted = self.posted.saturating_sub(1);
+        self.supply.take();
         let size = block.len();
         Some((block, Used { len, size }))
     }
@@ -360,7 +364,6 @@ impl Inner {
 
     /// There is nothing more just now.
     fn pause(&mut self) -> Rest {
-        self.kick();
         let Some(queue) = &mut self.queue else {
             return Rest::Nothing;
         };
@@ -368,7 +371,7 @@ impl Inner {
         if !queue.enable_cb() && !queue.is_broken() {
             return Rest::More;
         }
-        if self.posted * 2 < self.target {
+        if self.supply.lacks_many() {
             Rest::Refill
         } else {
             Rest::Nothing
@@ -391,7 +394,7 @@ impl Inner {
         // A buffer that does not fit is freed here: no socket hangs on it.
         let posted = queue.add(block).is_ok();
         if posted {
-            self.posted += 1;
+            self.supply.post();
         }
         posted
     }
@@ -401,7 +404,7 @@ impl Inner {
         while let Some(block) = self.payload.reclaim() {
             self.post(block);
         }
-        while self.posted < self.target {
+        while self.supply.lacks_some() {
             let block = PageBlock::alloc(self.shape.order, GFP_ATOMIC);
             if !block.is_ok_and(|block| self.post(block)) {
                 return;
@@ -409,9 +412,15 @@ impl Inner {
         }
     }
 
-    fn kick(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            queue.kick();
+    /// Tells the device of new buffers, if it may sleep for want of them.
+    fn tell_if_due(&mut self) {
+        if !self.supply.must_tell() {
+            return;
+        }
+        self.supply.tell();
+        if let Some(notify) = self.queue.as_mut().and_then(Virtqueue::kick_prepare) {
+            STATS.count(Counter::RxKicks);
+            notify.notify();
         }
     }
 }

@@ -16,6 +16,7 @@ mod dgram;
 mod listener;
 mod mergeable;
 mod storage;
+mod supply;
 mod underway;
 
 pub use self::actions::{
@@ -61,6 +62,7 @@ pub use self::storage::{
     Empties,
     Store, //
 };
+pub use self::supply::Supply;
 pub use self::underway::{
     Start,
     Timer,

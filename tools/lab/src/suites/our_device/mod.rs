@@ -8,6 +8,7 @@ mod guests;
 mod hostile;
 mod merged;
 mod messages;
+mod receive;
 mod resets;
 mod streams;
 mod transmit;
@@ -179,6 +180,7 @@ pub const SETUPS: &[Setup] = &[
             "H4 unknown events" => hostile::events,
             "K3 a packet beyond the credit resets its connection, and no other" => hostile::beyond_credit,
             "C2 RST to all that there is" => hostile::resets,
+            "H1 buffers that nothing was written to" => |s| receive::unwritten(s, 46),
             "C5 the transport is reset" => resets::same_cid_with_datagrams,
             "C5 the transport is reset, and the CID is another" => resets::other_cid_with_datagrams,
             "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
@@ -199,6 +201,7 @@ pub const SETUPS: &[Setup] = &[
             "H4 unknown events" => hostile::events,
             "K3 a packet beyond the credit resets its connection, and no other" => hostile::beyond_credit,
             "C2 RST to all that there is" => hostile::resets,
+            "H1 buffers that nothing was written to" => |s| receive::unwritten(s, 44),
             "C5 the transport is reset" => resets::same_cid,
             "C5 the transport is reset, and the CID is another" => resets::other_cid,
             "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
@@ -209,6 +212,21 @@ pub const SETUPS: &[Setup] = &[
         5,
         tests! { "slow":
             "packets that are used one by one are taken back though nobody sends" => transmit::reclaimed,
+        },
+    ),
+    Setup::alone(
+        &[
+            "--features",
+            "stream,seqpacket",
+            "--event-idx",
+            "off",
+            "--indirect",
+            "off",
+        ],
+        3,
+        tests! { "no EVENT_IDX":
+            "the device is told of receive buffers when it may want them" => receive::kicks,
+            "64 MiB there and back with two receive buffers" => receive::two_buffers,
         },
     ),
 ];
