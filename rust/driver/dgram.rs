@@ -132,12 +132,11 @@ impl Ports {
             return self.bound.insert(Port(port), sock).map(|()| port);
         }
         let mut next = self.next.lock();
-        for port in Candidates::from(*next) {
+        for port in Candidates::new(*next, random()) {
+            // Taken or not, the next one need not try it again.
+            *next = port.wrapping_add(1);
             match self.bound.insert(Port(port), sock) {
-                Ok(()) => {
-                    *next = port.wrapping_add(1);
-                    return Ok(port);
-                }
+                Ok(()) => return Ok(port),
                 Err(error) if error == NetError::AddrInUse.into() => {}
                 Err(error) => return Err(error),
             }

@@ -80,22 +80,27 @@ pub fn is_destination(cid: u32, own_cid: u32) -> bool {
     cid != own_cid && (cid == CID_HOST || !is_reserved_cid(u64::from(cid)))
 }
 
-/// The ports that are tried for a socket that asks for any (D5).
+/// The ports that are tried for a socket that asks for any (D5): some in a row, and if all of those are
+/// taken, some more elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates {
     next: u32,
     left: u32,
+    /// Where to go on.
+    elsewhere: Option<u32>,
 }
 
 impl Candidates {
-    /// How many ports are tried.
+    /// How many ports are tried in a row.
     pub const TRIES: u32 = 1024;
 
-    /// Begins at `start`, whatever it is.
-    pub const fn from(start: u32) -> Self {
+    /// Begins at `start`, whatever it is, and goes on at `elsewhere`, which nobody foresees: who has
+    /// taken what lies ahead shall not keep others from what is free.
+    pub const fn new(start: u32, elsewhere: u32) -> Self {
         Self {
             next: start,
             left: Self::TRIES,
+            elsewhere: Some(elsewhere),
         }
     }
 }
@@ -104,7 +109,11 @@ impl Iterator for Candidates {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        self.left = self.left.checked_sub(1)?;
+        if self.left == 0 {
+            self.next = self.elsewhere.take()?;
+            self.left = Self::TRIES;
+        }
+        self.left = self.left.saturating_sub(1);
         if self.next <= LAST_RESERVED_PORT || self.next == PORT_ANY {
             self.next = LAST_RESERVED_PORT + 1;
         }
@@ -225,15 +234,26 @@ mod tests {
     fn d5_any_port_is_none_that_is_reserved() {
         for start in [0, 1, 1023, 1024, u32::MAX - 1, u32::MAX] {
             let mut count = 0;
-            for port in Candidates::from(start) {
+            for port in Candidates::new(start, start.wrapping_add(5000)) {
                 assert!(port > LAST_RESERVED_PORT && port != PORT_ANY);
                 count += 1;
             }
-            assert_eq!(count, Candidates::TRIES);
+            assert_eq!(count, 2 * Candidates::TRIES);
         }
-        let mut candidates = Candidates::from(u32::MAX - 1);
+        let mut candidates = Candidates::new(u32::MAX - 1, 0);
         assert_eq!(candidates.next(), Some(u32::MAX - 1));
         assert_eq!(candidates.next(), Some(1024));
         assert_eq!(candidates.next(), Some(1025));
+    }
+
+    #[test]
+    fn d5_ports_that_are_taken_in_a_row_leave_others() {
+        let taken = 5000..5000 + Candidates::TRIES;
+        let free = |port: &u32| !taken.contains(port);
+        assert_eq!(Candidates::new(5000, 777_777).find(free), Some(777_777));
+        // Should chance lead to the same ones, the next call begins behind them.
+        assert_eq!(Candidates::new(5000, 5000).find(free), None);
+        let last = Candidates::new(5000, 5000).last();
+        assert_eq!(last, Some(taken.end - 1));
     }
 }

@@ -4,13 +4,14 @@
 
 mod blocked;
 mod calls;
+mod crowd;
 mod notify;
 mod peers;
 mod sequence;
 mod sizes;
 mod socket;
 
-use std::{fmt::Debug, io};
+use std::{fmt::Debug, io, time::Duration};
 
 use anyhow::{ensure, Result};
 use clap::Subcommand;
@@ -28,6 +29,15 @@ pub enum Task {
     Bind {
         #[arg(long)]
         port: u32,
+    },
+    /// Hold 1024 ports in a row, and then ask for any
+    CrowdPorts,
+    /// Fill the buffers of sockets and close them, for so many milliseconds; then wait for room
+    CrowdClosed {
+        #[command(flatten)]
+        peer: Address,
+        #[arg(long)]
+        ms: u64,
     },
     /// Where nobody can be, and what is too long
     Destinations {
@@ -135,6 +145,8 @@ impl Task {
         match self {
             Task::Socket => calls::socket(),
             Task::Bind { port } => calls::bind(port),
+            Task::CrowdPorts => crowd::ports(),
+            Task::CrowdClosed { peer, ms } => crowd::closed(peer, Duration::from_millis(ms)),
             Task::Destinations { port } => calls::destinations(port),
             Task::Empty => calls::empty(),
             Task::Names { port } => calls::names(port),

@@ -35,6 +35,7 @@ macro_rules! common_tests {
             "D4" "what a full receive buffer drops is counted, and comes with SO_RXQ_OVFL" => flow::sleepy,
             "D4" "time-outs, poll() and ioctls of an empty socket" => |s| alone(s, "empty"),
             "D5" "ports in use, reserved and picked" => |s| alone_at(s, "bind"),
+            "D5" "who holds 1024 ports in a row leaves others" => |s| alone(s, "crowd-ports"),
             "D5" "names, peers, and their end" => |s| alone_at(s, "names"),
             "D5" "200 sockets at once, guest to host and back" => rules::many_sockets,
             "D5" "60 senders to one socket, host to guest and back" => rules::many_senders,
