@@ -79,6 +79,7 @@ impl VhostUserBackend for Backend {
     /// The configuration is the guest's CID and nothing else.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let config = self.shared.cid().to_le_bytes();
+        self.shared.count_config_read();
         let rest = config.iter().copied().chain(std::iter::repeat(0));
         rest.skip(offset.min(8) as usize)
             .take(size.min(4096) as usize)
@@ -109,10 +110,11 @@ impl VhostUserBackend for Backend {
         vrings: &[Vring],
         _thread: usize,
     ) -> io::Result<()> {
+        let mut guest = lock(&self.guest);
         if event < u16::from(self.profile.queues) {
-            self.shared.counters.kicks.count();
+            guest.kicked(event.into());
         }
-        lock(&self.guest).run(vrings);
+        guest.run(vrings);
         Ok(())
     }
 }

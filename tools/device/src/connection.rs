@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
     time::Instant,
 };
 
@@ -19,7 +20,8 @@ use nix::{
 
 use crate::{
     credit::Credit,
-    packet::{kind, MAX_PAYLOAD, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
+    habits::Habits,
+    packet::{kind, MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
 };
 
 /// Bytes of a stream are kept together up to this size.
@@ -57,6 +59,7 @@ pub struct Connection {
     pub key: Key,
     pub state: State,
     pub credit: Credit,
+    habits: Arc<Habits>,
     /// When patience ends: with a greeting, a request, or a goodbye.
     pub deadline: Option<Instant>,
     /// It is in the list of those that have something for the guest.
@@ -102,6 +105,8 @@ pub enum Read {
     /// So many bytes, and whether they end a message.
     Data(usize, bool),
     Nothing,
+    /// There is something, for which the guest has no room, and it is to be asked for some.
+    Starved,
     /// The program will not send any more.
     End,
     /// The program is gone, and with it what it had not read.
@@ -121,11 +126,12 @@ pub enum Write {
 }
 
 impl Connection {
-    pub fn new(socket: OwnedFd, key: Key, state: State, buf_alloc: u32) -> Self {
+    pub fn new(socket: OwnedFd, key: Key, state: State, habits: Arc<Habits>) -> Self {
         Self {
             key,
             state,
-            credit: Credit::new(buf_alloc),
+            credit: Credit::new(habits.buffer, habits.updates),
+            habits,
             deadline: None,
             queued: false,
             updating: false,
@@ -175,7 +181,8 @@ impl Connection {
         if self.has_message {
             self.message_at == self.message.len() || self.credit.peer_free() > 0
         } else {
-            self.readable && (self.credit.peer_free() > 0 || self.ending && !self.starved)
+            let looks = self.ending || self.habits.asks_when_out;
+            self.readable && (self.credit.peer_free() > 0 || looks && !self.starved)
         }
     }
 
@@ -191,7 +198,17 @@ impl Connection {
         } else {
             self.hint
         };
-        n.min(self.credit.peer_free()).clamp(1, MAX_PAYLOAD)
+        n.min(self.free()).clamp(1, MAX_PAYLOAD)
+    }
+
+    /// What the next packet may bring.
+    fn free(&self) -> usize {
+        let free = self.credit.peer_free();
+        if self.habits.shrinks {
+            free.div_ceil(2)
+        } else {
+            free
+        }
     }
 
     /// Reads the next bytes for the guest, at most `room` and no more than it has credit for.
@@ -199,7 +216,7 @@ impl Connection {
         if self.key.kind == kind::SEQPACKET {
             return self.read_message(room, buffer);
         }
-        let free = self.credit.peer_free();
+        let free = self.free();
         let n = room.min(free).max(1);
         if buffer.len() < n {
             buffer.resize(n, 0);
@@ -214,7 +231,11 @@ impl Connection {
             Ok(0) => Read::End,
             Ok(_) if free == 0 => {
                 self.starved = true;
-                Read::Nothing
+                if self.habits.asks_when_out {
+                    Read::Starved
+                } else {
+                    Read::Nothing
+                }
             }
             Ok(got) => {
                 self.hint = if got == n {
@@ -242,7 +263,7 @@ impl Connection {
             }
         }
         let left = self.message.len() - self.message_at;
-        let n = left.min(room).min(self.credit.peer_free());
+        let n = left.min(room).min(self.free());
         if n == 0 && left > 0 {
             return Read::Nothing;
         }
@@ -408,7 +429,10 @@ impl Connection {
     /// Shuts what the guest is done with, once it may be.
     pub fn shut(&mut self) {
         let ready = if self.flushed() { SHUTDOWN_SEND } else { 0 } | SHUTDOWN_RECEIVE;
-        let new = self.guest_done & ready & !self.shut;
+        let mut new = self.guest_done & ready & !self.shut;
+        if !self.habits.passes_half_close && self.guest_done != SHUTDOWN_BOTH {
+            new = 0;
+        }
         if new & SHUTDOWN_SEND != 0 {
             let _ = shutdown(self.fd(), Shutdown::Write);
         }
@@ -444,37 +468,5 @@ impl Connection {
     pub fn say_ok(&self) -> Result<(), Errno> {
         let line = format!("OK {}\n", self.key.host_port);
         self.send(line.as_bytes()).map(drop)
-    }
-}
-
-/// The port in the line `CONNECT port`.
-pub fn wanted_port(line: &[u8]) -> Option<u32> {
-    let line = std::str::from_utf8(line).ok()?;
-    let port = line.strip_prefix("CONNECT ")?.trim_end();
-    if !port.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    port.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn greetings() {
-        assert_eq!(wanted_port(b"CONNECT 1234\n"), Some(1234));
-        assert_eq!(wanted_port(b"CONNECT 4294967295\n"), Some(u32::MAX));
-        for bad in [
-            &b"CONNECT 4294967296\n"[..],
-            b"CONNECT -1\n",
-            b"CONNECT +1\n",
-            b"connect 1\n",
-            b"CONNECT\n",
-            b"CONNECT \n",
-            b"\xff\n",
-        ] {
-            assert_eq!(wanted_port(bad), None);
-        }
     }
 }

@@ -236,6 +236,7 @@ impl Guest {
         match command {
             Command::Reset => {
                 self.forget_all();
+                self.gate.close();
                 // A driver that is just starting may have read the old CID.
                 self.events = 1;
             }

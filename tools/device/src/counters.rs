@@ -55,6 +55,8 @@ counters! {
     rx_buffers,
     /// Buffers too small for a header, which went back empty; on rx and datagram rx.
     rx_bad_buffers,
+    /// Buffers that went back as packets, with nothing written to them, as a habit.
+    rx_stale,
     /// Packets that the device took from tx.
     tx_packets,
     /// Their payload.

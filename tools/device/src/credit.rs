@@ -2,12 +2,13 @@
 
 //! Credit: how much either end of a connection may send. All counters run freely.
 
-use crate::packet::Header;
+use crate::{habits::Updates, packet::Header};
 
 #[derive(Debug)]
 pub struct Credit {
     /// What we hold for the host at most.
     buf_alloc: u32,
+    updates: Updates,
     /// All that the guest has sent.
     received: u32,
     /// All of it that the host has.
@@ -21,9 +22,10 @@ pub struct Credit {
 }
 
 impl Credit {
-    pub fn new(buf_alloc: u32) -> Self {
+    pub fn new(buf_alloc: u32, updates: Updates) -> Self {
         Self {
             buf_alloc,
+            updates,
             received: 0,
             forwarded: 0,
             told: 0,
@@ -80,10 +82,14 @@ impl Credit {
         self.forwarded = self.forwarded.wrapping_add(n as u32);
     }
 
-    /// True when the guest should hear of the room that it has: long before it runs into the end of it.
+    /// True when the guest is to hear of the room that it has.
     pub fn update_due(&self) -> bool {
         let news = self.forwarded.wrapping_sub(self.told);
-        news > 0 && news >= self.buf_alloc / 4
+        let due = match self.updates {
+            Updates::Below(room) => self.buf_alloc.saturating_sub(news) < room,
+            Updates::HalfOfGuests => news >= self.peer_alloc / 2,
+        };
+        news > 0 && due
     }
 }
 
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_guest_may_fill_the_buffer_and_no_more() {
-        let mut credit = Credit::new(100);
+        let mut credit = Credit::new(100, Updates::Below(76));
         assert!(credit.receive(60) && credit.receive(40));
         assert!(!credit.receive(1));
         credit.forward(24);
@@ -117,7 +123,7 @@ mod tests {
 
     #[test]
     fn counters_wrap() {
-        let mut credit = Credit::new(0);
+        let mut credit = Credit::new(0, Updates::Below(0));
         credit.hear(&header(u32::MAX, 0));
         credit.send(u32::MAX as usize - 10);
         credit.hear(&header(1000, u32::MAX - 10));
@@ -130,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_shrinks_leaves_nothing() {
-        let mut credit = Credit::new(0);
+        let mut credit = Credit::new(0, Updates::Below(0));
         credit.hear(&header(1000, 0));
         credit.send(800);
         credit.hear(&header(500, 0));
@@ -139,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_count_that_lies_is_not_believed() {
-        let mut credit = Credit::new(0);
+        let mut credit = Credit::new(0, Updates::Below(0));
         credit.hear(&header(1000, 0));
         credit.send(800);
         credit.hear(&header(1000, 801));
@@ -147,5 +153,26 @@ mod tests {
         credit.hear(&header(1000, 800));
         credit.hear(&header(1000, 700));
         assert_eq!(credit.peer_free(), 1000);
+    }
+
+    #[test]
+    fn a_host_that_tells_late_says_nothing_before() {
+        let mut credit = Credit::new(2 << 20, Updates::Below(64 << 10));
+        assert!(credit.receive(2 << 20));
+        credit.forward((2 << 20) - (64 << 10));
+        assert!(!credit.update_due());
+        credit.forward(1);
+        assert!(credit.update_due());
+    }
+
+    #[test]
+    fn a_host_that_looks_at_the_guests_buffer() {
+        let mut credit = Credit::new(8 << 20, Updates::HalfOfGuests);
+        credit.hear(&header(256 << 10, 0));
+        assert!(credit.receive(256 << 10) && !credit.update_due());
+        credit.forward((128 << 10) - 1);
+        assert!(!credit.update_due());
+        credit.forward(1);
+        assert!(credit.update_due());
     }
 }

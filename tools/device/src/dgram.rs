@@ -14,10 +14,9 @@ use std::{
 use log::debug;
 
 use crate::{
-    connection::wanted_port,
     fault::{Fate, Queue},
     guest::{Guest, BUDGET, DGRAM_RX, DGRAM_TX, TOKEN_DGRAM_PORT},
-    host::Host,
+    host::{wanted_port, Host},
     packet::{kind, op, Header, Packet, HOST_CID, MAX_PAYLOAD},
     ring::{Memory, Ring, Vring},
     switch::Delivery,

@@ -25,7 +25,9 @@ use crate::{
     connection::{Connection, Key},
     counters::Counters,
     dgram::Dgrams,
-    fault::{Fate, Fault, Queue},
+    fault::{Fault, Queue},
+    gate::Gate,
+    habits::Habits,
     host::Host,
     hostile::Pending,
     options::{Options, Profile, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
@@ -66,17 +68,17 @@ const REST: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Limits {
     pub profile: Profile,
-    pub buffer: u32,
+    pub habits: Arc<Habits>,
     pub memory: usize,
     pub connections: usize,
     pub dgram_ports: usize,
 }
 
 impl Limits {
-    pub fn new(options: &Options, profile: Profile) -> Self {
+    pub fn new(options: &Options, profile: Profile, habits: Habits) -> Self {
         Self {
             profile,
-            buffer: options.buffer,
+            habits: Arc::new(habits),
             memory: options.memory << 20,
             connections: options.connections,
             dgram_ports: usize::from(options.dgram_ports),
@@ -121,6 +123,10 @@ pub struct Guest {
     pub next_port: u32,
     /// `TRANSPORT_RESET`s that the driver has not heard of.
     pub events: u32,
+    /// Holds packets to the guest back after a reset.
+    pub gate: Gate,
+    /// Buffers that are to go back as packets that nobody wrote.
+    pub stale: usize,
     /// By [`Queue`].
     faults: [Fault; 5],
     pub injections: Vec<Pending>,
@@ -146,6 +152,8 @@ impl Guest {
             add(fd.as_raw_fd(), TOKEN_LISTENER + u64::from(kind))?;
         }
         let dgrams = Dgrams::new(limits.dgram_ports);
+        let gate = Gate::new(limits.habits.reset_ack);
+        let room = Room::new(limits.habits.rx_pieces);
         if let Some(socket) = &host.dgram {
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, TOKEN_DGRAM);
             epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), event)?;
@@ -168,10 +176,12 @@ impl Guest {
             tx_stalled: false,
             dgrams,
             data: Vec::new(),
-            room: Room::default(),
+            room,
             held: 0,
             next_port: 0,
             events: 0,
+            gate,
+            stale: 0,
             faults: Default::default(),
             injections: Vec::new(),
         })
@@ -186,7 +196,7 @@ impl Guest {
     }
 
     pub fn mergeable(&self) -> bool {
-        self.shared.features() & self.limits.profile.features & MRG_RXBUF != 0
+        self.limits.profile.mergeable && self.shared.features() & MRG_RXBUF != 0
     }
 
     pub fn header_size(&self) -> usize {
@@ -270,6 +280,8 @@ impl Guest {
         self.deadlines.clear();
         self.rest = None;
         self.held = 0;
+        self.stale = 0;
+        self.gate.open();
         self.dgrams.forget();
         for fault in &mut self.faults {
             fault.forget();
@@ -410,36 +422,6 @@ impl Guest {
         };
         if let Err(e) = outcome {
             warn!("{}: timer: {e}", self.shared.name);
-        }
-    }
-
-    /// Tells the driver of resets of the transport.
-    fn event(&mut self, vrings: &[Vring], mem: &Memory) {
-        if self.events == 0 || self.fault(Queue::Event).paused {
-            return;
-        }
-        let vring = vrings.get(self.event_queue());
-        let Some(mut ring) = vring.and_then(|v| Ring::open(v, mem)) else {
-            return;
-        };
-        while self.events > 0 {
-            if self.fault(Queue::Event).fate() == Fate::Drop {
-                self.events -= 1;
-                self.counters().dropped_on_command.count();
-                continue;
-            }
-            let Some(chain) = ring.pop() else {
-                if ring.wait() {
-                    continue;
-                }
-                break;
-            };
-            let head = chain.head_index();
-            // The number of this event is 0.
-            let len = ring.write_chain(chain, &[0; 4]);
-            ring.used(head, len);
-            self.events -= 1;
-            self.counters().events.count();
         }
     }
 

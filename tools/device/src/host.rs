@@ -213,3 +213,35 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
 }
+
+/// The port in the line `CONNECT port`.
+pub fn wanted_port(line: &[u8]) -> Option<u32> {
+    let line = std::str::from_utf8(line).ok()?;
+    let port = line.strip_prefix("CONNECT ")?.trim_end();
+    if !port.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    port.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greetings() {
+        assert_eq!(wanted_port(b"CONNECT 1234\n"), Some(1234));
+        assert_eq!(wanted_port(b"CONNECT 4294967295\n"), Some(u32::MAX));
+        for bad in [
+            &b"CONNECT 4294967296\n"[..],
+            b"CONNECT -1\n",
+            b"CONNECT +1\n",
+            b"connect 1\n",
+            b"CONNECT\n",
+            b"CONNECT \n",
+            b"\xff\n",
+        ] {
+            assert_eq!(wanted_port(bad), None);
+        }
+    }
+}

@@ -6,7 +6,8 @@
 //! its thread's round of the queues; `ring` and `packet` are the queues and what is on them. From the guest leads
 //! `transmit`, to it `receive`; connections with the host are in `streams`, `connection` and `credit`, datagrams in
 //! `dgram`, the unix sockets of both in `host`. `switch` leads from guest to guest. `control` reads commands; what
-//! they do to queues is in `fault` and `hostile`. `counters` is what is counted.
+//! they do to queues is in `fault` and `hostile`. `counters` is what is counted. What other hosts do differently is in
+//! `habits`, and `gate` is one of these.
 
 mod backend;
 mod connection;
@@ -15,7 +16,9 @@ mod counters;
 mod credit;
 mod dgram;
 mod fault;
+mod gate;
 mod guest;
+mod habits;
 mod host;
 mod hostile;
 mod options;
@@ -96,7 +99,8 @@ fn listen(path: &Path) -> Result<Listener> {
 
 fn run(options: &Options) -> Result<()> {
     options.check()?;
-    let profile = options.profile()?;
+    let habits = options.habits()?;
+    let profile = options.profile(&habits)?;
     // Threads inherit this, so that the signals come here alone.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -108,7 +112,7 @@ fn run(options: &Options) -> Result<()> {
     }
 
     let switch = Arc::new(Switch::default());
-    let limits = Limits::new(options, profile);
+    let limits = Limits::new(options, profile, habits);
     let (mut parts, mut files) = (Vec::new(), Vec::new());
     for guest in &options.guest {
         let shared = Arc::new(Shared::new(guest.socket.display().to_string(), guest.cid)?);

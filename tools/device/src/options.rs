@@ -7,7 +7,10 @@ use std::{collections::HashMap, path::PathBuf, str::FromStr};
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::switch::reserved;
+use crate::{
+    habits::{Habits, Single},
+    switch::reserved,
+};
 
 pub const STREAM: u64 = 1 << 0;
 pub const SEQPACKET: u64 = 1 << 1;
@@ -20,6 +23,7 @@ const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
+const IN_ORDER: u64 = 1 << 35;
 
 /// The longest name that the device derives from `uds=` has so many bytes more: `.dgram_4294967295`.
 const SUFFIX: usize = 17;
@@ -36,32 +40,15 @@ pub struct Options {
     /// A guest: its CID, the socket for its QEMU, and the path of the unix sockets on the host. May be given again
     #[arg(long, value_name = "cid=N,socket=PATH,uds=PATH", required = true)]
     pub guest: Vec<Guest>,
-    /// What is offered to the drivers
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        default_value = "stream,seqpacket"
-    )]
-    pub features: Vec<Feature>,
+    /// What is offered to the drivers; without it, what the host offers
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub features: Option<Vec<Feature>>,
     /// Three queues, or five with the datagrams'; follows from the features if it is not given
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub queues: Option<u8>,
-    /// Offer VIRTIO_F_EVENT_IDX
-    #[arg(long, value_enum, default_value = "on")]
-    pub event_idx: Switch,
-    /// Offer VIRTIO_F_INDIRECT_DESC
-    #[arg(long, value_enum, default_value = "on")]
-    pub indirect: Switch,
-    /// The greatest size of a queue that is accepted
-    #[arg(long, default_value_t = 1024, value_parser = size_of_queue)]
-    pub queue_size: u16,
     /// The socket for commands
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// What a connection holds for the program on the host, in bytes: the buf_alloc that guests see
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10, value_parser = clap::value_parser!(u32).range(1024..=64 << 20))]
-    pub buffer: u32,
     /// What all connections of a guest hold together, in MiB; beyond that connections are reset
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub memory: usize,
@@ -71,6 +58,8 @@ pub struct Options {
     /// The most datagram ports of a guest that have a unix socket at a time; the oldest is closed for a new one
     #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     pub dgram_ports: u16,
+    #[command(flatten)]
+    pub habits: Single,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,6 +74,8 @@ pub enum Feature {
     MrgRxbuf,
     /// Bit 2 of the standard, with three queues
     NoImpliedStream,
+    /// Bit 3 as libkrun offers it: datagrams on the streams' queues, which this device does not serve
+    SharedDgram,
     /// No bit at all
     None,
 }
@@ -108,6 +99,8 @@ pub struct Profile {
     pub features: u64,
     pub queues: u8,
     pub queue_size: u16,
+    /// Bit 3 is offered, and stands for mergeable buffers.
+    pub mergeable: bool,
 }
 
 impl Profile {
@@ -118,14 +111,22 @@ impl Profile {
 }
 
 impl Options {
-    pub fn profile(&self) -> Result<Profile> {
-        let has = |f| self.features.contains(&f);
+    pub fn habits(&self) -> Result<Habits> {
+        self.habits.habits(self.features.as_deref())
+    }
+
+    pub fn profile(&self, habits: &Habits) -> Result<Profile> {
+        let has = |f| habits.features.contains(&f);
         ensure!(
             !(has(Feature::Dgram) && has(Feature::NoImpliedStream)),
             "--features: dgram and no-implied-stream are the same bit; the number of queues tells them apart"
         );
         ensure!(
-            !has(Feature::None) || self.features.len() == 1,
+            !(has(Feature::MrgRxbuf) && has(Feature::SharedDgram)),
+            "--features: mrg-rxbuf and shared-dgram are the same bit"
+        );
+        ensure!(
+            !has(Feature::None) || habits.features.len() == 1,
             "--features: none goes with nothing else"
         );
         let queues = self
@@ -140,15 +141,20 @@ impl Options {
             (has(Feature::Seqpacket), SEQPACKET),
             (has(Feature::Dgram), DGRAM),
             (has(Feature::NoImpliedStream), NO_IMPLIED_STREAM),
-            (has(Feature::MrgRxbuf), MRG_RXBUF),
-            (self.indirect == Switch::On, INDIRECT),
-            (self.event_idx == Switch::On, EVENT_IDX),
+            (
+                has(Feature::MrgRxbuf) || has(Feature::SharedDgram),
+                MRG_RXBUF,
+            ),
+            (habits.indirect, INDIRECT),
+            (habits.event_idx, EVENT_IDX),
+            (habits.in_order, IN_ORDER),
             (true, PROTOCOL_FEATURES | VERSION_1),
         ];
         Ok(Profile {
             features: bits.iter().filter(|b| b.0).map(|b| b.1).sum(),
             queues,
-            queue_size: self.queue_size,
+            queue_size: habits.queue_size,
+            mergeable: has(Feature::MrgRxbuf),
         })
     }
 
@@ -177,7 +183,7 @@ impl Options {
     }
 }
 
-fn size_of_queue(text: &str) -> Result<u16, String> {
+pub fn size_of_queue(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(n @ 2..=32768) if u16::is_power_of_two(n) => Ok(n),
         _ => Err("a queue's size is a power of two from 2 to 32768".into()),
@@ -228,7 +234,7 @@ mod tests {
             .chain(words.split_whitespace());
         let options = Options::try_parse_from(argv)?;
         options.check()?;
-        let profile = options.profile()?;
+        let profile = options.profile(&options.habits()?)?;
         Ok((options, profile))
     }
 
@@ -247,6 +253,28 @@ mod tests {
         assert_eq!(bits("--features dgram,no-implied-stream"), None);
         assert_eq!(bits("--queues 4"), None);
         assert_eq!(bits("--queue-size 100"), None);
+        assert_eq!(bits("--features mrg-rxbuf,shared-dgram"), None);
+    }
+
+    #[test]
+    fn hosts() {
+        let features = |words: &str| parse(words).map(|(_, p)| p.features & !(1 << 30)).ok();
+        let (event_idx, indirect, v1, in_order) = (1 << 29, 1 << 28, 1_u64 << 32, 1 << 35);
+        for (name, bits) in [
+            ("default", 3 | event_idx | indirect | v1),
+            ("firecracker", event_idx | v1 | in_order),
+            ("cloud-hypervisor", v1 | in_order),
+            ("libkrun", v1 | in_order),
+            ("libkrun-1.19", 8 | v1 | in_order),
+            ("vhost-device-vsock", event_idx | v1),
+            ("linux-old", 2 | event_idx | indirect | v1),
+        ] {
+            let words = format!("--host {name}");
+            assert_eq!(features(&words), Some(bits), "{name}");
+        }
+        let (_, profile) = parse("--host libkrun-1.19").unwrap();
+        assert!(!profile.mergeable && profile.queue_size == 256);
+        assert!(parse("--host apple").is_err());
     }
 
     #[test]

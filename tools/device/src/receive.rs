@@ -6,7 +6,7 @@ use crate::{
     connection::Read,
     fault::{Fate, Queue},
     guest::{Guest, BUDGET, RX},
-    packet::{kind, op, Header, Packet, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR, SHUTDOWN_SEND},
+    packet::{kind, op, Header, Packet, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR},
     ring::{Memory, Ring, Vring},
     transmit::MAX_REPLIES,
 };
@@ -22,7 +22,7 @@ enum Put {
 impl Guest {
     /// Fills rx; true if there may be more.
     pub fn rx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if self.fault(Queue::Rx).paused || !self.has_something() {
+        if self.fault(Queue::Rx).paused || !self.lets_in() || !self.has_something() {
             return false;
         }
         let Some(mut ring) = vrings.get(RX).and_then(|v| Ring::open(v, mem)) else {
@@ -42,6 +42,8 @@ impl Guest {
                 Put::Nothing
             } else if !self.replies.is_empty() {
                 self.put_reply(&mut ring)
+            } else if self.stale > 0 {
+                self.put_stale(&mut ring)
             } else {
                 self.others_first = !self.others_first;
                 match self.put_from_one(&mut ring, self.others_first) {
@@ -75,6 +77,7 @@ impl Guest {
             return false;
         }
         !self.replies.is_empty()
+            || self.stale > 0
             || !self.ready.is_empty()
             || self.rest.is_some()
             || self.shared.has_packets(false)
@@ -148,6 +151,18 @@ impl Guest {
             return Put::Done;
         }
         self.fill(ring, &reply.header, &[]);
+        Put::Done
+    }
+
+    /// A buffer goes back as if it held a header: what the driver finds there is what it held before.
+    fn put_stale(&mut self, ring: &mut Ring) -> Put {
+        if !self.reserve(ring, 0) {
+            return Put::NoBuffers;
+        }
+        let len = self.header_size();
+        ring.fill_with_nothing(&mut self.room, len);
+        self.stale -= 1;
+        self.counters().rx_stale.count();
         Put::Done
     }
 
@@ -257,9 +272,13 @@ impl Guest {
                 return Put::Done;
             }
             Read::Nothing => ring.release(&mut self.room),
+            Read::Starved => {
+                ring.release(&mut self.room);
+                self.reply(key, op::CREDIT_REQUEST, 0);
+            }
             Read::End => {
                 ring.release(&mut self.room);
-                self.tell_done(index, SHUTDOWN_SEND);
+                self.host_done(index);
             }
             Read::Failed | Read::TooLong => {
                 ring.release(&mut self.room);

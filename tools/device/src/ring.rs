@@ -44,8 +44,9 @@ pub struct Ring<'a> {
 }
 
 /// Buffers that were taken for one packet.
-#[derive(Default)]
 pub struct Room {
+    /// So many segments of a buffer are used, and the others left alone.
+    pieces: usize,
     segments: Vec<(GuestAddress, usize)>,
     /// For each buffer: its head, the number of its segments, and its size.
     buffers: Vec<(u16, usize, usize)>,
@@ -53,6 +54,16 @@ pub struct Room {
 }
 
 impl Room {
+    /// Room in buffers of which `pieces` segments are used.
+    pub fn new(pieces: usize) -> Self {
+        Self {
+            pieces,
+            segments: Vec::new(),
+            buffers: Vec::new(),
+            total: 0,
+        }
+    }
+
     /// What fits after a header of `header` bytes.
     pub fn payload(&self, header: usize) -> usize {
         self.total.saturating_sub(header)
@@ -220,7 +231,7 @@ impl<'a> Ring<'a> {
     }
 
     /// Copies a packet out: the header once, and what it says is there behind it to the head of `data`.
-    /// Gives the payload's length; `len_of` finds it in the header.
+    /// Gives the payload's length, and in how many pieces it lay; `len_of` finds it in the header.
     pub fn read(
         &self,
         chain: DescriptorChain<&'a Memory>,
@@ -228,8 +239,8 @@ impl<'a> Ring<'a> {
         max: usize,
         len_of: impl Fn(&[u8]) -> usize,
         data: &mut Vec<u8>,
-    ) -> Result<usize, Malformed> {
-        let (mut have, mut len, mut done) = (0, None, 0);
+    ) -> Result<(usize, usize), Malformed> {
+        let (mut have, mut len, mut done, mut pieces) = (0, None, 0, 0);
         for descriptor in chain.readable().take(MAX_SEGMENTS) {
             let (mut at, mut left) = (descriptor.addr(), descriptor.len() as usize);
             if have < header.len() {
@@ -253,9 +264,10 @@ impl<'a> Ring<'a> {
             let part = data.get_mut(done..done + n).ok_or(Malformed)?;
             self.mem.read_slice(part, at).map_err(|_| Malformed)?;
             done += n;
+            pieces += usize::from(n > 0);
         }
         if len == Some(done) {
-            Ok(done)
+            Ok((done, pieces))
         } else {
             Err(Malformed)
         }
@@ -270,7 +282,7 @@ impl<'a> Ring<'a> {
             let Some(chain) = self.pop() else { break };
             let (head, first) = (chain.head_index(), room.segments.len());
             let mut size = 0_usize;
-            for d in chain.writable().take(MAX_SEGMENTS) {
+            for d in chain.writable().take(room.pieces.min(MAX_SEGMENTS)) {
                 room.segments.push((d.addr(), d.len() as usize));
                 size = size.saturating_add(d.len() as usize);
             }
@@ -355,6 +367,18 @@ impl<'a> Ring<'a> {
         room.clear();
     }
 
+    /// Gives the first of the reserved buffers back as if `len` bytes were written to it.
+    pub fn fill_with_nothing(&mut self, room: &mut Room, len: usize) {
+        for (i, (head, ..)) in room.buffers.iter().enumerate() {
+            if i == 0 {
+                self.used(*head, len as u32);
+            } else {
+                self.unpop();
+            }
+        }
+        room.clear();
+    }
+
     fn write(&self, bytes: &[u8], at: GuestAddress) {
         // A driver that posts memory which is not there gets nothing.
         let _ = self.mem.write_slice(bytes, at);
@@ -394,6 +418,7 @@ mod tests {
     #[test]
     fn a_packet_takes_as_many_buffers_as_it_fills() {
         let room = Room {
+            pieces: 1,
             segments: Vec::new(),
             buffers: vec![(0, 1, 100), (1, 1, 100), (2, 1, 100)],
             total: 300,

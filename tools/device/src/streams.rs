@@ -9,8 +9,10 @@ use nix::errno::Errno;
 use vmm_sys_util::epoll::EventSet;
 
 use crate::{
-    connection::{wanted_port, Connection, Key, State, Write},
+    connection::{Connection, Key, State, Write},
     guest::Guest,
+    habits::HostEnd,
+    host::wanted_port,
     packet::{op, Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
     transmit::key_of,
 };
@@ -77,7 +79,8 @@ impl Guest {
                 host_port: 0,
                 guest_port: 0,
             };
-            let connection = Connection::new(fd, key, State::Greeting, self.limits.buffer);
+            let habits = self.limits.habits.clone();
+            let connection = Connection::new(fd, key, State::Greeting, habits);
             if let Some(index) = self.keep(connection) {
                 self.set_deadline(index, Some(GREETING));
             }
@@ -111,11 +114,15 @@ impl Guest {
                 return self.reset(header);
             }
         };
-        let mut connection = Connection::new(fd, key, State::Established, self.limits.buffer);
+        let habits = self.limits.habits.clone();
+        let mut connection = Connection::new(fd, key, State::Established, habits);
         connection.credit.hear(header);
         if let Some(index) = self.keep(connection) {
             self.keys.insert(key, index);
             self.counters().connections.count();
+            if self.limits.habits.asks_first {
+                self.reply(key, op::CREDIT_REQUEST, 0);
+            }
             self.reply(key, op::RESPONSE, 0);
         } else {
             self.reset(header);
@@ -223,10 +230,30 @@ impl Guest {
             return;
         }
         if connection.guest_done == SHUTDOWN_BOTH && flushed {
-            return self.reset_connection(index);
+            return self.goodbye(index);
         }
         if connection.hung_up && connection.host_done & SHUTDOWN_SEND != 0 {
             self.tell_done(index, SHUTDOWN_RECEIVE);
+        }
+    }
+
+    /// Both halves are done with, and the guest waits for the answer to that.
+    fn goodbye(&mut self, index: usize) {
+        if self.limits.habits.answers_goodbye {
+            return self.reset_connection(index);
+        }
+        let waits = self.connections.get(index).map(|c| c.deadline.is_some());
+        if waits == Some(false) {
+            self.set_deadline(index, Some(GOODBYE));
+        }
+    }
+
+    /// The host's program has ended its half: what the guest hears of that is a habit.
+    pub fn host_done(&mut self, index: usize) {
+        match self.limits.habits.host_end {
+            HostEnd::Half => self.tell_done(index, SHUTDOWN_SEND),
+            HostEnd::Close => self.tell_done(index, SHUTDOWN_BOTH),
+            HostEnd::Reset => self.reset_connection(index),
         }
     }
 
@@ -294,6 +321,9 @@ impl Guest {
         if self.keys.get(&connection.key) == Some(&index) {
             self.keys.remove(&connection.key);
         }
+        if self.limits.habits.stale && connection.state == State::Established {
+            self.stale += 1;
+        }
         self.held = self.held.saturating_sub(connection.held());
         self.drop_deadline(connection.deadline, index);
         if connection.queued {
@@ -303,8 +333,12 @@ impl Guest {
 
     /// Patience has ended.
     pub fn timed_out(&mut self, index: usize) {
-        if let Some(connection) = self.connections.get_mut(index) {
-            connection.deadline = None;
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        connection.deadline = None;
+        if connection.guest_done == SHUTDOWN_BOTH && !self.limits.habits.answers_goodbye {
+            return self.remove(index);
         }
         self.reset_connection(index);
     }

@@ -79,6 +79,8 @@ pub struct Shared {
     features: AtomicU64,
     /// A driver is there, and its queues work.
     running: AtomicBool,
+    /// How often the driver has read the configuration.
+    config_reads: AtomicU64,
     pub counters: Counters,
     wake: EventFd,
     boxes: Mutex<Boxes>,
@@ -105,6 +107,7 @@ impl Shared {
             cid: cid.into(),
             features: 0.into(),
             running: false.into(),
+            config_reads: 0.into(),
             counters: Counters::default(),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             boxes: Mutex::default(),
@@ -137,6 +140,16 @@ impl Shared {
         for waiting in boxes.waiting.drain(..) {
             waiting.wake();
         }
+    }
+
+    pub fn config_reads(&self) -> u64 {
+        self.config_reads.load(Ordering::Acquire)
+    }
+
+    /// The driver reads the configuration, for which somebody may wait.
+    pub fn count_config_read(&self) {
+        self.config_reads.fetch_add(1, Ordering::AcqRel);
+        self.wake();
     }
 
     pub fn wake_fd(&self) -> &EventFd {

@@ -57,7 +57,8 @@ impl Guest {
                 break false;
             };
             let head = chain.head_index();
-            let Some((header, len)) = self.parse(&ring, chain, self.limits.buffer as usize) else {
+            let Some((header, len)) = self.parse(&ring, chain, self.limits.habits.buffer as usize)
+            else {
                 ring.used(head, 0);
                 continue;
             };
@@ -118,7 +119,13 @@ impl Guest {
             &mut self.data,
         );
         let header = header_of(&bytes);
-        let Ok(len) = read else {
+        let most = match self.limits.habits.contiguous {
+            Some(most) if header.kind != kind::DGRAM => most,
+            _ => usize::MAX,
+        };
+        let fits =
+            |(len, pieces): &(usize, usize)| most == usize::MAX || *len <= most && *pieces <= 1;
+        let Some((len, _)) = read.ok().filter(fits) else {
             debug!("{}: a malformed packet: {header:?}", self.shared.name);
             self.counters().tx_malformed.count();
             // What it was part of has lost something.
@@ -201,7 +208,8 @@ impl Guest {
                 self.receive(index, header, data);
             }
             op::CREDIT_UPDATE => {}
-            op::CREDIT_REQUEST => self.update(index),
+            op::CREDIT_REQUEST if self.limits.habits.answers_requests => self.update(index),
+            op::CREDIT_REQUEST => {}
             op::RESPONSE | op::RW => {
                 self.violation(index);
                 return;

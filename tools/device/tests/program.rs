@@ -30,6 +30,20 @@ fn help_names_every_option() {
         "--memory",
         "--connections",
         "--dgram-ports",
+        "--host",
+        "--in-order",
+        "--rx-pieces",
+        "--contiguous",
+        "--update-below",
+        "--answer-requests",
+        "--ask-first",
+        "--ask-when-out",
+        "--shrink",
+        "--answer-goodbye",
+        "--pass-half-close",
+        "--host-end",
+        "--stale",
+        "--reset-ack",
     ] {
         assert!(text.contains(option), "{option}");
     }
@@ -49,6 +63,8 @@ fn wrong_options_are_named() {
             "--guest cid=3,socket=/a,uds=/b --features dgram,no-implied-stream",
             "same bit",
         ),
+        ("--guest cid=3,socket=/a,uds=/b --host apple", "is closed"),
+        ("--guest cid=3,socket=/a,uds=/b --host nitro", "wrongly"),
         (
             "--guest cid=3,socket=/a,uds=/b --queue-size 3",
             "power of two",

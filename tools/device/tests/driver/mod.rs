@@ -259,6 +259,19 @@ impl Driver {
         self.used(queue).map(|(_, len)| len)
     }
 
+    /// What is in the next used buffer, for as many bytes as its length says.
+    pub fn raw_bytes(&mut self, queue: usize) -> Option<Vec<u8>> {
+        let (index, len) = self.used(queue)?;
+        Some(self.take(queue, index, len))
+    }
+
+    /// Puts bytes where the next buffer that is posted lies.
+    pub fn leave_bytes(&self, queue: usize, bytes: &[u8]) {
+        let index = self.queues[queue].next % QUEUE_SIZE;
+        let at = GuestAddress(self.slot(queue, index));
+        self.mem.write_slice(bytes, at).unwrap();
+    }
+
     fn host_address(&self, at: u64) -> u64 {
         self.mem.get_host_address(GuestAddress(at)).unwrap() as u64
     }
@@ -300,6 +313,8 @@ impl Driver {
                 _call: call,
             });
         }
+        // What it answers comes behind all that it was told: the queues are up.
+        self.configured_cid();
     }
 
     /// Stops the queues, as a driver's reset does.
