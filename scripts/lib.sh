@@ -19,6 +19,9 @@ QEMU_WANT=11.1
 # The Debian kernel that the module is built for; the newest of the same series if the archive no longer has it.
 KERNEL_SERIES=7.2 KERNEL_WANT=7.2.12-1~bpo13+1
 KERNEL=$CACHE/kernel
+# The next series, for which the module must build as well.
+NEXT_SERIES=7.3 NEXT_WANT=7.3.4-1~bpo13+1
+NEXT=$CACHE/kernel-$NEXT_SERIES
 
 mkdir -p "$LOGS" "$OWN" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
 
