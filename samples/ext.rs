@@ -6,6 +6,8 @@
 mod alloc;
 #[path = "../rust/ext/bindings.rs"]
 pub(crate) mod bindings;
+#[path = "../rust/ext/compat.rs"]
+pub(crate) mod compat;
 #[path = "../rust/ext/mm/mod.rs"]
 pub(crate) mod mm;
 #[path = "../rust/ext/module_param.rs"]

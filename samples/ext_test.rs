@@ -217,6 +217,17 @@ fn test_pages(report: &mut Report) -> Result {
     report.check(block.len() == 32768, "a block of order 3 has 32 KiB");
     let mut two = [0; 2];
     report.check(
+        block.copy_from(0, &mut two) == Err(EINVAL),
+        "what nobody has written cannot be read",
+    );
+    report.check(
+        block.copy_to(8, b"ab").is_ok()
+            && block.copy_from(6, &mut two).is_ok()
+            && two == [0; 2]
+            && block.copy_from(9, &mut two) == Err(EINVAL),
+        "nor what is beyond that, and what is before it is zero",
+    );
+    report.check(
         block.copy_to(32766, b"ab").is_ok() && block.copy_from(32766, &mut two).is_ok(),
         "its last bytes can be copied",
     );
@@ -293,6 +304,11 @@ fn test_queue(dev: &virtio::Device<Core<'_>>, report: &mut Report) -> Result {
     );
     let kick = queue.kick_prepare();
     report.check(dev.delete_vqs(), "queues are deleted");
+    report.check(
+        matches!(dev.find_vqs(Arc::new(Interrupts, GFP_KERNEL)?, [REQUESTS]), Err(e) if e == EIO)
+            && dev.ready() == Err(EIO),
+        "a device that was reset has no features, and so no queues",
+    );
     report.check(ALIVE.load(Relaxed) == 0, "and what was in them dropped");
     if let Some(kick) = kick {
         kick.notify();
@@ -335,10 +351,15 @@ impl virtio::Driver for TestDriver {
     const FEATURES: &'static [u32] = &[];
     type Data = Shared;
 
-    fn validate(dev: &virtio::Device<Core<'_>>) -> Result {
-        dev.clear_feature(63);
-        dev.clear_feature(64);
-        Ok(())
+    fn validate(features: &mut virtio::Features<'_>) -> Result {
+        let before = features.bits();
+        let mut is_refused = |bit| features.clear(bit) == Err(EINVAL);
+        let refused = (28..42).all(&mut is_refused) && (64..70).all(is_refused);
+        Report(0).check(
+            refused && features.bits() == before,
+            "the bits of the transport are not the driver's to take back",
+        );
+        features.clear(63)
     }
 
     fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Shared>> {
@@ -375,7 +396,7 @@ impl virtio::Driver for TestDriver {
             drop(SHARED.replace(Some(shared)));
             return Err(EINVAL);
         }
-        dev.ready();
+        dev.ready()?;
         drop(SHARED.replace(Some(shared.clone())));
         if let Some(notify) = shared.notify.lock().take() {
             notify.notify();

@@ -136,7 +136,7 @@ impl Rng {
         for _ in have..(buffers.get() as usize).min(queue.size()) {
             queue.add(KBox::new([0; 64], GFP_KERNEL)?)?;
         }
-        dev.ready();
+        dev.ready()?;
         queue.kick();
         self.inner.lock().queue = Some(queue);
         // What was used before the queue was there to look at.

@@ -15,6 +15,7 @@ use crate::{
         after_no_five_queues,
         first_attempt,
         Choice,
+        Config,
         Feature,
         Queues, //
     }, //
@@ -52,13 +53,14 @@ impl virtio::Driver for Driver {
         Feature::Dgram.bit(),
         Feature::MrgRxbuf.bit(),
     ];
+    const CONFIG_LEN: usize = Config::LEN;
     type Data = Vsock;
 
-    fn validate(dev: &virtio::Device<Core<'_>>) -> Result {
-        let accept = first_attempt(dev.features(), choice()).accept;
+    fn validate(features: &mut virtio::Features<'_>) -> Result {
+        let accept = first_attempt(features.bits(), choice()).accept;
         for feature in Feature::ALL {
             if !feature.is_in(accept) {
-                dev.clear_feature(feature.bit());
+                features.clear(feature.bit())?;
             }
         }
         Ok(())

@@ -66,7 +66,9 @@ pub(super) static WAITING: Atomic<isize> = Atomic::new(0);
 /// Makes the module's workqueues exist.
 ///
 /// There is one per module, held where the module's exit drops it, after everything that queues
-/// work (fields drop in the order of their declaration).
+/// work (fields drop in the order of their declaration). As with a
+/// [`driver::Registration`](kernel::driver::Registration), one that is leaked
+/// ([`core::mem::forget`]) leaves code running that is not there any more.
 ///
 /// # Invariants
 ///
@@ -129,7 +131,8 @@ impl Drop for Workqueues {
             *old = slot.xchg(core::ptr::null_mut(), Full);
         }
         // Nobody finds a queue any more; those who found one are done with it after this.
-        // SAFETY: An FFI call with no additional requirements.
+        // SAFETY: It must not be called in an RCU read-side section, nor anywhere else where one may not
+        // sleep, as this destructor may not.
         unsafe { bindings::synchronize_rcu() };
         // A timer that goes off queues on the workqueue that it was armed for.
         while WAITING.load(Acquire) > 0 {

@@ -106,7 +106,7 @@ impl Vsock {
             self.datagrams.start(rx, tx, self.datagram_shape())?;
         }
         self.events.start(Virtqueue::new(events))?;
-        dev.ready();
+        dev.ready()?;
         self.streams.rx.refill(GFP_KERNEL);
         self.datagrams.rx.refill(GFP_KERNEL);
         self.events.kick();

@@ -4,7 +4,4 @@
 
 mod page_block;
 
-pub(crate) use page_block::{
-    PageBlock,
-    SharedPageBlock, //
-};
+pub(crate) use page_block::PageBlock;

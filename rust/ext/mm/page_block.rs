@@ -23,20 +23,23 @@ use kernel::{
 ///
 /// It is made for receive buffers: a device may be writing into it, so that no reference to its
 /// bytes is ever given out, only copies. It moves into a [`Virtqueue`] as a buffer, and into an skb
-/// as a fragment. A block of which an skb has a share is a [`SharedPageBlock`], which nobody writes
-/// to and which becomes a [`PageBlock`] again once the skb is gone.
+/// as a fragment.
 ///
-/// The memory is not cleared: what nobody wrote since the allocation is what the kernel left there.
+/// The memory is not cleared. What nobody has written since the allocation cannot be read: the block
+/// knows how far it was written from its beginning. A device that has used it counts as having
+/// written all of it, as nobody can say otherwise.
 ///
 /// # Invariants
 ///
-/// `page` is the head of a page block of `order`, compound if `order > 0`, in the kernel's linear
-/// mapping. `self` owns one reference to it, and nobody else has one that gives access to its bytes.
+/// - `page` is the head of a page block of `order`, compound if `order > 0`, in the kernel's linear
+///   mapping. `self` owns one reference to it, and nobody else has one that gives access to its bytes.
+/// - The first `written` bytes are initialised, and there are as many.
 ///
 /// [`Virtqueue`]: crate::ext::virtio::Virtqueue
 pub(crate) struct PageBlock {
     page: NonNull<bindings::page>,
     order: u32,
+    written: usize,
 }
 
 // SAFETY: Pages are not tied to a thread, and may be freed on any.
@@ -75,9 +78,11 @@ impl PageBlock {
         // requirements. `__GFP_HIGHMEM` is in none of the flags, so the page is mapped.
         let page = unsafe { bindings::alloc_pages(gfp, order) };
         // INVARIANT: The page was just allocated with `__GFP_COMP` and its only reference is ours.
+        // Nothing was written.
         Ok(Self {
             page: NonNull::new(page).ok_or(ENOMEM)?,
             order,
+            written: 0,
         })
     }
 
@@ -103,19 +108,16 @@ impl PageBlock {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the range does not lie inside the block; nothing is copied then.
+    /// `EINVAL` if the range does not lie inside the block, or nobody has written to all of it;
+    /// nothing is copied then.
     pub(crate) fn copy_from(&self, offset: usize, dst: &mut [u8]) -> Result {
-        let src = self.range(offset, dst.len())?;
-        // SAFETY:
-        // - `range` checked that `dst.len()` bytes from `src` on lie inside the block, which is
-        //   mapped and valid for reads by the type invariants.
-        // - `dst` is valid for writes of its length, and does not overlap: nobody has a reference
-        //   to the block's bytes.
-        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), dst.as_mut_ptr(), dst.len()) };
-        Ok(())
+        // SAFETY: `dst` is valid for writes of its length, and does not overlap: nobody has a reference
+        // to the block's bytes.
+        unsafe { self.read(offset, dst.as_mut_ptr(), dst.len()) }
     }
 
-    /// Copies `src` into the block, from `offset` on.
+    /// Copies `src` into the block, from `offset` on. What is before that and was not written becomes
+    /// zeroes.
     ///
     /// # Context
     ///
@@ -126,22 +128,51 @@ impl PageBlock {
     /// `EINVAL` if the range does not lie inside the block; nothing is copied then.
     pub(crate) fn copy_to(&mut self, offset: usize, src: &[u8]) -> Result {
         let dst = self.range(offset, src.len())?;
-        // SAFETY: As in `copy_from`, and `&mut self` keeps other copies away.
-        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), dst.as_ptr(), src.len()) };
+        let gap = self.range(self.written, offset.saturating_sub(self.written))?;
+        // SAFETY:
+        // - `range` checked that both lie inside the block, which is mapped and valid for writes by the
+        //   type invariants; `&mut self` keeps other copies away.
+        // - `src` does not overlap: nobody has a reference to the block's bytes.
+        unsafe {
+            gap.write_bytes(0, offset.saturating_sub(self.written));
+            core::ptr::copy_nonoverlapping(src.as_ptr(), dst.as_ptr(), src.len());
+        }
+        // INVARIANT: Written, up to the end of `src`, which lies inside.
+        self.written = self.written.max(offset.saturating_add(src.len()));
         Ok(())
     }
 
-    /// Gives a share of the block to an skb fragment, and keeps one.
+    /// Copies `len` bytes from `offset` on to `dst`.
     ///
-    /// The returned page carries a reference, which the receiver owns; the fragment may cover any
-    /// part of the block.
-    pub(in crate::ext) fn share(self) -> (SharedPageBlock, NonNull<bindings::page>) {
-        // SAFETY: By the type invariants, the page is valid and we own a reference to it.
-        unsafe { ext_bindings::rvsock_helper_get_page(self.page.as_ptr().cast()) };
-        let page = self.page;
-        // INVARIANT: The reference of `self` goes along; nobody writes to the block any more, as the
-        // receiver of the page only reads, and `self` is gone.
-        (SharedPageBlock(self), page)
+    /// A device that the block was given to may be writing to it still, if it is one that does not keep
+    /// to the rules: that changes what is copied, and no more. It is the C side that copies, which the
+    /// compiler takes as such.
+    ///
+    /// # Safety
+    ///
+    /// `dst` must be valid for writes of `len` bytes, and not overlap with the block.
+    pub(in crate::ext) unsafe fn read(&self, offset: usize, dst: *mut u8, len: usize) -> Result {
+        let src = self.written_range(offset, len)?;
+        // SAFETY: `written_range` checked that `len` bytes from `src` on lie inside the block, and are
+        // initialised; the rest is required of the caller.
+        unsafe { ext_bindings::rvsock_helper_copy(dst.cast(), src.as_ptr().cast(), len) };
+        Ok(())
+    }
+
+    /// A device has used the block: all of it may be read.
+    pub(in crate::ext) fn set_written_by_device(&mut self) {
+        // INVARIANT: The device may have written all of it. Of what it did not, only it can say so.
+        self.written = self.len();
+    }
+
+    /// The first `len` bytes were written through [`range`](Self::range).
+    ///
+    /// # Safety
+    ///
+    /// So it must be, and they must lie inside the block.
+    pub(in crate::ext) unsafe fn set_written(&mut self, len: usize) {
+        // INVARIANT: By the safety requirement.
+        self.written = self.written.max(len);
     }
 
     /// Gives the block away whole, with its reference.
@@ -159,8 +190,12 @@ impl PageBlock {
     ///   reference must pass to this function.
     /// - Nobody else may have access to its bytes.
     pub(in crate::ext) unsafe fn from_page(page: NonNull<bindings::page>, order: u32) -> Self {
-        // INVARIANT: By the safety requirements.
-        Self { page, order }
+        // INVARIANT: By the safety requirements. What was written to it is not known here.
+        Self {
+            page,
+            order,
+            written: 0,
+        }
     }
 
     /// The page, for whoever maps it for a device. The reference stays here.
@@ -176,6 +211,14 @@ impl PageBlock {
     pub(in crate::ext) unsafe fn order_of(page: NonNull<bindings::page>) -> u32 {
         // SAFETY: By the safety requirement the page is valid.
         unsafe { ext_bindings::rvsock_helper_compound_order(page.as_ptr().cast()) }
+    }
+
+    /// The address of `len` bytes from `offset` on, if they lie inside the block and are initialised.
+    pub(in crate::ext) fn written_range(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        if offset.checked_add(len).ok_or(EINVAL)? > self.written {
+            return Err(EINVAL);
+        }
+        self.range(offset, len)
     }
 
     /// The address of `len` bytes from `offset` on, if they lie inside the block.
@@ -196,45 +239,5 @@ impl Drop for PageBlock {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, we own a reference, which ends here.
         unsafe { ext_bindings::rvsock_helper_put_page(self.page.as_ptr().cast()) };
-    }
-}
-
-/// A [`PageBlock`] of which an skb has, or had, a share.
-///
-/// # Invariants
-///
-/// Nobody writes to the block.
-pub(crate) struct SharedPageBlock(PageBlock);
-
-impl SharedPageBlock {
-    /// Whether somebody else has a share still. `false` stays `false`.
-    #[inline]
-    pub(crate) fn is_shared(&self) -> bool {
-        // SAFETY: By the type invariants, the page is valid.
-        unsafe { ext_bindings::rvsock_helper_page_ref_count(self.0.page.as_ptr().cast()) != 1 }
-    }
-
-    /// Takes the block back whole, or returns it if it is shared still.
-    ///
-    /// # Context
-    ///
-    /// Any.
-    pub(crate) fn try_unshare(self) -> Result<PageBlock, Self> {
-        if self.is_shared() {
-            return Err(self);
-        }
-        // The last share was given up with `put_page`, a full barrier; what its owner read from the
-        // block must be over before we write to it.
-        kernel::sync::barrier::smp_mb();
-        // INVARIANT: Our reference is the only one. Nobody can make another from it but ourselves;
-        // passers-by that take one for a moment (compaction) do not look at the bytes.
-        Ok(self.0)
-    }
-
-    /// The size in bytes.
-    #[inline]
-    #[allow(clippy::len_without_is_empty)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
     }
 }

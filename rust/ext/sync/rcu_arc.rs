@@ -16,7 +16,8 @@ use kernel::{
         rcu,
         Arc,
         ArcBorrow, //
-    }, //
+    },
+    task::might_sleep, //
 };
 
 /// A slot that holds an [`Arc<T>`] or nothing, and that any context may look into.
@@ -112,7 +113,7 @@ impl<T: Send + Sync + 'static> RcuArc<T> {
     ///
     /// # Context
     ///
-    /// May sleep, for an RCU grace period. Concurrent calls are fine: each gets a different value.
+    /// May sleep, for an RCU grace period: so it must not be called inside [`with`](Self::with). Concurrent calls are fine: each gets a different value.
     pub(crate) fn replace(&self, new: Option<Arc<T>>) -> Option<Arc<T>> {
         let new = match new {
             Some(arc) => Arc::into_raw(arc).cast_mut(),
@@ -124,7 +125,10 @@ impl<T: Send + Sync + 'static> RcuArc<T> {
         if old.is_null() {
             return None;
         }
-        // SAFETY: An FFI call with no additional requirements but the context, which is ours.
+        // Says so under lockdep, if this is inside `with`.
+        might_sleep();
+        // SAFETY: It must not be called in an RCU read-side section, nor anywhere else where one may not
+        // sleep, as this function may not.
         unsafe { bindings::synchronize_rcu() };
         // SAFETY: By the type invariant, `old` comes from `Arc::into_raw`, and since `xchg` took it
         // out, nobody else recreates it. INVARIANT: a grace period has passed.

@@ -18,7 +18,9 @@ use kernel::{
 };
 
 /// The most segments that a buffer may have: a header, the linear part of an skb, and its fragments.
-pub(crate) const MAX_SEGMENTS: usize = 19;
+///
+/// They are collected on the stack, 32 bytes each.
+pub(crate) const MAX_SEGMENTS: usize = ext_bindings::MAX_SKB_FRAGS as usize + 2;
 
 /// Something that a [`Virtqueue`](super::Virtqueue) can own while the device uses it.
 ///
@@ -48,6 +50,9 @@ pub(crate) unsafe trait Buffer: Send + Sized + 'static {
         self.segments(&mut segments);
         segments.writable_len
     }
+
+    /// The device has used the value, and may have written to all that it may write to.
+    fn is_used(&mut self) {}
 
     /// Turns the value into a pointer that stands for it, and owns it.
     fn into_token(self) -> NonNull<c_void>;
@@ -271,6 +276,11 @@ unsafe impl Buffer for PageBlock {
     }
 
     #[inline]
+    fn is_used(&mut self) {
+        self.set_written_by_device();
+    }
+
+    #[inline]
     fn into_token(self) -> NonNull<c_void> {
         self.into_page().cast()
     }
@@ -294,8 +304,11 @@ unsafe impl<const N: usize> Buffer for KBox<[u8; N]> {
 
     #[inline]
     fn segments(&self, segments: &mut Segments<'_>) {
-        // SAFETY: As said above. `N` of zero has no allocation, and adds nothing.
-        unsafe { segments.writable(self.as_ptr().cast_mut(), if N == 0 { 0 } else { N }) }
+        // Without bytes there is no allocation, and no segment: `Virtqueue::add` says `EINVAL`.
+        if N > 0 {
+            // SAFETY: As said above.
+            unsafe { segments.writable(self.as_ptr().cast_mut(), N) }
+        }
     }
 
     #[inline]

@@ -17,14 +17,9 @@ use kernel::{
     bindings,
     device,
     device_id::RawDeviceId,
-    error::to_result,
     prelude::*,
     sync::{
         aref::AlwaysRefCounted,
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc, //
     },
     types::Opaque, //
@@ -72,7 +67,7 @@ macro_rules! virtio_device_table {
             $crate::ext::virtio::DeviceId,
             (),
             { [$($id),+].len() },
-        > = ::kernel::device_id::IdArray::new_without_index([$(($id, ())),+]);
+        > = $crate::ext::compat::id_array!($($id),+);
 
         // As `kernel::module_device_table!`, which cannot say that its `unsafe` is allowed.
         #[allow(unsafe_code)]
@@ -84,9 +79,10 @@ macro_rules! virtio_device_table {
                     "__", stringify!($table_name))
         ]
         static $module_table_name:
-            [::core::mem::MaybeUninit<u8>; $table_name.raw_ids().size()] =
-            // SAFETY: The source is as large as the target, and any byte is a valid `MaybeUninit`.
-            unsafe { ::core::mem::transmute_copy($table_name.raw_ids()) };
+            [::core::mem::MaybeUninit<u8>; ::core::mem::size_of_val(&$table_name)] =
+            // SAFETY: The source is as large as the target, and any byte is a valid `MaybeUninit`. It
+            // begins with the identifiers, and there is nothing else in it, as `()` takes no room.
+            unsafe { ::core::mem::transmute_copy(&$table_name) };
     };
 }
 pub(crate) use virtio_device_table;
@@ -102,8 +98,7 @@ pub(crate) use virtio_device_table;
 /// - A [`Device`] instance represents a valid `struct virtio_device` created by the C portion of the
 ///   kernel.
 /// - In the context [`Core`](device::Core) or above, it is bound to a driver of
-///   [`Adapter`](super::Adapter), and its `priv` points to the [`Queues`] of that, or is null
-///   (in `validate`).
+///   [`Adapter`](super::Adapter), and its `priv` points to the [`Queues`] of that, or is null.
 #[repr(transparent)]
 pub(crate) struct Device<Ctx: device::DeviceContext = device::Normal>(
     Opaque<ext_bindings::virtio_device>,
@@ -116,87 +111,15 @@ impl<Ctx: device::DeviceContext> Device<Ctx> {
         self.0.get()
     }
 
-    /// The first 64 features, which anybody may read while a callback changes them.
-    fn feature_word(&self) -> &Atomic<u64> {
-        // SAFETY: By the type invariants, it is a valid device, and any value is valid in each field of
-        // the union. The bus writes them only before the driver's first callback.
-        unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).__bindgen_anon_1.features) }
-    }
-
     /// The number of the device on the bus: this is `virtioN`.
     #[inline]
     pub(crate) fn index(&self) -> u32 {
         // SAFETY: By the type invariants, it is a valid device; the index is set when it is made.
         unsafe { (*self.as_raw()).index }.unsigned_abs()
     }
-
-    /// The first 64 feature bits that both the driver and the device support.
-    ///
-    /// A bit that the driver does not list in [`Driver::FEATURES`](super::Driver::FEATURES) is never
-    /// among them, save those of the transport (28 to 41).
-    #[inline]
-    pub(crate) fn features(&self) -> u64 {
-        self.feature_word().load(Relaxed)
-    }
-
-    /// Whether feature `bit` (below 64) was negotiated. Never for a bit that the driver does not list.
-    #[inline]
-    pub(crate) fn has_feature(&self, bit: u32) -> bool {
-        self.features().checked_shr(bit).unwrap_or(0) & 1 != 0
-    }
 }
 
 impl Device<device::Core<'_>> {
-    /// Takes feature `bit` out of those that are negotiated.
-    ///
-    /// For [`validate`](super::Driver::validate): later the device has been told already, and
-    /// [`renegotiate`](Self::renegotiate) is what it takes. Bits from 64 on are left alone.
-    pub(crate) fn clear_feature(&self, bit: u32) {
-        self.keep_features(!1u64.checked_shl(bit).unwrap_or(0));
-    }
-
-    /// Whether the device has a configuration space.
-    pub(crate) fn has_config(&self) -> bool {
-        // SAFETY: By the type invariants, it is a valid device, and so are its operations.
-        unsafe { (*(*self.as_raw()).config).get.is_some() }
-    }
-
-    /// Reads the byte at `offset` of the configuration space.
-    ///
-    /// The device must have a field there, which its specification says: the transports treat a read
-    /// beyond the end as a bug of the driver.
-    ///
-    /// # Context
-    ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// - `ENODEV` if the device has no configuration space.
-    /// - `EAGAIN` if the device changes it again and again while it is being read.
-    pub(crate) fn config_u8(&self, offset: u32) -> Result<u8> {
-        // SAFETY: By the type invariants, it is a valid device.
-        unsafe { read_config(self.as_raw(), offset) }.map(u8::from_le_bytes)
-    }
-
-    /// Reads the little-endian `u16` at `offset`. See [`config_u8`](Self::config_u8).
-    pub(crate) fn config_u16(&self, offset: u32) -> Result<u16> {
-        // SAFETY: By the type invariants, it is a valid device.
-        unsafe { read_config(self.as_raw(), offset) }.map(u16::from_le_bytes)
-    }
-
-    /// Reads the little-endian `u32` at `offset`. See [`config_u8`](Self::config_u8).
-    pub(crate) fn config_u32(&self, offset: u32) -> Result<u32> {
-        // SAFETY: By the type invariants, it is a valid device.
-        unsafe { read_config(self.as_raw(), offset) }.map(u32::from_le_bytes)
-    }
-
-    /// Reads the little-endian `u64` at `offset`. See [`config_u8`](Self::config_u8).
-    pub(crate) fn config_u64(&self, offset: u32) -> Result<u64> {
-        // SAFETY: By the type invariants, it is a valid device.
-        unsafe { read_config(self.as_raw(), offset) }.map(u64::from_le_bytes)
-    }
-
     /// Finds the device's first `N` queues, and makes `handler` the one that their interrupts call.
     ///
     /// The device must not be told about buffers ([`Notify`](super::Notify)) before
@@ -210,6 +133,8 @@ impl Device<device::Core<'_>> {
     /// # Errors
     ///
     /// - `EBUSY` if the device's queues have been found already.
+    /// - `EIO` if no features are negotiated: the device was reset by
+    ///   [`delete_vqs`](Self::delete_vqs), and [`renegotiate`](Self::renegotiate) is what it takes.
     /// - `ENOMEM`.
     /// - What the transport returns, if the device has fewer queues for instance: `EINVAL` from modern
     ///   PCI, `ENOENT` from MMIO and legacy PCI.
@@ -219,13 +144,16 @@ impl Device<device::Core<'_>> {
         specs: [VqSpec; N],
     ) -> Result<[Queue; N]> {
         let queues = self.queues().ok_or(EINVAL)?;
-        // SAFETY: By the type invariants, the device is valid and bound, and `queues` are its own.
+        // SAFETY: By the type invariants, the device is valid and bound, and `queues` are its own. That
+        // its features are negotiated is what `find` looks at itself. Whatever unbinds it calls
+        // `revoke`, through `delete_vqs`.
         unsafe { queues.find(self.as_raw(), handler, specs) }
     }
 
     /// Resets the device and ends its queues, if it has any; see [the module](super).
     ///
-    /// Returns whether it had. All buffers in them have been dropped when this returns.
+    /// It has no features then: queues can be found again after
+    /// [`renegotiate`](Self::renegotiate) alone. Returns whether it had queues. All buffers in them have been dropped when this returns.
     ///
     /// # Context
     ///
@@ -241,23 +169,7 @@ impl Device<device::Core<'_>> {
 
     /// Tells the device that the driver is ready, if it was not told: the queues are alive from now.
     ///
-    /// The bus does it after `probe` and `restore` for a driver that did not.
-    ///
-    /// # Context
-    ///
-    /// May sleep.
-    pub(crate) fn ready(&self) {
-        if self.status() & ext_bindings::VIRTIO_CONFIG_S_DRIVER_OK == 0 {
-            // SAFETY: By the type invariants, it is a valid device.
-            unsafe { ext_bindings::rvsock_helper_virtio_device_ready(self.as_raw()) };
-        }
-    }
-
-    /// Negotiates features anew, keeping only those of the first 64 that are in `keep`.
-    ///
-    /// For a driver that learns from the device, by the number of its queues for instance, that a bit
-    /// does not mean what it seemed to. Bits of the transport (28 to 41) are kept in any case, and none
-    /// comes in that was not negotiated before. The device is reset, and its queues end.
+    /// The bus does it after `probe`, `restore` and `reset_done` for a driver that did not.
     ///
     /// # Context
     ///
@@ -265,95 +177,41 @@ impl Device<device::Core<'_>> {
     ///
     /// # Errors
     ///
-    /// - `ENODEV` if the device does not accept what is left. It has to be given up then.
-    /// - What the transport returns.
-    pub(crate) fn renegotiate(&self, keep: u64) -> Result {
-        const TRANSPORT: u64 = (u64::MAX << ext_bindings::VIRTIO_TRANSPORT_F_START)
-            & !(u64::MAX << ext_bindings::VIRTIO_TRANSPORT_F_END);
-
-        if !self.delete_vqs() {
-            // SAFETY: By the type invariants, it is a valid device. It has no queues, so that nobody
-            // notifies it.
-            unsafe { reset(self.as_raw()) };
+    /// `EIO` if no features are negotiated: the device was reset.
+    pub(crate) fn ready(&self) -> Result {
+        if !self.queues().is_some_and(Queues::is_negotiated) {
+            return Err(EIO);
         }
-        self.add_status(ext_bindings::VIRTIO_CONFIG_S_ACKNOWLEDGE);
-        self.add_status(ext_bindings::VIRTIO_CONFIG_S_DRIVER);
-        self.keep_features(keep | TRANSPORT);
-        // SAFETY: By the type invariants, the device and its operations are valid.
-        let finalize = unsafe { (*(*self.as_raw()).config).finalize_features }.ok_or(ENODEV)?;
-        // SAFETY: As above; it was reset, and the transport bits were accepted before.
-        to_result(unsafe { finalize(self.as_raw()) })?;
-
-        if self.has_feature(ext_bindings::VIRTIO_F_VERSION_1) {
-            self.add_status(ext_bindings::VIRTIO_CONFIG_S_FEATURES_OK);
-            if self.status() & ext_bindings::VIRTIO_CONFIG_S_FEATURES_OK == 0 {
-                return Err(ENODEV);
-            }
+        if self.status() & ext_bindings::VIRTIO_CONFIG_S_DRIVER_OK == 0 {
+            // SAFETY: By the type invariants, it is a valid device.
+            unsafe { ext_bindings::rvsock_helper_virtio_device_ready(self.as_raw()) };
         }
         Ok(())
     }
 
     /// The driver's queues, once `probe` has begun.
-    fn queues(&self) -> Option<&Queues> {
+    pub(super) fn queues(&self) -> Option<&Queues> {
         // SAFETY: By the type invariants, `priv` is null or points to the `Queues` of the driver that
         // the device is bound to, which live until it is unbound: longer than `self` in this context.
         unsafe { (*self.as_raw()).priv_.cast::<Queues>().as_ref() }
     }
 
-    /// Takes the features out that are not in `keep`. Only callbacks write them, one at a time.
-    fn keep_features(&self, keep: u64) {
-        let word = self.feature_word();
-        word.store(word.load(Relaxed) & keep, Relaxed);
+    /// The device has features, or has lost them. For the bus's callbacks.
+    pub(super) fn has_features(&self, negotiated: bool) {
+        if let Some(queues) = self.queues() {
+            queues.set_negotiated(negotiated);
+        }
     }
 
-    fn status(&self) -> u32 {
+    pub(super) fn status(&self) -> u32 {
         // SAFETY: By the type invariants, the device and its operations are valid.
         unsafe { get_status(self.as_raw()) }
     }
 
-    fn add_status(&self, status: u32) {
+    pub(super) fn add_status(&self, status: u32) {
         // SAFETY: By the type invariants, it is a valid device; the callback may sleep.
         unsafe { ext_bindings::virtio_add_status(self.as_raw(), status) };
     }
-}
-
-/// Reads `N` bytes (1, 2, 4 or 8) of the configuration space, all of the same generation.
-///
-/// # Safety
-///
-/// `vdev` must be valid. Its transport must be, too, which it is while a driver is bound.
-pub(super) unsafe fn read_config<const N: usize>(
-    vdev: *mut ext_bindings::virtio_device,
-    offset: u32,
-) -> Result<[u8; N]> {
-    const { assert!(matches!(N, 1 | 2 | 4 | 8)) };
-    /// A device changes its configuration seldom. More is malice, and not waited for.
-    const ATTEMPTS: usize = 16;
-
-    // SAFETY: By the safety requirement, the device and its operations are valid.
-    let config = unsafe { &*(*vdev).config };
-    let get = config.get.ok_or(ENODEV)?;
-    let generation = || match config.generation {
-        // SAFETY: By the safety requirement, the device is valid.
-        Some(generation) => unsafe { generation(vdev) },
-        None => 0,
-    };
-
-    let mut before = generation();
-    for _ in 0..ATTEMPTS {
-        let mut bytes = [0u8; N];
-        // SAFETY:
-        // - By the safety requirement, the device is valid.
-        // - `bytes` is as long as the length says, a length that all transports know.
-        // CAST: `N` is at most 8.
-        unsafe { get(vdev, offset, bytes.as_mut_ptr().cast(), N as u32) };
-        let after = generation();
-        if before == after {
-            return Ok(bytes);
-        }
-        before = after;
-    }
-    Err(EAGAIN)
 }
 
 /// Reads the device's status.
@@ -381,11 +239,11 @@ pub(super) unsafe fn get_status(vdev: *mut ext_bindings::virtio_device) -> u32 {
 /// - `vdev` must be valid, and bound.
 /// - Nobody may notify the device until this returns.
 pub(super) unsafe fn reset(vdev: *mut ext_bindings::virtio_device) {
-    // A device that was pulled out reads as all ones for ever, and the PCI transport would wait for
-    // ever for its reset. No device that is there has this status: two of its bits are reserved.
+    // No device that is there has this status: two of its bits are reserved. One that was pulled out
+    // reads as all ones for ever, and the PCI transport would wait for ever for its reset.
     //
     // SAFETY: By the safety requirement, the device is valid and bound.
-    let gone = unsafe { get_status(vdev) } == 0xff;
+    let is_lost = unsafe { get_status(vdev) } == 0xff;
 
     // SAFETY: By the safety requirement, the device is valid. As in `virtio_device_shutdown`:
     // interrupts that are on their way find broken queues, and those that found sound ones are over.
@@ -393,9 +251,14 @@ pub(super) unsafe fn reset(vdev: *mut ext_bindings::virtio_device) {
         ext_bindings::virtio_break_device(vdev);
         ext_bindings::rvsock_helper_virtio_synchronize_cbs(vdev);
     }
-    if !gone {
-        // SAFETY: By the safety requirements, the device is valid and nobody notifies it.
-        unsafe { ext_bindings::virtio_reset_device(vdev) };
+    // One that reads so though it is there may not touch memory any more: its bus sees to that.
+    // Other transports do not wait for their resets.
+    //
+    // SAFETY: By the safety requirements, the device is valid and nobody notifies it.
+    unsafe {
+        if !(is_lost && ext_bindings::rvsock_helper_virtio_cut_off(vdev)) {
+            ext_bindings::virtio_reset_device(vdev);
+        }
     }
 }
 

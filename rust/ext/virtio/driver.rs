@@ -3,15 +3,20 @@
 //! Drivers of the virtio bus.
 
 use super::{
+    config,
     device::{
         reset,
         Device,
         IdTable, //
     },
+    features::Features,
     queues::Queues, //
 };
 use crate::ext::bindings as ext_bindings;
-use core::marker::PhantomData;
+use core::{
+    any::TypeId,
+    marker::PhantomData, //
+};
 use kernel::{
     device::{
         Core,
@@ -67,16 +72,21 @@ pub(crate) trait Driver: 'static {
     /// The feature bits that the driver supports, those of the transport (28 to 41) excepted.
     const FEATURES: &'static [u32];
 
+    /// How many bytes of the configuration space the driver knows: the size of the structure that the
+    /// specification of the device has. No read goes beyond it.
+    const CONFIG_LEN: usize = 0;
+
     /// What the driver has for each device that it is bound to.
     type Data: Send + Sync + 'static;
 
-    /// Looks at the features that were negotiated, and can take some back ([`Device::clear_feature`]).
+    /// Looks at the features that both sides support, and can take some back ([`Features::clear`])
+    /// before the device is told.
     ///
     /// # Errors
     ///
     /// Any: the device is not bound.
-    fn validate(dev: &Device<Core<'_>>) -> Result {
-        let _ = dev;
+    fn validate(features: &mut Features<'_>) -> Result {
+        let _ = features;
         Ok(())
     }
 
@@ -244,12 +254,17 @@ unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
 impl<T: Driver> Adapter<T> {
     extern "C" fn validate_callback(vdev: *mut ext_bindings::virtio_device) -> c_int {
         // SAFETY: The virtio bus only ever calls the callback with a valid pointer to a
-        // `struct virtio_device`, for which `priv` is null as it was not probed.
+        // `struct virtio_device`, whose `priv` belongs to the driver from now on: what the one before
+        // has left there means nothing.
+        unsafe { (*vdev).priv_ = core::ptr::null_mut() };
+        // SAFETY: As above.
         //
         // INVARIANT: `vdev` is valid for the duration of `validate_callback()`.
-        let dev = unsafe { &*vdev.cast::<Device<CoreInternal<'_>>>() };
+        let dev = unsafe { &*vdev.cast::<Device>() };
+        // SAFETY: The device is in this callback.
+        let mut features = unsafe { Features::new(dev) };
 
-        from_result(|| T::validate(dev).map(|()| 0))
+        from_result(|| T::validate(&mut features).map(|()| 0))
     }
 
     extern "C" fn probe_callback(vdev: *mut ext_bindings::virtio_device) -> c_int {
@@ -260,8 +275,15 @@ impl<T: Driver> Adapter<T> {
         let dev = unsafe { &*vdev.cast::<Device<CoreInternal<'_>>>() };
 
         from_result(|| {
+            // SAFETY: `vdev` is valid, and `priv` belongs to the driver.
+            let config_len = unsafe {
+                (*vdev).priv_ = core::ptr::null_mut();
+                config::config_len(vdev, T::CONFIG_LEN)
+            };
+            // SAFETY: The device is being bound to `T`. The bus has negotiated its features.
+            let queues = unsafe { Queues::new(TypeId::of::<T>(), config_len) };
             dev.as_ref().set_drvdata(try_pin_init!(Bound::<T::Data> {
-                queues <- Queues::new(),
+                queues <- queues,
                 data: SetOnce::new(),
             }))?;
             // SAFETY: It was just set to a `Pin<KBox<Bound<T::Data>>>`.
@@ -312,7 +334,10 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: The virtio bus only ever calls the callback with a valid pointer to a
         // `struct virtio_device` that is bound, and with the device locked.
         unsafe {
-            Self::with_data(vdev, |dev, data| T::shutdown(dev, data));
+            Self::with_data(vdev, |dev, data| {
+                T::shutdown(dev, data);
+                dev.has_features(false);
+            });
             ext_bindings::virtio_device_shutdown(vdev);
         }
     }
@@ -323,7 +348,7 @@ impl<T: Driver> Adapter<T> {
     }
 
     extern "C" fn restore_callback(vdev: *mut ext_bindings::virtio_device) -> c_int {
-        // SAFETY: As above.
+        // SAFETY: As above; it was reset, and its features were negotiated again.
         unsafe { Self::start(vdev, T::restore) }
     }
 
@@ -333,7 +358,7 @@ impl<T: Driver> Adapter<T> {
     }
 
     extern "C" fn reset_done_callback(vdev: *mut ext_bindings::virtio_device) -> c_int {
-        // SAFETY: As above.
+        // SAFETY: As of `restore_callback`.
         unsafe { Self::start(vdev, T::reset_done) }
     }
 
@@ -381,6 +406,7 @@ impl<T: Driver> Adapter<T> {
             Self::locked(vdev, |dev, data| {
                 callback(dev, data)?;
                 dev.delete_vqs();
+                dev.has_features(false);
                 Ok(())
             })
         };
@@ -391,7 +417,7 @@ impl<T: Driver> Adapter<T> {
     ///
     /// # Safety
     ///
-    /// `vdev` must be valid.
+    /// `vdev` must be valid, and its features be negotiated, if it is bound to this driver.
     unsafe fn start(
         vdev: *mut ext_bindings::virtio_device,
         callback: fn(&Device<Core<'_>>, &Arc<T::Data>) -> Result,
@@ -399,6 +425,7 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: By the safety requirement; the lock keeps the device bound.
         let done = unsafe {
             Self::locked(vdev, |dev, data| {
+                dev.has_features(true);
                 callback(dev, data).inspect_err(|_| {
                     dev.delete_vqs();
                 })
@@ -407,70 +434,12 @@ impl<T: Driver> Adapter<T> {
         from_result(|| done.map(|()| 0))
     }
 
-    /// Resets the device and starts it again, as its bus would do it, if it is bound to this driver
-    /// and `wanted` says so of the driver's data.
-    ///
-    /// [`Driver::reset_prepare`] and [`Driver::reset_done`] are called, and the same features are
-    /// negotiated between them. Nobody may wait for the caller in those, nor in
-    /// [`Driver::remove`].
-    ///
-    /// # Context
-    ///
-    /// May sleep. It takes the device's lock.
-    ///
-    /// # Errors
-    ///
-    /// - `ENODEV` if the device is not bound to this driver.
-    /// - `EAGAIN` if it is not wanted.
-    /// - What the callbacks return, or [`Device::renegotiate`]. The device is out of use then, but
-    ///   bound still.
-    pub(crate) fn restart(dev: &Device, wanted: impl FnOnce(&Arc<T::Data>) -> bool) -> Result {
-        let restart = |dev: &Device<CoreInternal<'_>>, data: &Arc<T::Data>| {
-            if !wanted(data) {
-                return Err(EAGAIN);
-            }
-            T::reset_prepare(dev, data)?;
-            dev.delete_vqs();
-            dev.renegotiate(dev.features())?;
-            T::reset_done(dev, data).inspect_err(|_| {
-                dev.delete_vqs();
-            })
-        };
-        // SAFETY: By the type invariants of `Device`, it is valid.
-        unsafe { Self::locked(dev.as_raw(), restart) }
-    }
-
-    /// Whether the device, whose lock is held, is bound to this driver.
-    ///
-    /// # Safety
-    ///
-    /// `vdev` must be valid.
-    unsafe fn is_ours(vdev: *mut ext_bindings::virtio_device) -> bool {
-        // SAFETY: By the safety requirement, and the lock keeps the driver.
-        let driver = unsafe { (*vdev).dev.driver };
-        if driver.is_null() {
-            return false;
-        }
-        let offset = core::mem::offset_of!(ext_bindings::virtio_driver, driver);
-        // SAFETY: All drivers of devices on the virtio bus are part of a `struct virtio_driver`.
-        let probe = unsafe {
-            (*driver
-                .byte_sub(offset)
-                .cast::<ext_bindings::virtio_driver>())
-            .probe
-        };
-        let ours: unsafe extern "C" fn(*mut ext_bindings::virtio_device) -> c_int =
-            Self::probe_callback;
-        // CAST: To compare addresses is all that is wanted.
-        probe.is_some_and(|probe| probe as usize == ours as usize)
-    }
-
     /// Calls `callback` with the device locked. `ENODEV` if it is not bound to this driver.
     ///
     /// # Safety
     ///
     /// `vdev` must be valid.
-    unsafe fn locked(
+    pub(super) unsafe fn locked(
         vdev: *mut ext_bindings::virtio_device,
         callback: impl FnOnce(&Device<CoreInternal<'_>>, &Arc<T::Data>) -> Result,
     ) -> Result {

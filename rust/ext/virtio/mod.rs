@@ -25,9 +25,12 @@
 //! and cannot do harm. Dropping one never sleeps, and does not end the queue.
 
 mod buffer;
+mod config;
 mod device;
 mod driver;
+mod features;
 mod queues;
+mod restart;
 mod virtqueue;
 
 pub(crate) use buffer::{
@@ -45,6 +48,7 @@ pub(crate) use driver::{
     Adapter,
     Driver, //
 };
+pub(crate) use features::Features;
 pub(crate) use queues::{
     ConfigSpace,
     Handler,

@@ -5,12 +5,13 @@
 //! Everything that keeps [`Virtqueue`](super::Virtqueue) sound is in this file; the order in which
 //! queues end is told in [the module](super).
 
-use super::device::{
-    read_config,
-    reset, //
+use super::{
+    config,
+    device::reset, //
 };
 use crate::ext::bindings as ext_bindings;
 use core::{
+    any::TypeId,
     cell::UnsafeCell,
     ptr::NonNull, //
 };
@@ -81,7 +82,8 @@ struct Entry {
 /// - Whoever owns the [`Queue`] of an entry (there is one) may write the entry's `drain` inside an
 ///   RCU read-side section that saw `live` true. Whoever set `live` to false may read it after a
 ///   grace period.
-/// - While `*config` is true, `vdev` is valid and bound.
+/// - While `*config` is true, `vdev` is valid and bound. `config_len` is at most what
+///   [`config::config_len`] returned for it.
 #[pin_data]
 pub(super) struct QueueSet {
     vdev: *mut ext_bindings::virtio_device,
@@ -91,6 +93,7 @@ pub(super) struct QueueSet {
     handler: UnsafeCell<Option<Arc<dyn Handler>>>,
     #[pin]
     config: Mutex<bool>,
+    config_len: u32,
 }
 
 // SAFETY: The pointers are valid on any thread; the type invariants say who may use them when. What
@@ -176,8 +179,6 @@ impl ConfigSpace {
 
     /// Reads the little-endian `u64` at `offset`.
     ///
-    /// See [`Device::config_u8`](super::Device::config_u8).
-    ///
     /// # Context
     ///
     /// May sleep.
@@ -185,8 +186,7 @@ impl ConfigSpace {
     /// # Errors
     ///
     /// - `EIO` if the queues have ended.
-    /// - `ENODEV` if the device has no configuration space.
-    /// - `EAGAIN` if the device changes it again and again while it is being read.
+    /// - As [`Device::config_u8`](super::Device::config_u8).
     pub(crate) fn read_u64(&self, offset: u32) -> Result<u64> {
         self.read(offset).map(u64::from_le_bytes)
     }
@@ -197,8 +197,8 @@ impl ConfigSpace {
             return Err(EIO);
         }
         // SAFETY: By the type invariant of `QueueSet` the device is valid and bound while `alive` is
-        // true, which it is while we hold the lock.
-        unsafe { read_config(self.0.vdev, offset) }
+        // true, which it is while we hold the lock, and so many bytes can be read.
+        unsafe { config::read(self.0.vdev, self.0.config_len, offset) }
     }
 }
 
@@ -210,27 +210,63 @@ impl ConfigSpace {
 ///   lock, has a reference. It is set before the device can interrupt, and null again after it cannot
 ///   any more.
 /// - `set` holds the set that is alive, or none.
+/// - `negotiated` is true only while the device has the features that its `features` say.
+/// - `config_len` is at most what [`config::config_len`] returned for the device.
+/// - `driver` is the type of the driver that the device is bound to.
 #[pin_data]
 pub(super) struct Queues {
     current: Atomic<*mut QueueSet>,
     #[pin]
     set: Mutex<Option<Arc<QueueSet>>>,
+    negotiated: AtomicFlag,
+    config_len: u32,
+    driver: TypeId,
 }
 
 impl Queues {
-    pub(super) fn new() -> impl PinInit<Self> {
+    /// For a device that is about to be probed by `driver`, which can read so much of its configuration
+    /// space.
+    ///
+    /// # Safety
+    ///
+    /// As the type invariants say of `config_len` and `driver`. The features must be negotiated.
+    pub(super) unsafe fn new(driver: TypeId, config_len: u32) -> impl PinInit<Self> {
+        // INVARIANT: By the safety requirements; there are no queues.
         pin_init!(Self {
             current: Atomic::new(core::ptr::null_mut()),
             set <- new_mutex!(None, "virtio::Queues"),
+            negotiated: AtomicFlag::new(true),
+            config_len,
+            driver,
         })
+    }
+
+    /// How many bytes of the configuration space can be read.
+    pub(super) fn config_len(&self) -> u32 {
+        self.config_len
+    }
+
+    /// The driver that the device is bound to.
+    pub(super) fn driver(&self) -> TypeId {
+        self.driver
+    }
+
+    /// Whether the device has features, so that its queues can be found.
+    pub(super) fn is_negotiated(&self) -> bool {
+        self.negotiated.load(Relaxed)
+    }
+
+    /// The device has features, or has lost them. For the bus's callbacks, one at a time.
+    pub(super) fn set_negotiated(&self, negotiated: bool) {
+        self.negotiated.store(negotiated, Relaxed);
     }
 
     /// Finds the queues of `vdev`. See [`Device::find_vqs`](super::Device::find_vqs).
     ///
     /// # Safety
     ///
-    /// `vdev` must be valid and bound, its `priv` be `self`, and its features be negotiated. It must
-    /// stay bound until [`revoke`](Self::revoke) is called.
+    /// `vdev` must be valid and bound, and its `priv` be `self`. It must stay bound until
+    /// [`revoke`](Self::revoke) is called.
     pub(super) unsafe fn find<H: Handler, const N: usize>(
         &self,
         vdev: *mut ext_bindings::virtio_device,
@@ -242,6 +278,10 @@ impl Queues {
         let mut slot = self.set.lock();
         if slot.is_some() {
             return Err(EBUSY);
+        }
+        // The rings' layout follows from the features, and the device must know the same ones.
+        if !self.is_negotiated() {
+            return Err(EIO);
         }
         // SAFETY: By the safety requirement, the device and its operations are valid.
         let find_vqs = unsafe { (*(*vdev).config).find_vqs }.ok_or(ENODEV)?;
@@ -256,6 +296,7 @@ impl Queues {
                 entries: UnsafeCell::new(KVec::new()),
                 handler: UnsafeCell::new(Some(handler)),
                 config <- new_mutex!(false, "virtio::ConfigSpace"),
+                config_len: self.config_len,
             }),
             GFP_KERNEL,
         )?;
@@ -351,9 +392,11 @@ impl Queues {
         // INVARIANT: Nothing ends before the grace period is over, and after it no section that saw
         // the set alive lasts.
         set.live.store(false, Relaxed);
-        // SAFETY: An FFI call with no additional requirements.
+        // SAFETY: It must not be called in an RCU read-side section, nor anywhere else where one may not
+        // sleep, as this function may not.
         unsafe { bindings::synchronize_rcu() };
 
+        self.set_negotiated(false);
         // SAFETY: By the safety requirement, the device is valid and bound. Operations on the queues,
         // notifications among them, are over and do not start again.
         unsafe { reset(vdev) };

@@ -70,7 +70,7 @@ impl<T: Buffer> Virtqueue<T> {
         const {
             assert!(
                 T::MAX_SEGMENTS >= 1 && T::MAX_SEGMENTS <= MAX_SEGMENTS,
-                "a buffer has from 1 to 19 segments"
+                "a buffer has from 1 to `MAX_SEGMENTS` segments"
             )
         };
         // SAFETY: From here on only values of `T` are added, which `drain::<T>` can take.
@@ -205,7 +205,8 @@ impl<T: Buffer> Virtqueue<T> {
         let token = unsafe { ext_bindings::virtqueue_get_buf(self.vq(), &mut len) };
         // SAFETY: By the type invariants it is the token of a `T`, and the queue, which looks up its
         // own memory for it and not the device's, does not have it any more.
-        let buffer = unsafe { T::from_token(NonNull::new(token)?) };
+        let mut buffer = unsafe { T::from_token(NonNull::new(token)?) };
+        buffer.is_used();
         let len = buffer.writable_len().min(len as usize);
         Some((buffer, len))
     }
