@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     ext::net::vsock::{
-        OwnedSock,
+        Releasing,
+        UserOwned,
         VsockSock, //
     },
     proto::{
@@ -52,7 +53,7 @@ impl Conn {
     }
 
     /// The socket is released. May sleep, if it lingers.
-    pub(super) fn release(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+    pub(super) fn release(self: &Arc<Self>, sk: Releasing<'_>) {
         let connecting = self.inner.lock().state.state() == State::Connecting;
         let unseen = connecting && self.withdraw();
         let mut unread = Inbox::new();
@@ -67,14 +68,14 @@ impl Conn {
             actions.send = None;
         }
         self.send_all(&actions, GFP_KERNEL);
-        if actions.start_close_timer {
+        let sk: UserOwned<'_> = if actions.start_close_timer {
             if self.unsent() > 0 {
                 device::with(|device| device.want_sent());
             }
-            sk.linger();
+            let sk = sk.linger();
             let mut inner = self.inner.lock();
             if inner.state.state() == State::Closing && inner.closing.is_none() {
-                let sock: &VsockSock = sk;
+                let sock: &VsockSock = &sk;
                 inner.closing = Some(Closing {
                     _sk: ARef::from(sock),
                     since: Instant::now(),
@@ -83,7 +84,11 @@ impl Conn {
                 self.table.look_again();
                 return;
             }
-        }
+            drop(inner);
+            sk
+        } else {
+            sk.into()
+        };
         {
             let mut inner = self.inner.lock();
             self.unlink(&mut inner);

@@ -74,7 +74,6 @@ use kernel::{
 /// The connection of a socket that this driver serves.
 #[pin_data]
 pub(crate) struct Conn {
-    #[pin]
     pub(super) sk: WeakSock,
     ty: SocketType,
     /// Bytes that the device has not yet taken.
@@ -124,22 +123,17 @@ impl Inner {
     }
 }
 
-impl AsRef<WeakSock> for Conn {
-    fn as_ref(&self) -> &WeakSock {
-        &self.sk
-    }
-}
-
 impl Conn {
-    /// The connection of a new socket, not connected to anything. May sleep.
+    /// The connection of a new socket, to which `sk` is the way, not connected to anything. May sleep.
     pub(super) fn new(
+        sk: WeakSock,
         ty: SocketType,
         buf_alloc: u32,
         table: Arc<Connections>,
     ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                sk <- WeakSock::new(),
+                sk,
                 ty,
                 unsent: Atomic::new(0),
                 update_waits: AtomicFlag::new(false),

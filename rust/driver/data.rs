@@ -24,7 +24,10 @@ use crate::{
         net::{
             msg::Msg,
             skbuff::SkBuff,
-            vsock::OwnedSock,
+            vsock::{
+                OwnedSock,
+                UserOwned, //
+            },
             zerocopy::ZeroCopy, //
         }, //
     },
@@ -114,7 +117,7 @@ impl Conn {
     /// - If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
     pub(super) fn enqueue(
         self: &Arc<Self>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {

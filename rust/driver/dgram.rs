@@ -35,8 +35,12 @@ use crate::{
                 random,
                 Addr,
                 Datagrams,
+                NewSock,
                 OwnedSock,
+                Releasing,
+                Sending,
                 Serves,
+                UserOwned,
                 VsockSock,
                 WeakSock,
                 CID_ANY, //
@@ -75,17 +79,9 @@ use kernel::{
 pub(crate) struct DatagramTransport;
 
 /// What we keep for a datagram socket.
-#[pin_data]
 pub(crate) struct DgramSock {
-    #[pin]
     sk: WeakSock,
     table: Arc<Connections>,
-}
-
-impl AsRef<WeakSock> for DgramSock {
-    fn as_ref(&self) -> &WeakSock {
-        &self.sk
-    }
 }
 
 /// A port of datagram sockets.
@@ -156,20 +152,18 @@ impl Ports {
 impl Serves for DatagramTransport {
     type Socket = DgramSock;
 
-    fn init(_sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<DgramSock>> {
+    fn init(
+        _sk: &NewSock<'_>,
+        way: WeakSock,
+        _listener: Option<&VsockSock>,
+    ) -> Result<Arc<DgramSock>> {
         let table = crate::connections().ok_or(ENODEV)?;
-        Arc::pin_init(
-            pin_init!(DgramSock {
-                sk <- WeakSock::new(),
-                table,
-            }),
-            GFP_KERNEL,
-        )
+        Ok(Arc::new(DgramSock { sk: way, table }, GFP_KERNEL)?)
     }
 
     fn destruct(_sock: Arc<DgramSock>) {}
 
-    fn release(sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>) {
+    fn release(sock: ArcBorrow<'_, DgramSock>, sk: Releasing<'_>) {
         let port = Port(sk.local_addr().port);
         sock.table.ports.bound.remove(port, &sock.into());
         sk.remove_from_tables();
@@ -193,7 +187,7 @@ impl Serves for DatagramTransport {
 }
 
 impl Datagrams for DatagramTransport {
-    fn bind(sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>, addr: Addr) -> Result {
+    fn bind(sock: ArcBorrow<'_, DgramSock>, sk: &UserOwned<'_>, addr: Addr) -> Result {
         // af_vsock has seen that it is a CID of this machine; it may be one of another transport.
         if !sk.is_global() || (addr.cid != CID_ANY && addr.cid != device::guest_cid()) {
             return Err(NetError::AddrNotAvail.into());
@@ -212,7 +206,7 @@ impl Datagrams for DatagramTransport {
 
     fn enqueue(
         _sock: ArcBorrow<'_, DgramSock>,
-        sk: &OwnedSock<'_>,
+        sk: Sending<'_>,
         to: Addr,
         msg: &mut Msg,
         len: usize,
@@ -230,7 +224,7 @@ impl Datagrams for DatagramTransport {
         }
         let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
         // The CID, like the device, may be another after the waiting.
-        let header = || Header {
+        let header = |sk: &UserOwned<'_>| Header {
             len: bytes,
             ..Header::new(
                 Address {
@@ -314,12 +308,7 @@ fn buffer(payload: &mut Payload) -> Result<SkBuff> {
             Err(ENOMEM)
         };
     }
-    let mut skb = SkBuff::alloc_paged(len, GFP_ATOMIC, ())?;
-    let mut at = 0;
-    payload.try_for_each(|block, offset, len| {
-        skb.write_block(at, block, offset, len)?;
-        at = at.saturating_add(len);
-        Ok(())
-    })?;
-    Ok(skb)
+    SkBuff::alloc_paged(len, GFP_ATOMIC, (), |skb| {
+        payload.try_for_each(|block, offset, len| skb.put_block(block, offset, len))
+    })
 }

@@ -142,6 +142,7 @@ impl Inbox {
                 self.queue.push_front(next);
                 break;
             }
+            next.consume();
         }
         self.queue.prepend(queue);
         self.taken = false;
@@ -200,6 +201,8 @@ impl Inbox {
         if part.end() < skb.len() {
             skb.control_mut().consumed = part.end();
             self.queue.push_front(skb);
+        } else {
+            skb.consume();
         }
         Ok((copy, message))
     }
@@ -362,6 +365,8 @@ pub(super) fn take_bytes(
         }
         if result.is_err() || bytes < left {
             queue.push_front(skb);
+        } else {
+            skb.consume();
         }
         result?;
     }
@@ -470,6 +475,8 @@ pub(super) fn take_message(queue: &mut Queue, msg: &mut Msg) -> (Message, Result
         skb.control_mut().consumed = part.end();
         if part.end() < skb.len() {
             queue.push_front(skb);
+        } else {
+            skb.consume();
         }
         if whole {
             break;

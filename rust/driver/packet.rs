@@ -13,7 +13,8 @@ use crate::{
                 SkBuff, //
             },
             vsock::{
-                OwnedSock,
+                Sending,
+                UserOwned,
                 VsockSock, //
             },
             zerocopy::ZeroCopy, //
@@ -157,7 +158,7 @@ pub(super) fn data(
     sk: &VsockSock,
     msg: &mut Msg,
     len: usize,
-    zerocopy: Option<(&ZeroCopy, Pinned)>,
+    zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
 ) -> Result<(Packet, usize)> {
     let (mut packet, len) = match zerocopy {
         Some((notification, Pinned::Yes)) => pin(sk, msg, len, notification)?,
@@ -190,16 +191,16 @@ pub(super) fn data(
 ///
 /// # Errors
 ///
-/// As [`OwnedSock::datagram`].
+/// As [`Sending::datagram`].
 pub(super) fn datagram(
-    header: impl FnOnce() -> Header,
-    sk: &OwnedSock<'_>,
+    header: impl FnOnce(&UserOwned<'_>) -> Header,
+    sk: Sending<'_>,
     msg: &mut Msg,
     len: usize,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
     let sent = Sent::new(None, Kind::Call);
-    sk.datagram(HEADROOM, || header().to_bytes(), msg, len, sent)
+    sk.datagram(HEADROOM, |sk| header(sk).to_bytes(), msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.
@@ -264,7 +265,7 @@ fn pin(
     sk: &VsockSock,
     msg: &mut Msg,
     len: usize,
-    notification: &ZeroCopy,
+    notification: &ZeroCopy<'_>,
 ) -> Result<(Packet, usize)> {
     let mut packet = blank(0, GFP_KERNEL, Sent::new(None, Kind::Call))?;
     // Before, as pinned pages are charged one by one.

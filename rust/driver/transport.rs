@@ -12,11 +12,15 @@ use crate::{
         skbuff::SkBuff,
         vsock::{
             Addr,
+            NewSock,
             OwnedSock,
+            Releasing,
             Serves,
             SockType,
             Transport,
-            VsockSock, //
+            UserOwned,
+            VsockSock,
+            WeakSock, //
         }, //
     },
     wire::{
@@ -51,7 +55,7 @@ const DEFAULT_BUFFER: u64 = 256 * 1024;
 ///
 /// af_vsock keeps no note of whether its default was asked for, so a user who asks for just that,
 /// and no other bound, gets the administrator's too.
-fn wanted_buffer(sk: &OwnedSock<'_>) -> u64 {
+fn wanted_buffer(sk: &NewSock<'_>) -> u64 {
     let (size, bound) = (sk.buffer_size(), sk.buffer_max_size());
     match crate::buffer_kb.get() {
         kb @ 1.. if size == DEFAULT_BUFFER && bound == DEFAULT_BUFFER => {
@@ -69,18 +73,18 @@ fn buf_alloc(size: u64) -> u32 {
 impl Serves for VirtioTransport {
     type Socket = Conn;
 
-    fn init(sk: &OwnedSock<'_>, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
+    fn init(sk: &NewSock<'_>, way: WeakSock, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
         let size = buf_alloc(wanted_buffer(sk));
         sk.set_buffer_size(u64::from(size));
         let table = crate::connections().ok_or(ENODEV)?;
-        Conn::new(socket_type(sk.sock_type()), size, table)
+        Conn::new(way, socket_type(sk.sock_type()), size, table)
     }
 
     fn destruct(conn: Arc<Conn>) {
         conn.destruct();
     }
 
-    fn release(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) {
+    fn release(conn: ArcBorrow<'_, Conn>, sk: Releasing<'_>) {
         Arc::from(conn).release(sk);
     }
 
@@ -101,7 +105,7 @@ impl Serves for VirtioTransport {
 impl Transport for VirtioTransport {
     const ZEROCOPY: bool = true;
 
-    fn connect(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) -> Result {
+    fn connect(conn: ArcBorrow<'_, Conn>, sk: &UserOwned<'_>) -> Result {
         let remote = sk.remote_addr();
         if remote.cid == device::guest_cid() || !device::takes_connections() {
             return Err(ENODEV);
@@ -109,14 +113,14 @@ impl Transport for VirtioTransport {
         Arc::from(conn).connect(sk.local_addr().port, remote, sk.rcvlowat())
     }
 
-    fn cancel(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
+    fn cancel(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>) -> Result {
         Arc::from(conn).cancel();
         Ok(())
     }
 
     fn stream_enqueue(
         conn: ArcBorrow<'_, Conn>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
@@ -125,7 +129,7 @@ impl Transport for VirtioTransport {
 
     fn stream_dequeue(
         conn: ArcBorrow<'_, Conn>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
         peek: bool,
@@ -147,7 +151,7 @@ impl Transport for VirtioTransport {
 
     fn seqpacket_enqueue(
         conn: ArcBorrow<'_, Conn>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
@@ -156,7 +160,7 @@ impl Transport for VirtioTransport {
 
     fn seqpacket_dequeue(
         conn: ArcBorrow<'_, Conn>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         peek: bool,
     ) -> Result<usize> {
@@ -181,7 +185,7 @@ impl Transport for VirtioTransport {
 
     fn notify_recv_pre_block(
         conn: ArcBorrow<'_, Conn>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         _target: usize,
     ) -> Result {
         // Not the rest of what the call wants: as little as this wakes it.
@@ -189,17 +193,17 @@ impl Transport for VirtioTransport {
         Ok(())
     }
 
-    fn notify_send_pre_block(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>) -> Result {
+    fn notify_send_pre_block(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>) -> Result {
         Arc::from(conn).ask_for_credit();
         Ok(())
     }
 
-    fn notify_set_rcvlowat(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, value: u32) -> Result {
+    fn notify_set_rcvlowat(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>, value: u32) -> Result {
         Arc::from(conn).before_read_sleep(value.max(1));
         Ok(())
     }
 
-    fn notify_buffer_size(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, size: u64) -> u64 {
+    fn notify_buffer_size(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>, size: u64) -> u64 {
         let size = buf_alloc(size);
         Arc::from(conn).set_buf_alloc(size);
         u64::from(size)
@@ -212,7 +216,7 @@ impl Transport for VirtioTransport {
         conn.unsent()
     }
 
-    fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &OwnedSock<'_>, mode: u32) -> Result {
+    fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>, mode: u32) -> Result {
         Arc::from(conn).shutdown(ShutdownFlags::from_raw(mode))
     }
 }

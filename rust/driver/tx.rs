@@ -143,7 +143,7 @@ impl Tx {
             let afterwards = inner.afterwards();
             result.map(|()| afterwards)
         };
-        drop(done);
+        done.consume();
         drop(dropped);
         result
     }
@@ -162,7 +162,7 @@ impl Tx {
             inner.kick();
             (dropped, inner.afterwards())
         };
-        drop(done);
+        done.consume();
         if dropped.is_some() {
             STATS.count(Counter::ReplyDropped);
         }
@@ -185,7 +185,7 @@ impl Tx {
             inner.settle(&mut done);
             inner.afterwards()
         };
-        drop(done);
+        done.consume();
         afterwards
     }
 
@@ -200,7 +200,7 @@ impl Tx {
             // A timer runs already, if the device has anything.
             inner.settle(&mut done);
         }
-        drop(done);
+        done.consume();
     }
 
     /// Drops the waiting packets for which `unwanted` says so; returns whether there were any.
@@ -229,7 +229,7 @@ impl Tx {
                 let broken = inner.queue.as_ref().is_none_or(Virtqueue::is_broken);
                 broken || (inner.underway.in_flight() == 0 && inner.waiting.is_empty())
             };
-            drop(done);
+            done.consume();
             if idle || since.elapsed() >= limit {
                 return;
             }

@@ -2,6 +2,7 @@
 /* Functions for what the networking headers offer inline only. */
 
 #include <linux/capability.h>
+#include <linux/netdevice.h>
 #include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/skmsg.h>
@@ -13,9 +14,14 @@ struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp)
 	return alloc_skb(size, gfp);
 }
 
-void rvsock_helper_kfree_skb(struct sk_buff *skb)
+void rvsock_helper_free_skb(struct sk_buff *skb, bool consumed)
 {
-	kfree_skb(skb);
+	dev_kfree_skb_any_reason(skb, consumed ? SKB_CONSUMED : SKB_DROP_REASON_NOT_SPECIFIED);
+}
+
+bool rvsock_helper_skb_is_charged(const struct sk_buff *skb)
+{
+	return skb->sk;
 }
 
 unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb)
@@ -78,8 +84,17 @@ void rvsock_helper_zerocopy_is_copied(struct ubuf_info *uarg)
 	uarg_to_msgzc(uarg)->zerocopy = 0;
 }
 
+/*
+ * The pages are charged to the socket that the buffer is charged to. A message
+ * that brings a notification of its own keeps the pages as long as that, and it
+ * is the buffer's reference to that which says so.
+ */
 int rvsock_helper_zerocopy_from_msg(struct sk_buff *skb, struct msghdr *msg, size_t len)
 {
+	struct ubuf_info *uarg = skb_zcopy(skb);
+
+	if (!skb->sk || !uarg || (msg->msg_ubuf && msg->msg_ubuf != uarg))
+		return -EINVAL;
 	return __zerocopy_sg_from_iter(msg, NULL, skb, &msg->msg_iter, len, NULL);
 }
 
@@ -96,10 +111,22 @@ size_t rvsock_helper_msg_data_left(struct msghdr *msg)
 	return msg_data_left(msg);
 }
 
+/* All or nothing. */
+bool rvsock_helper_msg_read(struct msghdr *msg, void *to, size_t len)
+{
+	return copy_from_iter_full(to, len, &msg->msg_iter);
+}
+
 /* Takes a reference unless the last one is gone already. */
 bool rvsock_helper_sock_tryget(struct sock *sk)
 {
 	return refcount_inc_not_zero(&sk->sk_refcnt);
+}
+
+/* False once the last reference is gone, and only its memory is left. */
+bool rvsock_helper_sock_is_alive(const struct sock *sk)
+{
+	return refcount_read(&sk->sk_refcnt);
 }
 
 void rvsock_helper_sock_hold(struct sock *sk)
@@ -219,9 +246,47 @@ bool rvsock_helper_sk_mark_connected(struct sock *sk)
 	return true;
 }
 
-bool rvsock_helper_current_exiting(void)
+/* Takes back what is in the backlog, if it is; the caller has the spinlock. */
+void rvsock_helper_sk_drop_note(struct sock *sk, struct sk_buff *note)
 {
-	return current->flags & PF_EXITING;
+	struct sk_buff **link = &sk->sk_backlog.head, *before = NULL;
+
+	while (*link && *link != note) {
+		before = *link;
+		link = &before->next;
+	}
+	if (!*link)
+		return;
+	*link = note->next;
+	if (sk->sk_backlog.tail == note)
+		sk->sk_backlog.tail = before;
+	note->next = NULL;
+	sk->sk_backlog.len -= note->truesize;
+	consume_skb(note);
+}
+
+/* Its owner alone puts a socket into the table: nobody does between the two. */
+void rvsock_helper_vsock_insert_connected(struct vsock_sock *vsk)
+{
+	bool is_in;
+
+	spin_lock_bh(&vsock_table_lock);
+	is_in = !list_empty(&vsk->connected_table);
+	spin_unlock_bh(&vsock_table_lock);
+	if (!is_in)
+		vsock_insert_connected(vsk);
+}
+
+/*
+ * Only while the socket is being closed: then it has no other user, and keeps
+ * the transport whose callback vsock_linger() calls while it is unlocked.
+ */
+void rvsock_helper_vsock_linger(struct vsock_sock *vsk)
+{
+	struct sock *sk = sk_vsock(vsk);
+
+	if (sock_flag(sk, SOCK_DEAD) && sk->sk_socket && !(current->flags & PF_EXITING))
+		vsock_linger(sk);
 }
 
 bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk)

@@ -10,7 +10,8 @@
 #include <net/af_vsock.h>
 
 struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp);
-void rvsock_helper_kfree_skb(struct sk_buff *skb);
+void rvsock_helper_free_skb(struct sk_buff *skb, bool consumed);
+bool rvsock_helper_skb_is_charged(const struct sk_buff *skb);
 unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb);
 int rvsock_helper_skb_tailroom(const struct sk_buff *skb);
 unsigned int rvsock_helper_skb_headroom(const struct sk_buff *skb);
@@ -28,8 +29,10 @@ int rvsock_helper_zerocopy_from_msg(struct sk_buff *skb, struct msghdr *msg, siz
 int rvsock_helper_msg_pages(struct msghdr *msg);
 
 size_t rvsock_helper_msg_data_left(struct msghdr *msg);
+bool rvsock_helper_msg_read(struct msghdr *msg, void *to, size_t len);
 
 bool rvsock_helper_sock_tryget(struct sock *sk);
+bool rvsock_helper_sock_is_alive(const struct sock *sk);
 void rvsock_helper_sock_hold(struct sock *sk);
 void rvsock_helper_sock_put(struct sock *sk);
 bool rvsock_helper_sock_flag(const struct sock *sk, enum sock_flags flag);
@@ -47,8 +50,10 @@ int rvsock_helper_sk_state(const struct sock *sk);
 void rvsock_helper_sk_set_state(struct sock *sk, int state);
 bool rvsock_helper_sk_acceptq_is_full(const struct sock *sk);
 bool rvsock_helper_sk_mark_connected(struct sock *sk);
-bool rvsock_helper_current_exiting(void);
+void rvsock_helper_sk_drop_note(struct sock *sk, struct sk_buff *note);
 
+void rvsock_helper_vsock_insert_connected(struct vsock_sock *vsk);
+void rvsock_helper_vsock_linger(struct vsock_sock *vsk);
 bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk);
 void rvsock_helper_sock_recv_cmsgs(struct msghdr *msg, struct sock *sk, struct sk_buff *skb);
 bool rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb);

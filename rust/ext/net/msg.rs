@@ -8,7 +8,10 @@ use crate::ext::{
     bindings,
     net::vsock::Addr, //
 };
-use kernel::types::Opaque;
+use kernel::{
+    prelude::*,
+    types::Opaque, //
+};
 
 /// A `struct msghdr`: what `sendmsg()` or `recvmsg()` was given.
 ///
@@ -84,6 +87,22 @@ impl Msg {
         // SAFETY: By the type invariant the message is valid.
         let pages = unsafe { bindings::rvsock_helper_msg_pages(self.0.get()) };
         pages > 0 && usize::try_from(pages).is_ok_and(|pages| pages <= most)
+    }
+
+    /// Copies `len` bytes from the user to `to`, and moves on by as much. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the user's memory cannot be read, or ends before; the message has then not moved.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be valid for writes of `len` bytes.
+    pub(super) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result {
+        // SAFETY: By the type invariant the message is valid and ours; the rest is required of the
+        // caller.
+        let read = unsafe { bindings::rvsock_helper_msg_read(self.0.get(), to.cast(), len) };
+        read.then_some(()).ok_or(EFAULT)
     }
 
     pub(super) fn raw(&mut self) -> *mut bindings::msghdr {

@@ -10,13 +10,17 @@ use super::{
         ControlBlock,
         SkBuff, //
     },
-    vsock::OwnedSock, //
+    vsock::UserOwned, //
 };
 use crate::ext::{
     bindings,
     error::NetError, //
 };
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -24,15 +28,20 @@ use kernel::{
 
 /// The notification of one call that sends: it is given when no packet refers to it any more.
 ///
+/// It belongs to the call: it lasts as long as the proof that we run in it. Dropped, the call counts as
+/// one that has sent nothing.
+///
 /// # Invariants
 ///
-/// `uarg` is valid. If `owned`, a reference to it is ours; else the message's sender keeps it.
-pub(crate) struct ZeroCopy {
+/// `uarg` is valid. If `owned`, a reference to it is ours; else the message's sender keeps it, as long as
+/// the call lasts.
+pub(crate) struct ZeroCopy<'call> {
     uarg: NonNull<bindings::ubuf_info>,
     owned: bool,
+    _call: PhantomData<&'call UserOwned<'call>>,
 }
 
-impl ZeroCopy {
+impl<'call> ZeroCopy<'call> {
     /// The greatest payload that fits the fragments of a packet, wherever it begins in a page.
     pub(crate) const MAX_PAYLOAD: usize =
         (bindings::MAX_SKB_FRAGS as usize - 1) * kernel::page::PAGE_SIZE;
@@ -44,7 +53,7 @@ impl ZeroCopy {
     /// # Errors
     ///
     /// `ENOMEM`: no memory, or too much of it is pinned already.
-    pub(crate) fn begin(sk: &OwnedSock<'_>, msg: &Msg, len: usize) -> Result<Option<Self>> {
+    pub(crate) fn begin(sk: &'call UserOwned<'_>, msg: &Msg, len: usize) -> Result<Option<Self>> {
         // SAFETY: The socket is alive.
         let allowed = unsafe {
             bindings::rvsock_helper_sock_flag(sk.sock(), bindings::sock_flags_SOCK_ZEROCOPY)
@@ -54,7 +63,11 @@ impl ZeroCopy {
         }
         if let Some(uarg) = NonNull::new(msg.ubuf()) {
             // INVARIANT: The sender keeps it while it sends.
-            return Ok(Some(Self { uarg, owned: false }));
+            return Ok(Some(Self {
+                uarg,
+                owned: false,
+                _call: PhantomData,
+            }));
         }
         // SAFETY: The socket is alive and owned.
         let uarg =
@@ -63,6 +76,7 @@ impl ZeroCopy {
         Ok(Some(Self {
             uarg: NonNull::new(uarg).ok_or(ENOMEM)?,
             owned: true,
+            _call: PhantomData,
         }))
     }
 
@@ -83,24 +97,44 @@ impl ZeroCopy {
 
     /// The call is over. If it sent nothing, there will be no notification.
     pub(crate) fn end(self, sent: bool) {
+        // SAFETY: Not used after this.
+        unsafe { ManuallyDrop::new(self).put(sent) };
+    }
+
+    /// Gives our reference back, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// It must not be used after this.
+    unsafe fn put(&mut self, sent: bool) {
         if self.owned {
-            // SAFETY: Our reference goes.
+            // SAFETY: By the type invariant it is ours, and goes.
             unsafe { bindings::rvsock_helper_net_zcopy_put(self.uarg.as_ptr(), !sent) };
         }
+    }
+}
+
+impl Drop for ZeroCopy<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Not used after this.
+        unsafe { self.put(false) };
     }
 }
 
 impl<C: ControlBlock> SkBuff<C> {
     /// Takes up to `len` bytes of the user's memory as fragments, without a copy. Returns how many.
     ///
-    /// The buffer must be charged to a socket, and a [`ZeroCopy`] attached to it. May sleep.
+    /// May sleep.
     ///
     /// # Errors
     ///
-    /// `EFAULT` and others if the memory cannot be pinned.
+    /// - `EINVAL` unless the buffer is charged to a socket, and a [`ZeroCopy`] attached to it: that of the
+    ///   same call, if its sender brought it along.
+    /// - `EFAULT` and others if the memory cannot be pinned.
     pub(crate) fn add_user_pages(&mut self, msg: &mut Msg, len: usize) -> Result<usize> {
         let before = self.len();
-        // SAFETY: Both are valid and ours.
+        // SAFETY: Both are valid and ours. That the buffer is charged, and who keeps the pages, is what the
+        // function looks at itself.
         let result = to_result(unsafe {
             bindings::rvsock_helper_zerocopy_from_msg(self.as_ptr(), msg.raw(), len)
         });

@@ -4,6 +4,8 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
+mod device;
+mod paged;
 mod queue;
 mod user;
 
@@ -12,23 +14,16 @@ use crate::ext::{
     alloc::gfp_as_raw,
     bindings,
     mm::PageBlock,
-    net::vsock::VsockSock,
-    virtio::{
-        Buffer,
-        Segments, //
-    }, //
+    net::vsock::VsockSock, //
 };
 use core::{
-    ffi::c_void,
     marker::PhantomData,
     mem::ManuallyDrop,
-    ops::Deref,
     ptr::NonNull, //
 };
 use kernel::{
     alloc::Flags,
     error::to_result,
-    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -46,12 +41,17 @@ impl ControlBlock for () {}
 
 /// An owned `struct sk_buff` whose control block holds a `C`.
 ///
-/// The data is a linear part, followed by any number of page fragments.
+/// The data is a linear part, followed by any number of page fragments, all of it written by
+/// somebody.
+///
+/// Whoever drops one says so to those who look for lost packets; what has reached its end is
+/// [consumed](Self::consume).
 ///
 /// # Invariants
 ///
 /// - `ptr` is a valid `struct sk_buff` that nobody else refers to.
 /// - Its `cb` holds an initialised `C`.
+/// - Its data are initialised.
 #[repr(transparent)]
 pub(crate) struct SkBuff<C: ControlBlock = ()> {
     ptr: NonNull<bindings::sk_buff>,
@@ -99,63 +99,6 @@ impl<C: ControlBlock> SkBuff<C> {
         Ok(Self {
             ptr,
             _control: PhantomData,
-        })
-    }
-
-    /// Allocates a buffer of `len` bytes of whatever was in that memory, most of them in pages.
-    ///
-    /// Sleeps if `flags` allow it.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`, `ENOBUFS`: there is no memory.
-    pub(crate) fn alloc_paged(len: usize, flags: Flags, control: C) -> Result<Self> {
-        let () = Self::CONTROL_BLOCK_FITS;
-        /// Single pages do, but fewer pieces are better.
-        const ORDER: i32 = 3;
-        let linear = len.min(PAGE_SIZE / 2);
-        let mut error = 0;
-        // SAFETY: No requirements.
-        let skb = unsafe {
-            bindings::alloc_skb_with_frags(
-                linear,
-                len.saturating_sub(linear),
-                ORDER,
-                &mut error,
-                gfp_as_raw(flags)? | kernel::bindings::__GFP_NOWARN,
-            )
-        };
-        let Some(skb) = NonNull::new(skb) else {
-            to_result(error)?;
-            return Err(ENOMEM);
-        };
-        // SAFETY: The buffer is new and ours alone.
-        let mut skb = unsafe { Self::from_raw(skb, control) };
-        skb.put(linear)?;
-        skb.extend_into_pages(len.saturating_sub(linear))?;
-        Ok(skb)
-    }
-
-    /// Overwrites the data from `offset` on, wherever it lies, with `len` bytes of `block` from `from`
-    /// on.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if they are not all within the block; `EFAULT` if the data ends before.
-    pub(crate) fn write_block(
-        &mut self,
-        offset: usize,
-        block: &PageBlock,
-        from: usize,
-        len: usize,
-    ) -> Result {
-        let from = block.range(from, len)?;
-        let offset = i32::try_from(offset).map_err(|_| EFAULT)?;
-        let len = i32::try_from(len).map_err(|_| EFAULT)?;
-        // SAFETY: By the type invariant the buffer is valid and ours; the source has `len` bytes, and
-        // `skb_store_bits()` checks offset and length against the data.
-        to_result(unsafe {
-            bindings::skb_store_bits(self.raw(), offset, from.as_ptr().cast(), len)
         })
     }
 
@@ -234,18 +177,33 @@ impl<C: ControlBlock> SkBuff<C> {
         Ok(())
     }
 
-    /// Extends the linear part by `len` bytes and returns where they begin.
+    /// Where the linear part ends, and `len` more bytes have room.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` if they do not fit.
-    fn put(&mut self, len: usize) -> Result<*mut u8> {
+    /// `ENOSPC` if they have not.
+    fn tail(&self, len: usize) -> Result<*mut u8> {
         if len > self.tailroom() {
             return Err(ENOSPC);
         }
-        // SAFETY: By the type invariant the buffer is valid and ours; `len` fits its tail, so
-        // that `skb_put()` cannot run over it, and an `int`, since a tail does.
-        Ok(unsafe { bindings::skb_put(self.raw(), len as u32).cast() })
+        // SAFETY: By the type invariant the buffer is valid, and its linear part is so long.
+        Ok(unsafe { (*self.raw()).data.add(self.headlen()).cast() })
+    }
+
+    /// Extends the linear part by `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// [`tail`](Self::tail) must have found room for them, and they must be initialised there.
+    unsafe fn extend(&mut self, len: usize) {
+        // With fragments there is no room, and `skb_put()` wants none, not even for nothing.
+        if len > 0 {
+            // SAFETY: By the type invariant the buffer is valid and ours; `len` fits its tail, so
+            // that `skb_put()` cannot run over it, and an `int`, since a tail does.
+            //
+            // INVARIANT: By the safety requirement they are initialised.
+            unsafe { bindings::skb_put(self.raw(), len as u32) };
+        }
     }
 
     /// Appends a copy of `data`.
@@ -254,9 +212,12 @@ impl<C: ControlBlock> SkBuff<C> {
     ///
     /// `ENOSPC` if it does not fit the linear part.
     pub(crate) fn put_slice(&mut self, data: &[u8]) -> Result {
-        let to = self.put(data.len())?;
-        // SAFETY: `put()` has returned `data.len()` bytes of our own.
-        unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+        let to = self.tail(data.len())?;
+        // SAFETY: `tail()` has returned where `data.len()` bytes of our own are.
+        unsafe {
+            core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+            self.extend(data.len());
+        }
         Ok(())
     }
 
@@ -265,13 +226,14 @@ impl<C: ControlBlock> SkBuff<C> {
     /// # Errors
     ///
     /// - `ENOSPC` if they do not fit the linear part.
-    /// - `EINVAL` if they are not all within the block.
+    /// - `EINVAL` if they are not all within the block, or nobody has written to all of them.
     pub(crate) fn put_block(&mut self, block: &PageBlock, offset: usize, len: usize) -> Result {
-        let from = block.range(offset, len)?;
-        let to = self.put(len)?;
-        // SAFETY: The source is within the block, and the target is `len` bytes of our own. A
-        // device that still writes to the block changes what is copied, not how much.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
+        let to = self.tail(len)?;
+        // SAFETY: `tail()` has returned where `len` bytes of our own are.
+        unsafe {
+            block.read(offset, to, len)?;
+            self.extend(len);
+        }
         Ok(())
     }
 
@@ -289,18 +251,34 @@ impl<C: ControlBlock> SkBuff<C> {
     ) -> Result {
         let from = i32::try_from(offset).map_err(|_| EFAULT)?;
         let bytes = i32::try_from(len).map_err(|_| EFAULT)?;
-        let to = self.put(len)?;
-        // SAFETY: By the type invariant `other` is valid; the target is `len` bytes of our own, and
-        // `skb_copy_bits()` checks offset and length against the data.
-        to_result(unsafe { bindings::skb_copy_bits(other.raw(), from, to.cast(), bytes) })
+        let to = self.tail(len)?;
+        // SAFETY: By the type invariant `other` is valid; `tail()` has returned where `len` bytes of
+        // our own are, and `skb_copy_bits()` checks offset and length against the data.
+        unsafe {
+            to_result(bindings::skb_copy_bits(other.raw(), from, to.cast(), bytes))?;
+            self.extend(len);
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for one more fragment, whose memory is added to the buffer's.
+    ///
+    /// Not once the buffer is charged to a socket: that would be charged with the old size, and
+    /// discharged with the new one.
+    fn takes_block(&self) -> bool {
+        // SAFETY: By the type invariant the buffer is valid.
+        unsafe {
+            bindings::rvsock_helper_skb_nr_frags(self.raw()) < bindings::MAX_SKB_FRAGS
+                && !bindings::rvsock_helper_skb_is_charged(self.raw())
+        }
     }
 
     /// Takes `len` bytes of `block` from `offset` on as a fragment, without a copy.
     ///
     /// # Errors
     ///
-    /// `EINVAL` and the block back if they are not all within it, or if there is no room for one
-    /// more fragment.
+    /// `EINVAL` and the block back if they are not all within it, or nobody has written to all of them,
+    /// or if there is no room for one more fragment, or the buffer is [charged](Self::charge_to).
     pub(crate) fn add_block(
         &mut self,
         block: PageBlock,
@@ -308,16 +286,15 @@ impl<C: ControlBlock> SkBuff<C> {
         len: usize,
     ) -> Result<(), (Error, PageBlock)> {
         let size = block.len();
-        let within = offset.checked_add(len).is_some_and(|end| end <= size);
-        // SAFETY: By the type invariant the buffer is valid.
-        let frags = unsafe { bindings::rvsock_helper_skb_nr_frags(self.raw()) };
-        if !within || frags >= bindings::MAX_SKB_FRAGS {
+        if block.written_range(offset, len).is_err() || !self.takes_block() {
             return Err((EINVAL, block));
         }
         let page = block.into_page().as_ptr().cast();
         // SAFETY: By the type invariant the buffer is valid and ours; it has room for a fragment;
         // the page's reference moves into it; offset, length and size fit an `int`, as no block
         // is that large.
+        //
+        // INVARIANT: `written_range()` has seen that they are initialised.
         unsafe {
             bindings::rvsock_helper_skb_add_page(
                 self.raw(),
@@ -363,38 +340,14 @@ impl<C: ControlBlock> SkBuff<C> {
         })
     }
 
-    /// Has the pages that the buffer was allocated with, `len` bytes in all, be part of its data.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if they are others than that.
-    fn extend_into_pages(&mut self, len: usize) -> Result {
-        let mut pages: usize = 0;
-        // SAFETY: By the type invariant the buffer is valid.
-        for i in 0..unsafe { bindings::rvsock_helper_skb_nr_frags(self.raw()) } {
-            let (mut offset, mut size) = (0, 0);
-            // SAFETY: There are more than `i` fragments.
-            unsafe { bindings::rvsock_helper_skb_frag(self.raw(), i, &mut offset, &mut size) };
-            pages = pages.saturating_add(size as usize);
-        }
-        // SAFETY: By the type invariant the buffer is valid and ours. Its pages have so many bytes,
-        // which fit a `u32`, and none of them is part of the data yet.
-        unsafe {
-            if pages != len || (*self.raw()).data_len != 0 {
-                return Err(EINVAL);
-            }
-            (*self.raw()).data_len = len as u32;
-            (*self.raw()).len += len as u32;
-        }
-        Ok(())
-    }
-
     /// Charges the buffer's memory to `socket` until the buffer is dropped.
     ///
-    /// The charge keeps the socket's memory, though not its reference count.
+    /// The charge keeps the socket's memory, though not its reference count. From now on the buffer
+    /// takes no blocks, and pages of the user only in a way that charges them, too.
     pub(crate) fn charge_to(&mut self, socket: &VsockSock) {
         // SAFETY: By the type invariant the buffer is valid and ours; the socket is alive, since
-        // there is a reference to it.
+        // there is a reference to it. What is charged now is what is discharged at the end: the
+        // functions that add memory refuse, or charge it.
         unsafe { bindings::skb_set_owner_w(self.raw(), socket.sock()) };
     }
 
@@ -418,7 +371,7 @@ impl<C: ControlBlock> SkBuff<C> {
     ///
     /// # Safety
     ///
-    /// `ptr` is a valid socket buffer that nobody else refers to.
+    /// `ptr` is a valid socket buffer that nobody else refers to, whose data are initialised.
     pub(super) unsafe fn from_raw(ptr: NonNull<bindings::sk_buff>, control: C) -> Self {
         let () = Self::CONTROL_BLOCK_FITS;
         // SAFETY: As in `alloc()`.
@@ -434,56 +387,40 @@ impl<C: ControlBlock> SkBuff<C> {
     pub(super) fn as_ptr(&self) -> *mut bindings::sk_buff {
         self.raw()
     }
+
+    /// The buffer has reached its end: it was delivered, or sent.
+    ///
+    /// # Context
+    ///
+    /// As of dropping it.
+    pub(crate) fn consume(self) {
+        // SAFETY: Ours, and not used after this.
+        unsafe { ManuallyDrop::new(self).free(true) };
+    }
+
+    /// Drops the control block, and frees the buffer.
+    ///
+    /// # Safety
+    ///
+    /// Neither may be used after this.
+    unsafe fn free(&mut self, consumed: bool) {
+        // SAFETY: By the type invariant `cb` holds a `C` and the buffer is ours alone.
+        unsafe {
+            (&raw mut (*self.raw()).cb).cast::<C>().drop_in_place();
+            bindings::rvsock_helper_free_skb(self.raw(), consumed);
+        }
+    }
 }
 
 impl<C: ControlBlock> Drop for SkBuff<C> {
+    /// Drops the packet, as `kfree_skb()` does.
+    ///
+    /// # Context
+    ///
+    /// Any, as far as the buffer itself goes: with interrupts off it is freed a little later. The
+    /// control block is dropped at once.
     fn drop(&mut self) {
-        // SAFETY: By the type invariant `cb` holds a `C` and the buffer is ours alone; neither is
-        // used after this.
-        unsafe {
-            (&raw mut (*self.raw()).cb).cast::<C>().drop_in_place();
-            bindings::consume_skb(self.raw());
-        }
-    }
-}
-
-// SAFETY: The linear part and the fragments neither move nor go away while the buffer is owned,
-// and `into_token()`/`from_token()` are each other's inverse.
-unsafe impl<C: ControlBlock> Buffer for SkBuff<C> {
-    const MAX_SEGMENTS: usize = bindings::MAX_SKB_FRAGS as usize + 2;
-
-    fn segments(&self, segments: &mut Segments<'_>) {
-        let headlen = self.headlen();
-        let header = self.control().header_len().min(headlen);
-        // SAFETY: By the type invariant the buffer is valid.
-        let data = unsafe { (*self.raw()).data };
-        for (offset, len) in [(0, header), (header, headlen - header)] {
-            if len > 0 {
-                // SAFETY: Within the linear part, which is `headlen` bytes long.
-                unsafe { segments.readable(data.add(offset).cast(), len) };
-            }
-        }
-        // SAFETY: By the type invariant the buffer is valid.
-        for i in 0..unsafe { bindings::rvsock_helper_skb_nr_frags(self.raw()) } {
-            let (mut offset, mut len) = (0, 0);
-            // SAFETY: There are more than `i` fragments.
-            let page =
-                unsafe { bindings::rvsock_helper_skb_frag(self.raw(), i, &mut offset, &mut len) };
-            // SAFETY: The buffer holds a reference to the fragment's page.
-            unsafe { segments.readable_page(page.cast(), offset as usize, len as usize) };
-        }
-    }
-
-    fn into_token(self) -> NonNull<c_void> {
-        ManuallyDrop::new(self).ptr.cast()
-    }
-
-    unsafe fn from_token(token: NonNull<c_void>) -> Self {
-        // INVARIANT: By the safety requirements `token` comes from `into_token()`, so that the
-        // buffer is valid, ours, and its control block has stayed as it was.
-        Self {
-            ptr: token.cast(),
-            _control: PhantomData,
-        }
+        // SAFETY: Neither is used after this.
+        unsafe { self.free(false) };
     }
 }

@@ -141,6 +141,13 @@ impl<C: ControlBlock> SkBuffQueue<C> {
         self.len += more.len;
     }
 
+    /// All buffers have [reached their end](SkBuff::consume).
+    pub(crate) fn consume(mut self) {
+        while let Some(skb) = self.pop_front() {
+            skb.consume();
+        }
+    }
+
     /// The last buffer, to be extended.
     pub(crate) fn back_mut(&mut self) -> Option<SkBuffMut<'_, C>> {
         Some(SkBuffMut {
@@ -178,6 +185,7 @@ impl<C: ControlBlock> SkBuffQueue<C> {
 }
 
 impl<C: ControlBlock> Drop for SkBuffQueue<C> {
+    /// Drops all buffers; as [`SkBuff`]'s.
     fn drop(&mut self) {
         while self.pop_front().is_some() {}
     }

@@ -39,11 +39,17 @@ impl<C: ControlBlock> SkBuff<C> {
     /// # Errors
     ///
     /// - `ENOSPC` if they do not fit.
-    /// - `EFAULT` if the user's memory cannot be read; the message has then not moved.
+    /// - `EFAULT` if the user's memory cannot be read; neither the message nor the buffer has
+    ///   changed then.
     pub(crate) fn put_msg(&mut self, msg: &mut Msg, len: usize) -> Result {
-        let offset = self.headlen();
-        self.put(len)?;
-        self.fill(offset, msg, len)
+        let to = self.tail(len)?;
+        // SAFETY: `tail()` has returned where `len` bytes of our own are, and the message copies as
+        // many there.
+        unsafe {
+            msg.read(to, len)?;
+            self.extend(len);
+        }
+        Ok(())
     }
 
     /// Takes `len` bytes from the user into a new fragment that lies in one piece.
@@ -52,41 +58,22 @@ impl<C: ControlBlock> SkBuff<C> {
     ///
     /// # Errors
     ///
-    /// - `EINVAL` if `block` is shorter than `len`.
-    /// - `EFAULT` if the user's memory cannot be read; the message has then not moved.
-    pub(crate) fn add_msg(&mut self, block: PageBlock, msg: &mut Msg, len: usize) -> Result {
-        let offset = self.len();
-        self.add_block(block, 0, len).map_err(|(error, _)| error)?;
-        self.fill(offset, msg, len)
-    }
-
-    /// Appends `len` bytes from the user: `linear` of them to the linear part, the others to the
-    /// pages that the buffer was allocated with, all of which they fill.
+    /// Neither the message nor the buffer has changed then; the block is gone.
     ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// As [`put_msg`](Self::put_msg); `EINVAL` if the pages are others than that.
-    pub(in crate::ext) fn put_msg_paged(
-        &mut self,
-        msg: &mut Msg,
-        linear: usize,
-        len: usize,
-    ) -> Result {
-        let offset = self.headlen();
-        self.put(linear)?;
-        self.extend_into_pages(len.saturating_sub(linear))?;
-        self.fill(offset, msg, len)
-    }
-
-    fn fill(&mut self, offset: usize, msg: &mut Msg, len: usize) -> Result {
-        let offset = i32::try_from(offset).map_err(|_| EFAULT)?;
-        let len = i32::try_from(len).map_err(|_| EFAULT)?;
-        // SAFETY: By the type invariant the buffer is valid and ours, and so is the message's
-        // iterator; the function checks offset and length against the data.
-        to_result(unsafe {
-            bindings::skb_copy_datagram_from_iter_full(self.raw(), offset, msg.iter(), len)
-        })
+    /// - `EINVAL` if `block` is shorter than `len`, or if there is no room for one more fragment, or
+    ///   the buffer is [charged](Self::charge_to).
+    /// - `EFAULT` if the user's memory cannot be read.
+    pub(crate) fn add_msg(&mut self, mut block: PageBlock, msg: &mut Msg, len: usize) -> Result {
+        let to = block.range(0, len)?;
+        if !self.takes_block() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The block has `len` bytes there, which are ours alone, and the message copies as
+        // many there.
+        unsafe {
+            msg.read(to.as_ptr(), len)?;
+            block.set_written(len);
+        }
+        self.add_block(block, 0, len).map_err(|(error, _)| error)
     }
 }

@@ -4,19 +4,22 @@
 //!
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 //!
-//! For all of them it is promised that the socket is valid. Those that take the socket's data are
-//! called only after `init`, and before `destruct`. Those that use [`with`] are called with the socket
-//! locked by the call that they serve, or, as it is made, known to nobody else. The `SAFETY` comments
-//! below say "as af_vsock promises" for this.
+//! What is promised for all of them, and how they come to the socket's data, is in [`served`](super::served).
 
 use super::{
+    served::{
+        data,
+        destruct,
+        init,
+        release,
+        with, //
+    },
     Addr,
-    OwnedSock,
     Serves,
     SockType,
     Transport,
-    VsockSock,
-    WeakSock, //
+    UserOwned,
+    VsockSock, //
 };
 use crate::ext::{
     bindings,
@@ -26,29 +29,67 @@ use crate::ext::{
         skbuff::SkBuff, //
     }, //
 };
-use core::ptr::NonNull;
+use core::marker::PhantomData;
 use kernel::{
     error::from_result,
     prelude::*,
-    sync::{
-        Arc,
-        ArcBorrow, //
-    },
-    types::ForeignOwnable, //
+    sync::ArcBorrow, //
 };
 
 /// The callbacks of a transport, in the form that af_vsock wants.
 #[repr(transparent)]
-pub(crate) struct Table(pub(super) bindings::vsock_transport);
+pub(super) struct RawTable(bindings::vsock_transport);
 
 // SAFETY: Nothing in it ever changes.
-unsafe impl Sync for Table {}
+unsafe impl Sync for RawTable {}
 
-impl Table {
-    /// The table of `T`, a transport of connections whose code is in `module`.
-    pub(crate) const fn connections<T: Transport>(module: *mut bindings::module) -> Self {
-        Self(bindings::vsock_transport {
-            module,
+impl RawTable {
+    /// The table as C knows it.
+    pub(super) fn get(&'static self) -> &'static bindings::vsock_transport {
+        &self.0
+    }
+}
+
+/// The callbacks of the transport `T`.
+///
+/// # Invariants
+///
+/// All of them are those of `T`, whose code is in this module, which the table says.
+#[repr(transparent)]
+pub(crate) struct Table<T> {
+    raw: RawTable,
+    _transport: PhantomData<fn() -> T>,
+}
+
+/// The module that a table's code is in: this one.
+pub(super) const MODULE: *mut bindings::module = (&raw const kernel::bindings::__this_module)
+    .cast_mut()
+    .cast();
+
+impl<T> Table<T> {
+    /// Wraps a table.
+    ///
+    /// # Safety
+    ///
+    /// As the type invariant says.
+    pub(super) const unsafe fn new(raw: bindings::vsock_transport) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            raw: RawTable(raw),
+            _transport: PhantomData,
+        }
+    }
+
+    pub(super) fn raw(&'static self) -> &'static RawTable {
+        &self.raw
+    }
+}
+
+impl<T: Transport> Table<T> {
+    /// The table of `T`, a transport of connections.
+    pub(crate) const fn connections() -> Self {
+        let table = bindings::vsock_transport {
+            module: MODULE,
             init: Some(init::<T>),
             destruct: Some(destruct::<T>),
             release: Some(release::<T>),
@@ -87,97 +128,10 @@ impl Table {
             has_remote_cid: Some(has_remote_cid::<T>),
             read_skb: Some(read_skb::<T>),
             msgzerocopy_allow: Some(msgzerocopy_allow::<T>),
-        })
+        };
+        // SAFETY: All functions above are those of `T`.
+        unsafe { Self::new(table) }
     }
-
-    /// The table as C knows it.
-    pub(crate) fn as_raw(&'static self) -> &'static bindings::vsock_transport {
-        &self.0
-    }
-}
-
-/// The socket data of a callback.
-///
-/// # Safety
-///
-/// `vsk` is valid for `'a`, and `init` has set its data, which `destruct` has not taken.
-pub(super) unsafe fn data<'a, T: Serves>(
-    vsk: *mut bindings::vsock_sock,
-) -> ArcBorrow<'a, T::Socket> {
-    // SAFETY: By the safety requirements the pointer is from `into_foreign()`.
-    unsafe { <Arc<T::Socket> as ForeignOwnable>::borrow((*vsk).trans.cast()) }
-}
-
-/// Calls `f` with the socket and its data.
-///
-/// # Safety
-///
-/// As [`data`]; besides, the caller runs in the call that owns the socket.
-pub(super) unsafe fn with<T: Serves, R>(
-    vsk: *mut bindings::vsock_sock,
-    f: impl FnOnce(ArcBorrow<'_, T::Socket>, &OwnedSock<'_>) -> R,
-) -> R {
-    // SAFETY: By the safety requirements.
-    let (data, sk) = unsafe { (data::<T>(vsk), OwnedSock::new(VsockSock::from_raw(vsk))) };
-    f(data, &sk)
-}
-
-pub(super) extern "C" fn init<T: Serves>(
-    vsk: *mut bindings::vsock_sock,
-    psk: *mut bindings::vsock_sock,
-) -> c_int {
-    // SAFETY: As af_vsock promises; the socket is locked, or known to nobody else.
-    let sk = unsafe { OwnedSock::new(VsockSock::from_raw(vsk)) };
-    // SAFETY: The parent is null or alive.
-    let parent = (!psk.is_null()).then(|| unsafe { VsockSock::from_raw(psk) });
-    from_result(|| {
-        let data = T::init(&sk, parent)?;
-        // SAFETY: `destruct` clears it, and runs before the socket's memory goes.
-        unsafe { data.as_ref().as_ref().set(&sk) };
-        // SAFETY: The socket is owned. The backlog function is reset in `destruct`.
-        unsafe {
-            data.as_ref()
-                .as_ref()
-                .save_backlog_rcv((*sk.sock()).sk_backlog_rcv);
-            (*sk.sock()).sk_backlog_rcv = Some(backlog_rcv::<T>);
-            (*vsk).trans = data.into_foreign().cast();
-        }
-        Ok(0)
-    })
-}
-
-pub(super) extern "C" fn destruct<T: Serves>(vsk: *mut bindings::vsock_sock) {
-    // SAFETY: As af_vsock promises; what `init` has put there is taken away, and nobody takes it twice.
-    let data = unsafe {
-        let trans = core::mem::replace(&mut (*vsk).trans, core::ptr::null_mut());
-        <Arc<T::Socket> as ForeignOwnable>::from_foreign(trans.cast())
-    };
-    let weak: &WeakSock = (*data).as_ref();
-    weak.clear();
-    // SAFETY: Either the socket is owned, or nobody can reach it any more.
-    unsafe { (*vsk).sk.sk_backlog_rcv = weak.backlog_rcv() };
-    T::destruct(data);
-}
-
-// Works off what `WeakSock::own_or_defer` has put into the backlog.
-extern "C" fn backlog_rcv<T: Serves>(
-    sk: *mut bindings::sock,
-    skb: *mut bindings::sk_buff,
-) -> c_int {
-    // SAFETY: The backlog's buffer is ours.
-    drop(NonNull::new(skb).map(|skb| unsafe { SkBuff::from_raw(skb, ()) }));
-    let look = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
-        data.as_ref().note_is_found();
-        T::deferred(data, sk);
-    };
-    // SAFETY: The owner works off the backlog; the function is set between `init` and `destruct`.
-    unsafe { with::<T, _>(sk.cast(), look) };
-    0
-}
-
-pub(super) extern "C" fn release<T: Serves>(vsk: *mut bindings::vsock_sock) {
-    // SAFETY: As af_vsock promises.
-    unsafe { with::<T, _>(vsk, T::release) }
 }
 
 extern "C" fn cancel_pkt<T: Transport>(vsk: *mut bindings::vsock_sock) -> c_int {
@@ -360,7 +314,7 @@ extern "C" fn notify_recv_pre_block<T: Transport>(
     target: usize,
     _data: *mut bindings::vsock_transport_recv_notify_data,
 ) -> c_int {
-    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &UserOwned<'_>| {
         T::notify_recv_pre_block(data, sk, target)
     };
     // SAFETY: As af_vsock promises.
@@ -411,7 +365,7 @@ extern "C" fn notify_set_rcvlowat<T: Transport>(
     vsk: *mut bindings::vsock_sock,
     value: c_int,
 ) -> c_int {
-    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| {
+    let notify = |data: ArcBorrow<'_, T::Socket>, sk: &UserOwned<'_>| {
         T::notify_set_rcvlowat(data, sk, u32::try_from(value).unwrap_or(0))
     };
     // SAFETY: As af_vsock promises.
@@ -425,7 +379,7 @@ extern "C" fn unsent_bytes<T: Transport>(vsk: *mut bindings::vsock_sock) -> isiz
 
 extern "C" fn shutdown<T: Transport>(vsk: *mut bindings::vsock_sock, mode: c_int) -> c_int {
     let shutdown =
-        |data: ArcBorrow<'_, T::Socket>, sk: &OwnedSock<'_>| T::shutdown(data, sk, mode as u32);
+        |data: ArcBorrow<'_, T::Socket>, sk: &UserOwned<'_>| T::shutdown(data, sk, mode as u32);
     // SAFETY: As af_vsock promises.
     from_result(|| unsafe { with::<T, _>(vsk, shutdown) }.map(|()| 0))
 }

@@ -11,21 +11,27 @@
 use super::{
     callbacks::{
         count,
-        destruct,
         get_local_cid,
         has_remote_cid,
-        init,
         notify_recv,
         notify_recv_post_dequeue,
         notify_send,
         notify_send_post_enqueue,
+        Table,
+        MODULE, //
+    },
+    sending::Sending,
+    served::{
+        destruct,
+        init,
         release,
         with,
-        Table, //
+        with_kept, //
     },
     Addr,
     OwnedSock,
     Serves,
+    UserOwned,
     VsockSock,
     PORT_ANY, //
 };
@@ -46,7 +52,6 @@ use kernel::{
         from_result,
         to_result, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     sync::ArcBorrow, //
 };
@@ -58,7 +63,7 @@ pub(crate) trait Datagrams: Serves {
     /// Binds the socket, which is not bound, to `addr`; its CID or port may be
     /// [any](super::CID_ANY). What the socket is bound to is set by
     /// [`OwnedSock::set_local_addr`].
-    fn bind(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>, addr: Addr) -> Result;
+    fn bind(data: ArcBorrow<'_, Self::Socket>, sk: &UserOwned<'_>, addr: Addr) -> Result;
 
     /// Whether `sk` may send to `remote` at all. No socket data may be expected.
     fn allow(sk: &VsockSock, remote: Addr) -> bool;
@@ -66,7 +71,7 @@ pub(crate) trait Datagrams: Serves {
     /// Sends `len` bytes to `to`. The socket is bound. May sleep.
     fn enqueue(
         data: ArcBorrow<'_, Self::Socket>,
-        sk: &OwnedSock<'_>,
+        sk: Sending<'_>,
         to: Addr,
         msg: &mut Msg,
         len: usize,
@@ -82,13 +87,13 @@ pub(super) struct From(Addr);
 
 impl ControlBlock for From {}
 
-impl Table {
-    /// The table of `T`, a transport of datagrams whose code is in `module`.
+impl<T: Datagrams> Table<T> {
+    /// The table of `T`, a transport of datagrams.
     ///
     /// All callbacks are there, as af_vsock calls those of connections for datagrams, too.
-    pub(crate) const fn datagrams<T: Datagrams>(module: *mut bindings::module) -> Self {
-        Self(bindings::vsock_transport {
-            module,
+    pub(crate) const fn datagrams() -> Self {
+        let table = bindings::vsock_transport {
+            module: MODULE,
             init: Some(init::<T>),
             destruct: Some(destruct::<T>),
             release: Some(release::<T>),
@@ -127,7 +132,9 @@ impl Table {
             has_remote_cid: Some(has_remote_cid::<T>),
             read_skb: Some(read_skb),
             msgzerocopy_allow: Some(no_zerocopy),
-        })
+        };
+        // SAFETY: All functions above are those of `T`, or look at nothing of a transport's.
+        unsafe { Self::new(table) }
     }
 }
 
@@ -159,7 +166,11 @@ extern "C" fn enqueue<T: Datagrams>(
     // SAFETY: The message is this call's.
     let msg = unsafe { Msg::from_raw(msg) };
     // SAFETY: As af_vsock promises.
-    let sent = unsafe { with::<T, _>(vsk, |data, sk| T::enqueue(data, sk, to, msg, len)) };
+    let sent = unsafe {
+        with_kept::<T, _>(vsk, |data, sk| {
+            T::enqueue(data, Sending::new(sk), to, msg, len)
+        })
+    };
     // CAST: The transport bounds what a datagram can be.
     count(sent.map(|()| len)) as c_int
 }
@@ -360,7 +371,7 @@ impl VsockSock {
             unsafe { bindings::rvsock_helper_sock_queue_rcv_skb(self.sock(), skb.as_ptr()) };
         if !taken {
             // SAFETY: The buffer is ours still.
-            unsafe { bindings::rvsock_helper_kfree_skb(skb.as_ptr()) };
+            unsafe { bindings::rvsock_helper_free_skb(skb.as_ptr(), false) };
         }
         taken
     }
@@ -427,66 +438,5 @@ impl OwnedSock<'_> {
     pub(crate) fn sndbuf_is_full(&self) -> bool {
         // SAFETY: The socket is alive.
         unsafe { bindings::rvsock_helper_sk_sndbuf_is_full(self.sock()) }
-    }
-
-    /// Makes a packet of a header and `len` bytes from the user, charged to the send buffer; before
-    /// the header, `headroom` bytes stay free.
-    ///
-    /// Waits for room in the send buffer, unless the message says `MSG_DONTWAIT`; meanwhile it lets
-    /// the socket go: only for callbacks that af_vsock calls with the socket locked. `header` is
-    /// called when the waiting is over.
-    ///
-    /// # Errors
-    ///
-    /// - `EAGAIN`: there is no room, and one may not or no longer (`SO_SNDTIMEO`) wait.
-    /// - `EINTR` and its like: a signal came.
-    /// - `EPIPE`: `shutdown()` has ended sending.
-    /// - `ENOBUFS`, `ENOMEM`: no memory.
-    /// - `EFAULT`: the user's memory cannot be read.
-    /// - What [`report_error`](VsockSock::report_error) was told.
-    pub(crate) fn datagram<C: ControlBlock, const N: usize>(
-        &self,
-        headroom: usize,
-        header: impl FnOnce() -> [u8; N],
-        msg: &mut Msg,
-        len: usize,
-        control: C,
-    ) -> Result<SkBuff<C>> {
-        /// More lies in pages, of up to eight at once.
-        const LINEAR_MAX: usize = PAGE_SIZE;
-        const ORDER: i32 = 3;
-
-        let linear = len.min(LINEAR_MAX);
-        let front = headroom
-            .checked_add(N)
-            .and_then(|front| front.checked_add(linear))
-            .ok_or(EINVAL)?;
-        let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
-        let mut error = 0;
-        // SAFETY: The socket is alive and owned by the call that we run in, which holds a reference
-        // to it, and owns it again when this is over.
-        let skb = unsafe {
-            bindings::release_sock(self.sock());
-            let skb = bindings::sock_alloc_send_pskb(
-                self.sock(),
-                front,
-                len.saturating_sub(linear),
-                i32::from(noblock),
-                &mut error,
-                ORDER,
-            );
-            bindings::lock_sock_nested(self.sock(), 0);
-            skb
-        };
-        let Some(skb) = NonNull::new(skb) else {
-            to_result(error)?;
-            return Err(ENOMEM);
-        };
-        // SAFETY: The buffer is new and ours alone.
-        let mut skb = unsafe { SkBuff::from_raw(skb, control) };
-        skb.reserve(headroom)?;
-        skb.put_slice(&header())?;
-        skb.put_msg_paged(msg, linear, len)?;
-        Ok(skb)
     }
 }

@@ -5,12 +5,12 @@
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
 use super::{
-    callbacks::with,
+    served::with,
     Addr,
     ConnectState,
-    OwnedSock,
     Table,
     Transport,
+    UserOwned,
     VsockSock, //
 };
 use crate::ext::{
@@ -82,8 +82,8 @@ impl Listener {
         &self,
         local: Addr,
         remote: Addr,
-        table: &'static Table,
-        set_up: impl FnOnce(ArcBorrow<'_, T::Socket>, &OwnedSock<'_>) -> Result,
+        table: &'static Table<T>,
+        set_up: impl FnOnce(ArcBorrow<'_, T::Socket>, &UserOwned<'_>) -> Result,
     ) -> Result<Child> {
         // SAFETY: The listener is alive.
         let sk = unsafe { bindings::vsock_create_connected(self.0.sock()) };
@@ -93,7 +93,8 @@ impl Listener {
         let vsk = child.0.raw();
         // SAFETY: The new socket is valid and known to nobody else. Its lock is taken all the same,
         // since that is what the callbacks are promised; one socket's lock within another's is
-        // what the class is for.
+        // what the class is for. With this table as its transport, its data are those of `T`, whose
+        // table it is.
         let result = unsafe {
             bindings::lock_sock_nested(sk, bindings::SINGLE_DEPTH_NESTING as i32);
             bindings::vsock_addr_init(&raw mut (*vsk).local_addr, local.cid, local.port);
@@ -101,8 +102,8 @@ impl Listener {
             bindings::rvsock_helper_sk_set_state(sk, bindings::TCP_ESTABLISHED as i32);
             let mut result = to_result(bindings::vsock_assign_transport(vsk, self.0.raw()));
             if result.is_ok() {
-                result = if core::ptr::eq((*vsk).transport, table.as_raw()) {
-                    bindings::vsock_insert_connected(vsk);
+                result = if core::ptr::eq((*vsk).transport, table.raw().get()) {
+                    bindings::rvsock_helper_vsock_insert_connected(vsk);
                     with::<T, _>(vsk, set_up)
                 } else {
                     Err(NetError::OpNotSupp.into())
@@ -166,6 +167,11 @@ impl Listener {
 }
 
 /// A connected socket that no user has yet; dropping it ends it.
+///
+/// # Invariants
+///
+/// The socket comes from [`Listener::create_child`], and is in no accept queue. The reference is the one
+/// that it was made with.
 pub(crate) struct Child(ARef<VsockSock>);
 
 impl Child {

@@ -7,10 +7,14 @@
 mod callbacks;
 mod dgram;
 mod listener;
+mod owned;
+mod sending;
+mod served;
 mod socket;
 mod table;
 mod tap;
 mod transport;
+mod weak;
 
 pub(crate) use self::{
     callbacks::Table,
@@ -24,11 +28,16 @@ pub(crate) use self::{
         Listener,
         Refused, //
     },
+    owned::{
+        NewSock,
+        OwnedSock,
+        Releasing,
+        UserOwned, //
+    },
+    sending::Sending,
     socket::{
         ConnectState,
-        OwnedSock,
-        VsockSock,
-        WeakSock, //
+        VsockSock, //
     },
     tap::{
         deliver,
@@ -41,6 +50,7 @@ pub(crate) use self::{
         Serves,
         Transport, //
     },
+    weak::WeakSock,
 };
 use crate::ext::bindings;
 

@@ -5,10 +5,15 @@
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
 use super::{
-    callbacks::Table,
+    callbacks::{
+        RawTable,
+        Table, //
+    },
     Addr,
+    NewSock,
     OwnedSock,
-    SockType,
+    Releasing,
+    UserOwned,
     VsockSock,
     WeakSock, //
 };
@@ -20,43 +25,42 @@ use crate::ext::{
         skbuff::SkBuff, //
     }, //
 };
-use core::ptr::NonNull;
 use kernel::{
-    error::{
-        from_result,
-        to_result, //
-    },
+    error::to_result,
     prelude::*,
     sync::{
         Arc,
         ArcBorrow, //
-    },
-    types::ForeignOwnable, //
+    }, //
 };
 
 /// What every transport has: data for each socket, and an address.
 ///
 /// Unless a function says otherwise it runs in process context, may sleep, and its socket is owned
-/// by the call that it serves (`lock_sock()`), as the [`OwnedSock`] shows. None of them is called
+/// by the call that it serves (`lock_sock()`), as the [`UserOwned`] shows. None of them is called
 /// before [`init`](Serves::init) nor after [`destruct`](Serves::destruct), except for those that are
 /// given no socket data.
 pub(crate) trait Serves: Sized + 'static {
     /// What the transport keeps for each socket.
-    type Socket: AsRef<WeakSock> + Send + Sync + 'static;
+    type Socket: Send + Sync + 'static;
 
     /// Makes the data of a socket that this transport is going to serve.
     ///
-    /// `listener` is where the connection came from, if it came. The data's [`WeakSock`] leads to
-    /// the socket once the function has returned.
-    fn init(sk: &OwnedSock<'_>, listener: Option<&VsockSock>) -> Result<Arc<Self::Socket>>;
+    /// `listener` is where the connection came from, if it came. `way` leads to the socket once the
+    /// function has returned.
+    fn init(
+        sk: &NewSock<'_>,
+        way: WeakSock,
+        listener: Option<&VsockSock>,
+    ) -> Result<Arc<Self::Socket>>;
 
     /// The socket is served by this transport no longer, or is being freed.
     ///
-    /// Any context; must not sleep. The data's [`WeakSock`] leads nowhere already.
+    /// Any context; must not sleep. The [`WeakSock`] leads nowhere already.
     fn destruct(data: Arc<Self::Socket>);
 
     /// The socket is being closed, or connected by another transport.
-    fn release(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>);
+    fn release(data: ArcBorrow<'_, Self::Socket>, sk: Releasing<'_>);
 
     /// The user call that [`own_or_defer`](WeakSock::own_or_defer) met has ended.
     fn deferred(_data: ArcBorrow<'_, Self::Socket>, _sk: &OwnedSock<'_>) {}
@@ -76,15 +80,15 @@ pub(crate) trait Serves: Sized + 'static {
 /// A transport of connections.
 pub(crate) trait Transport: Serves {
     /// Starts to connect to the socket's remote address.
-    fn connect(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>) -> Result;
+    fn connect(data: ArcBorrow<'_, Self::Socket>, sk: &UserOwned<'_>) -> Result;
 
     /// `connect()` has been given up: by a time-out or a signal.
-    fn cancel(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>) -> Result;
+    fn cancel(data: ArcBorrow<'_, Self::Socket>, sk: &UserOwned<'_>) -> Result;
 
     /// Sends what the peer and memory have room for, at most `len` bytes. Returns how many.
     fn stream_enqueue(
         data: ArcBorrow<'_, Self::Socket>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize>;
@@ -94,7 +98,7 @@ pub(crate) trait Transport: Serves {
     /// With `peek` they stay to be read again.
     fn stream_dequeue(
         data: ArcBorrow<'_, Self::Socket>,
-        sk: &OwnedSock<'_>,
+        sk: &UserOwned<'_>,
         msg: &mut Msg,
         len: usize,
         peek: bool,
@@ -112,7 +116,7 @@ pub(crate) trait Transport: Serves {
     fn stream_has_space(data: ArcBorrow<'_, Self::Socket>) -> u32;
 
     /// How many bytes a reader may wait for at once.
-    fn stream_rcvhiwat(sk: &OwnedSock<'_>) -> u64 {
+    fn stream_rcvhiwat(sk: &UserOwned<'_>) -> u64 {
         sk.buffer_size()
     }
 
@@ -130,7 +134,7 @@ pub(crate) trait Transport: Serves {
     /// Returns how many were sent; the last of them end the message.
     fn seqpacket_enqueue(
         _data: ArcBorrow<'_, Self::Socket>,
-        _sk: &OwnedSock<'_>,
+        _sk: &UserOwned<'_>,
         _msg: &mut Msg,
         _len: usize,
     ) -> Result<usize> {
@@ -142,7 +146,7 @@ pub(crate) trait Transport: Serves {
     /// With `peek` it stays to be read again.
     fn seqpacket_dequeue(
         _data: ArcBorrow<'_, Self::Socket>,
-        _sk: &OwnedSock<'_>,
+        _sk: &UserOwned<'_>,
         _msg: &mut Msg,
         _peek: bool,
     ) -> Result<usize> {
@@ -157,7 +161,7 @@ pub(crate) trait Transport: Serves {
     /// A reader is about to wait until there are `target` bytes.
     fn notify_recv_pre_block(
         _data: ArcBorrow<'_, Self::Socket>,
-        _sk: &OwnedSock<'_>,
+        _sk: &UserOwned<'_>,
         _target: usize,
     ) -> Result {
         Ok(())
@@ -181,14 +185,14 @@ pub(crate) trait Transport: Serves {
     }
 
     /// A writer is about to wait for room.
-    fn notify_send_pre_block(_data: ArcBorrow<'_, Self::Socket>, _sk: &OwnedSock<'_>) -> Result {
+    fn notify_send_pre_block(_data: ArcBorrow<'_, Self::Socket>, _sk: &UserOwned<'_>) -> Result {
         Ok(())
     }
 
     /// `SO_RCVLOWAT` is about to become `_value`.
     fn notify_set_rcvlowat(
         _data: ArcBorrow<'_, Self::Socket>,
-        _sk: &OwnedSock<'_>,
+        _sk: &UserOwned<'_>,
         _value: u32,
     ) -> Result {
         Ok(())
@@ -197,7 +201,7 @@ pub(crate) trait Transport: Serves {
     /// `SO_VM_SOCKETS_BUFFER_SIZE` is about to become `size`; returns what it does become.
     fn notify_buffer_size(
         _data: ArcBorrow<'_, Self::Socket>,
-        _sk: &OwnedSock<'_>,
+        _sk: &UserOwned<'_>,
         size: u64,
     ) -> u64 {
         size
@@ -209,7 +213,7 @@ pub(crate) trait Transport: Serves {
     fn unsent_bytes(data: ArcBorrow<'_, Self::Socket>) -> usize;
 
     /// `shutdown()` of the directions in `mode`: `RCV_SHUTDOWN`, `SEND_SHUTDOWN`.
-    fn shutdown(data: ArcBorrow<'_, Self::Socket>, sk: &OwnedSock<'_>, mode: u32) -> Result;
+    fn shutdown(data: ArcBorrow<'_, Self::Socket>, sk: &UserOwned<'_>, mode: u32) -> Result;
 }
 
 /// What a transport is registered for.
@@ -222,7 +226,10 @@ pub(crate) enum Role {
 }
 
 /// A transport that af_vsock knows, until this is dropped.
-pub(crate) struct Registration(&'static Table);
+///
+/// As with a [`driver::Registration`](kernel::driver::Registration), the module's end must drop it: a
+/// registration that is leaked ([`core::mem::forget`]) outlives the code that it refers to.
+pub(crate) struct Registration(&'static RawTable);
 
 impl Registration {
     /// Registers `table`. May sleep.
@@ -231,21 +238,21 @@ impl Registration {
     ///
     /// - `EBUSY`: there is a transport for this role.
     /// - `EINTR`: a signal came.
-    pub(crate) fn new(table: &'static Table, role: Role) -> Result<Self> {
+    pub(crate) fn new<T: Serves>(table: &'static Table<T>, role: Role) -> Result<Self> {
         let features = match role {
             Role::GuestToHost => bindings::VSOCK_TRANSPORT_F_G2H,
             Role::Datagrams => bindings::VSOCK_TRANSPORT_F_DGRAM,
         };
         // SAFETY: The table is static, and names the module that holds it.
-        to_result(unsafe { bindings::vsock_core_register(&table.0, features as i32) })?;
-        Ok(Self(table))
+        to_result(unsafe { bindings::vsock_core_register(table.raw().get(), features as i32) })?;
+        Ok(Self(table.raw()))
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: Registered in `new()`.
-        unsafe { bindings::vsock_core_unregister(&self.0 .0) };
+        unsafe { bindings::vsock_core_unregister(self.0.get()) };
     }
 }
 
@@ -258,19 +265,11 @@ impl Drop for Registration {
 macro_rules! declare_vsock_transport {
     ($(#[$attr:meta])* $name:ident: $new:ident::<$transport:ty>) => {
         $(#[$attr])*
+        // The name is the transport's own: modules have no two of the same.
+        #[allow(non_upper_case_globals, unsafe_code)]
         #[no_mangle]
-        #[allow(non_upper_case_globals)]
-        pub(crate) static $name: $crate::ext::net::vsock::Table = {
-            extern "C" {
-                // Only its address is used.
-                #[allow(improper_ctypes)]
-                static __this_module: ::kernel::types::Opaque<::kernel::bindings::module>;
-            }
-
-            $crate::ext::net::vsock::Table::$new::<$transport>(
-                (&raw const __this_module).cast_mut().cast(),
-            )
-        };
+        pub(crate) static $name: $crate::ext::net::vsock::Table<$transport> =
+            $crate::ext::net::vsock::Table::$new();
     };
 }
 pub(crate) use declare_vsock_transport;

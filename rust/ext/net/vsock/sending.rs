@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sending datagrams: charged to the send buffer, with what room there is.
+//!
+//! C header: [`include/net/sock.h`](srctree/include/net/sock.h)
+
+use super::UserOwned;
+use crate::ext::{
+    bindings,
+    net::{
+        msg::Msg,
+        skbuff::{
+            ControlBlock,
+            SkBuff, //
+        }, //
+    },
+};
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::to_result,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// A socket that is to send a datagram, in [`Datagrams::enqueue`](super::Datagrams::enqueue).
+pub(crate) struct Sending<'a>(UserOwned<'a>);
+
+impl<'a> Sending<'a> {
+    /// Wraps what the callback was called with.
+    pub(super) fn new(sk: UserOwned<'a>) -> Self {
+        Self(sk)
+    }
+}
+
+impl<'a> Deref for Sending<'a> {
+    type Target = UserOwned<'a>;
+
+    fn deref(&self) -> &UserOwned<'a> {
+        &self.0
+    }
+}
+
+impl Sending<'_> {
+    /// Makes a packet of a header and `len` bytes from the user, charged to the send buffer; before
+    /// the header, `headroom` bytes stay free.
+    ///
+    /// Waits for room in the send buffer, unless the message says `MSG_DONTWAIT`; meanwhile it lets
+    /// the socket go. `header` is called when the waiting is over.
+    ///
+    /// # Errors
+    ///
+    /// - `EAGAIN`: there is no room, and one may not or no longer (`SO_SNDTIMEO`) wait.
+    /// - `EINTR` and its like: a signal came.
+    /// - `EPIPE`: `shutdown()` has ended sending.
+    /// - `ENOBUFS`, `ENOMEM`: no memory.
+    /// - `EFAULT`: the user's memory cannot be read.
+    /// - What [`report_error`](super::VsockSock::report_error) was told.
+    pub(crate) fn datagram<C: ControlBlock, const N: usize>(
+        self,
+        headroom: usize,
+        header: impl FnOnce(&UserOwned<'_>) -> [u8; N],
+        msg: &mut Msg,
+        len: usize,
+        control: C,
+    ) -> Result<SkBuff<C>> {
+        /// More lies in pages, of up to eight at once.
+        const LINEAR_MAX: usize = PAGE_SIZE;
+        const ORDER: i32 = 3;
+
+        let linear = len.min(LINEAR_MAX);
+        let front = headroom
+            .checked_add(N)
+            .and_then(|front| front.checked_add(linear))
+            .ok_or(EINVAL)?;
+        let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
+        let mut error = 0;
+        // SAFETY: The socket is alive and owned by the call that we run in, which holds a reference
+        // to it, and owns it again when this is over. Nobody holds on to the proof of that, which is this
+        // value; `with_kept()` keeps the socket's data meanwhile.
+        let skb = unsafe {
+            bindings::release_sock(self.sock());
+            let skb = bindings::sock_alloc_send_pskb(
+                self.sock(),
+                front,
+                len.saturating_sub(linear),
+                i32::from(noblock),
+                &mut error,
+                ORDER,
+            );
+            bindings::lock_sock_nested(self.sock(), 0);
+            skb
+        };
+        let Some(skb) = NonNull::new(skb) else {
+            to_result(error)?;
+            return Err(ENOMEM);
+        };
+        // SAFETY: The buffer is new and ours alone, and has no data yet.
+        let mut skb = unsafe { SkBuff::from_raw(skb, control) };
+        skb.reserve(headroom)?;
+        skb.put_slice(&header(&self.0))?;
+        skb.with_msg_paged(msg, linear, len)
+    }
+}
