@@ -53,10 +53,17 @@ impl Conn {
         }
     }
 
+    /// It is connecting, and the device has seen one REQUEST at the most: an earlier one may have been accepted.
+    pub(super) fn is_first_call(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.state.state() == State::Connecting && inner.given_up.is_none()
+    }
+
     /// Gives up connecting.
     pub(super) fn cancel(self: &Arc<Self>) {
+        let first = self.is_first_call();
         self.abandon();
-        if self.withdraw() {
+        if first && self.withdraw() {
             // The device has not seen the REQUEST, and will not.
             let _ = self.decide(|inner| match inner.state.state() {
                 State::Connecting => inner.state.abandoned_timeout(),

@@ -54,8 +54,7 @@ impl Conn {
 
     /// The socket is released. May sleep, if it lingers.
     pub(super) fn release(self: &Arc<Self>, sk: Releasing<'_>) {
-        let connecting = self.inner.lock().state.state() == State::Connecting;
-        let unseen = connecting && self.withdraw();
+        let unseen = self.is_first_call() && self.withdraw();
         let mut unread = Inbox::new();
         let mut actions = self.decide(|inner| {
             core::mem::swap(&mut inner.inbox, &mut unread);
