@@ -34,7 +34,7 @@ const MAX_CLIENTS: usize = 16;
 /// How long a guest's thread may take for a command.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const HELP: &str = "counters | reset [cid=N] | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | \
+const HELP: &str = "counters | reset [cid=N] | become cid=N | abort PORT | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | \
     inject QUEUE [FIELD=N...] [data=HEX | zeros=N] [raw=HEX] [spread=N,N...] [used=N,N...] [head=N] | help; \
     QUEUE is one of rx tx dgram-rx dgram-tx event; guest=CID picks a guest, and without it all are meant";
 
@@ -43,6 +43,10 @@ const HELP: &str = "counters | reset [cid=N] | pause QUEUE | resume QUEUE | drop
 pub enum Command {
     /// Tell the driver that the transport was reset, and forget all connections.
     Reset,
+    /// Forget all connections, and tell the driver nothing.
+    Forget,
+    /// Reset the connections of this port of the guest's.
+    Abort(u32),
     Pause(Queue, bool),
     Drop(Queue, u64),
     Delay(Queue, Duration),
@@ -165,15 +169,18 @@ fn obey(line: &str, switch: &Switch) -> Result<String, String> {
         ["counters"] => return Ok(counters(&guests)),
         ["reset"] => {
             if let Some(cid) = words.take("cid")? {
-                let [guest] = guests.as_slice() else {
-                    return Err("cid=N needs guest=CID, since there are several".into());
-                };
-                if reserved(cid) {
-                    return Err(format!("CID {cid} is reserved"));
-                }
-                switch.renumber(guest, cid)?;
+                renumber(switch, &guests, cid)?;
             }
             Command::Reset
+        }
+        ["become"] => {
+            let cid = words.take("cid")?.ok_or("become needs cid=N")?;
+            renumber(switch, &guests, cid)?;
+            Command::Forget
+        }
+        ["abort", port] => {
+            let port = u32::try_from(number(port)?).map_err(|_| "that is no port")?;
+            Command::Abort(port)
         }
         ["pause", q] => Command::Pause(queue(q)?, true),
         ["resume", q] => Command::Pause(queue(q)?, false),
@@ -201,12 +208,23 @@ fn obey(line: &str, switch: &Switch) -> Result<String, String> {
     Ok(String::new())
 }
 
+/// Gives the one guest another CID.
+fn renumber(switch: &Switch, guests: &[Arc<Shared>], cid: u64) -> Result<(), String> {
+    let [guest] = guests else {
+        return Err("cid=N needs guest=CID, since there are several".into());
+    };
+    if reserved(cid) {
+        return Err(format!("CID {cid} is reserved"));
+    }
+    switch.renumber(guest, cid)
+}
+
 /// Has a guest's thread do it, and waits for that.
 fn ask(guest: &Shared, command: Command) -> Result<(), String> {
     if !guest.connected() {
         // A driver that comes later finds everything new; only what it would be told now is missing.
         return match command {
-            Command::Reset => Ok(()),
+            Command::Reset | Command::Forget => Ok(()),
             _ => Err(format!("nobody is connected to {}", guest.name)),
         };
     }
@@ -239,6 +257,16 @@ impl Guest {
                 self.gate.close();
                 // A driver that is just starting may have read the old CID.
                 self.events = 1;
+            }
+            Command::Forget => self.forget_all(),
+            Command::Abort(port) => {
+                let found: Vec<usize> = (self.connections.iter())
+                    .filter(|(_, connection)| connection.key.guest_port == port)
+                    .map(|(index, _)| index)
+                    .collect();
+                for index in found {
+                    self.reset_connection(index);
+                }
             }
             Command::Pause(queue, paused) => self.fault(queue).paused = paused,
             Command::Drop(queue, n) => self.fault(queue).drop = n,
@@ -286,6 +314,10 @@ mod tests {
             "reset cid=4 guest=3",
             "reset guest=7",
             "reset color=red",
+            "become",
+            "become cid=2 guest=3",
+            "abort",
+            "abort 4294967296",
             "counters guest=5",
             "inject rx color=red",
             "pause rx guest=3",

@@ -17,4 +17,5 @@ pub mod socket;
 pub mod sockmap;
 pub mod stream;
 pub mod stuck;
+pub mod waits;
 pub mod zerocopy;

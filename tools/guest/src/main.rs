@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use guest::{
     agent, bench, dgram, files, hold, interrupted, memory, messages, probe, rate,
     socket::{self, Kind, Peer},
-    sockmap, stream, stuck, zerocopy,
+    sockmap, stream, stuck, waits, zerocopy,
 };
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
@@ -34,6 +34,9 @@ enum Command {
     /// A BPF program that decides about what a socket receives
     #[command(subcommand)]
     Sockmap(sockmap::Task),
+    /// A reader, a writer or a caller who must not wait for ever
+    #[command(subcommand)]
+    Waits(waits::Task),
     /// Serve the lab's control connections over TCP
     Agent {
         #[arg(long)]
@@ -109,6 +112,15 @@ enum Command {
     StuckServer {
         #[arg(long)]
         port: u32,
+        #[arg(long)]
+        hold_ms: u64,
+    },
+    /// Listen, and sit in a page fault with the listener locked
+    StuckListener {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        backlog: i32,
         #[arg(long)]
         hold_ms: u64,
     },
@@ -234,6 +246,7 @@ fn main() -> Result<()> {
         Command::Zerocopy(task) => task.run(),
         Command::Files(task) => task.run(),
         Command::Sockmap(task) => task.run(),
+        Command::Waits(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port, cid } => stream::echo_server(port, cid),
         Command::EchoClient {
@@ -274,6 +287,11 @@ fn main() -> Result<()> {
         Command::StuckServer { port, hold_ms } => {
             stuck::server(port, Duration::from_millis(hold_ms))
         }
+        Command::StuckListener {
+            port,
+            backlog,
+            hold_ms,
+        } => stuck::listener(port, backlog, Duration::from_millis(hold_ms)),
         Command::HoldServer {
             port,
             connections,

@@ -19,7 +19,7 @@ use nix::{
     },
 };
 
-const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
+pub const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
 
@@ -162,6 +162,29 @@ impl Socket {
         Ok(setsockopt(self, sockopt::SendTimeout, &timeout)?)
     }
 
+    /// How long connect() waits for an answer.
+    pub fn connect_timeout(&self, timeout: Duration) -> Result<()> {
+        let timeout = libc::timeval {
+            tv_sec: timeout.as_secs() as i64,
+            tv_usec: timeout.subsec_micros().into(),
+        };
+        self.set(libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, timeout)
+    }
+
+    /// How many bytes poll() and recv() wait for.
+    pub fn set_lowat(&self, bytes: i32) -> Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+    }
+
+    /// How many bytes there are to read.
+    pub fn unread(&self) -> Result<i32> {
+        let mut unread = 0;
+        // SAFETY: The number lives through the call.
+        let result = unsafe { libc::ioctl(self.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+        Errno::result(result).context("ioctl(SIOCINQ)")?;
+        Ok(unread)
+    }
+
     /// What connect() gives.
     pub fn try_connect(&self, peer: Peer) -> io::Result<()> {
         let address = address(peer.cid, peer.port);
@@ -212,17 +235,35 @@ impl Socket {
         Ok(self)
     }
 
-    /// A listener; what it accepts inherits its buffer.
-    pub fn listening(kind: Kind, buffer: u64, port: u32) -> Result<Self> {
-        let socket = Self::new(kind, buffer)?;
+    /// A new socket that is bound to `port`.
+    pub fn bound(kind: Kind, port: u32) -> Result<Self> {
+        let socket = Self::plain(kind)?;
+        socket.bind(port)?;
+        Ok(socket)
+    }
+
+    fn bind(&self, port: u32) -> Result<()> {
         let address = address(libc::VMADDR_CID_ANY, port);
         // SAFETY: The address lives through the call, and its size is told.
         let result =
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
+            unsafe { libc::bind(self.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
         Errno::result(result).with_context(|| format!("bind to port {port}"))?;
-        // SAFETY: The call takes numbers alone.
-        Errno::result(unsafe { libc::listen(socket.as_raw_fd(), 4096) }).context("listen")?;
+        Ok(())
+    }
+
+    /// A listener; what it accepts inherits its buffer.
+    pub fn listening(kind: Kind, buffer: u64, port: u32) -> Result<Self> {
+        let socket = Self::new(kind, buffer)?;
+        socket.bind(port)?;
+        socket.listen(4096)?;
         Ok(socket)
+    }
+
+    /// Listens, for `backlog` connections at a time.
+    pub fn listen(&self, backlog: i32) -> Result<()> {
+        // SAFETY: The call takes numbers alone.
+        Errno::result(unsafe { libc::listen(self.as_raw_fd(), backlog) }).context("listen")?;
+        Ok(())
     }
 
     pub fn accept(&self) -> Result<Self> {

@@ -1,4 +1,5 @@
-//! A reader that sits in a page fault inside recv(), with its socket locked, for as long as it is told to.
+//! A caller that sits in a page fault inside recv() or setsockopt(), with its socket locked, for as long as it is
+//! told to.
 
 use std::{
     fs::File,
@@ -11,7 +12,11 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use nix::{errno::Errno, sys::mman};
 
-use crate::{pattern, stream};
+use crate::{
+    pattern,
+    socket::{Kind, Socket, SO_VM_SOCKETS_BUFFER_SIZE},
+    stream,
+};
 
 const PAGE: usize = 4096;
 const UFFD_API: u64 = 0xaa;
@@ -49,42 +54,100 @@ nix::ioctl_readwrite!(uffdio_api, 0xaa, 0x3f, UffdioApi);
 nix::ioctl_readwrite!(uffdio_register, 0xaa, 0x00, UffdioRegister);
 nix::ioctl_readwrite!(uffdio_zeropage, 0xaa, 0x04, UffdioZeropage);
 
+/// A page of memory that is not there until it is filled in: who touches it waits.
+struct MissingPage {
+    uffd: File,
+    start: u64,
+}
+
+impl MissingPage {
+    fn new() -> Result<Self> {
+        // SAFETY: The system call takes flags alone and gives a new descriptor.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
+            .context("userfaultfd")?;
+        // SAFETY: The descriptor is new, and nobody else's.
+        let uffd = unsafe { File::from_raw_fd(fd as i32) };
+        // SAFETY: A new anonymous mapping touches no memory that anybody has.
+        let page = unsafe {
+            mman::mmap_anonymous(
+                None,
+                PAGE.try_into()?,
+                mman::ProtFlags::PROT_READ | mman::ProtFlags::PROT_WRITE,
+                mman::MapFlags::MAP_PRIVATE,
+            )
+        }
+        .context("mmap")?;
+        let start = page.as_ptr() as u64;
+        let mut api = UffdioApi {
+            api: UFFD_API,
+            ..Default::default()
+        };
+        let mut register = UffdioRegister {
+            start,
+            len: PAGE as u64,
+            mode: UFFDIO_REGISTER_MODE_MISSING,
+            ioctls: 0,
+        };
+        // SAFETY: Both structures are as the kernel's header lays them out, and live through the calls.
+        unsafe {
+            uffdio_api(uffd.as_raw_fd(), &mut api).context("UFFDIO_API")?;
+            uffdio_register(uffd.as_raw_fd(), &mut register).context("UFFDIO_REGISTER")?;
+        }
+        Ok(Self { uffd, start })
+    }
+
+    /// Waits until somebody touches it, and has him wait for `hold`.
+    fn hold(mut self, hold: Duration) -> Result<()> {
+        let mut message = [0; UFFD_MSG];
+        self.uffd
+            .read_exact(&mut message)
+            .context("waiting for the page fault")?;
+        println!("STUCK");
+        thread::sleep(hold);
+        let mut zero = UffdioZeropage {
+            start: self.start,
+            len: PAGE as u64,
+            ..Default::default()
+        };
+        // SAFETY: The structure is as the kernel's header lays it out, and lives through the call.
+        unsafe { uffdio_zeropage(self.uffd.as_raw_fd(), &mut zero) }.context("UFFDIO_ZEROPAGE")?;
+        println!("RELEASED");
+        Ok(())
+    }
+}
+
+/// Listens, and sits in a page fault inside setsockopt(), with the listener locked, for `hold`; accepts then.
+pub fn listener(port: u32, backlog: i32, hold: Duration) -> Result<()> {
+    let listener = Socket::bound(Kind::Stream, port)?;
+    listener.listen(backlog)?;
+    println!("READY {port}");
+    let page = MissingPage::new()?;
+    let (fd, start) = (listener.as_raw_fd(), page.start);
+    let owner = thread::spawn(move || {
+        // SAFETY: The page is mapped for the program's life; a value of 0 is what comes to be in it.
+        unsafe {
+            libc::setsockopt(
+                fd,
+                libc::AF_VSOCK,
+                SO_VM_SOCKETS_BUFFER_SIZE,
+                start as *const libc::c_void,
+                size_of::<u64>() as libc::socklen_t,
+            )
+        }
+    });
+    page.hold(hold)?;
+    owner
+        .join()
+        .map_err(|_| anyhow::anyhow!("the owner panicked"))?;
+    loop {
+        drop(listener.accept()?);
+    }
+}
+
 /// Accepts one connection and reads into a page that is not there; fills the page in after `hold`.
 pub fn server(port: u32, hold: Duration) -> Result<()> {
-    // SAFETY: The system call takes flags alone and gives a new descriptor.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })
-        .context("userfaultfd")?;
-    // SAFETY: The descriptor is new, and nobody else's.
-    let mut uffd = unsafe { File::from_raw_fd(fd as i32) };
-
-    // SAFETY: A new anonymous mapping touches no memory that anybody has.
-    let page = unsafe {
-        mman::mmap_anonymous(
-            None,
-            PAGE.try_into()?,
-            mman::ProtFlags::PROT_READ | mman::ProtFlags::PROT_WRITE,
-            mman::MapFlags::MAP_PRIVATE,
-        )
-    }
-    .context("mmap")?;
-    let start = page.as_ptr() as u64;
-
-    let mut api = UffdioApi {
-        api: UFFD_API,
-        ..Default::default()
-    };
-    let mut register = UffdioRegister {
-        start,
-        len: PAGE as u64,
-        mode: UFFDIO_REGISTER_MODE_MISSING,
-        ioctls: 0,
-    };
-    // SAFETY: Both structures are as the kernel's header lays them out, and live through the calls.
-    unsafe {
-        uffdio_api(uffd.as_raw_fd(), &mut api).context("UFFDIO_API")?;
-        uffdio_register(uffd.as_raw_fd(), &mut register).context("UFFDIO_REGISTER")?;
-    }
-
+    let page = MissingPage::new()?;
+    let start = page.start;
     let (mut stream, _) = stream::listen(port)?.accept().context("accept")?;
     println!("ACCEPTED");
     let reader = thread::spawn(move || -> Result<u64> {
@@ -112,19 +175,7 @@ pub fn server(port: u32, hold: Duration) -> Result<()> {
         }
     });
 
-    let mut message = [0; UFFD_MSG];
-    uffd.read_exact(&mut message)
-        .context("waiting for the page fault")?;
-    println!("STUCK");
-    thread::sleep(hold);
-    let mut zero = UffdioZeropage {
-        start,
-        len: PAGE as u64,
-        ..Default::default()
-    };
-    // SAFETY: As above.
-    unsafe { uffdio_zeropage(uffd.as_raw_fd(), &mut zero) }.context("UFFDIO_ZEROPAGE")?;
-    println!("RELEASED");
+    page.hold(hold)?;
     let total = reader
         .join()
         .map_err(|_| anyhow::anyhow!("the reader panicked"))??;

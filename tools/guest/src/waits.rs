@@ -1,0 +1,264 @@
+//! Those who wait: a reader for more than a byte, a writer for room, two threads for one error. Nobody may wait
+//! for ever.
+
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure, Context, Result};
+use clap::Subcommand;
+use nix::{
+    poll::PollFlags,
+    sys::socket::{getsockopt, sockopt},
+};
+
+use crate::socket::{Kind, Peer, Socket, DEFAULT_BUFFER};
+
+/// Who waits for longer waits for ever.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Subcommand)]
+pub enum Task {
+    /// Read most of a full buffer in two pieces, then wait in poll() for `SO_RCVLOWAT` bytes
+    Lowat {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        first: usize,
+        #[arg(long)]
+        second: usize,
+        #[arg(long)]
+        lowat: i32,
+        /// Begin to read when this file is there
+        #[arg(long)]
+        when: PathBuf,
+    },
+    /// Write so much; with --poll never wait but in poll()
+    Write {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        bytes: usize,
+        #[arg(long)]
+        poll: bool,
+    },
+    /// Wait in recv(), and see another thread take the connection's error
+    ErrorTaken {
+        #[command(flatten)]
+        peer: Peer,
+    },
+    /// Give up connect(), and see that nothing is left behind of what the peer has sent
+    LateAnswer {
+        #[command(flatten)]
+        peer: Peer,
+    },
+    /// Lose a connection with data unsent, and make another between the same ports
+    Successor {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        from: u32,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+    },
+    /// Write small pieces while the device takes nothing, and close
+    LastWords {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        pieces: usize,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+        #[arg(long)]
+        close: bool,
+    },
+}
+
+impl Task {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Lowat {
+                port,
+                first,
+                second,
+                lowat,
+                when,
+            } => wait_for_lowat(port, [first, second], lowat, &when),
+            Self::Write { peer, bytes, poll } => write(peer, bytes, poll),
+            Self::ErrorTaken { peer } => error_taken(peer),
+            Self::LateAnswer { peer } => late_answer(peer),
+            Self::Successor { peer, from, when } => successor(peer, from, &when),
+            Self::LastWords {
+                peer,
+                pieces,
+                when,
+                close,
+            } => last_words(peer, pieces, &when, close),
+        }
+    }
+}
+
+fn wait_for_file(file: &PathBuf) -> Result<()> {
+    let start = Instant::now();
+    while !file.exists() {
+        ensure!(start.elapsed() < 4 * PATIENCE, "{file:?} never came");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn wait_for_lowat(port: u32, reads: [usize; 2], lowat: i32, when: &PathBuf) -> Result<()> {
+    let listener = Socket::listening(Kind::Stream, DEFAULT_BUFFER, port)?;
+    println!("READY {port}");
+    let socket = listener.accept()?;
+    let start = Instant::now();
+    while (socket.unread()? as u64) < DEFAULT_BUFFER {
+        ensure!(start.elapsed() < PATIENCE, "the buffer is never full");
+        thread::sleep(Duration::from_millis(5));
+    }
+    println!("FULL");
+    wait_for_file(when)?;
+    for want in reads {
+        let mut buffer = vec![0; want];
+        let got = socket.receive(&mut buffer, libc::MSG_WAITALL)?.len;
+        ensure!(got == want, "recv() gave {got} of {want} bytes");
+    }
+    socket.set_lowat(lowat)?;
+    println!("WAITS unread={}", socket.unread()?);
+    let events = socket.poll(PollFlags::POLLIN, PATIENCE)?;
+    let unread = socket.unread()?;
+    ensure!(
+        events.contains(PollFlags::POLLIN),
+        "poll() for {lowat} bytes ended with {events:?} and {unread} bytes"
+    );
+    let got = socket.receive(&mut vec![0; 1 << 20], 0)?.len;
+    ensure!(got >= lowat as usize, "recv() gave {got} of {lowat} bytes");
+    println!("OK unread={unread} received={got}");
+    Ok(())
+}
+
+fn write(peer: Peer, bytes: usize, poll: bool) -> Result<()> {
+    let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    let piece = vec![0x5a; 64 << 10];
+    let flags = if poll { libc::MSG_DONTWAIT } else { 0 };
+    let start = Instant::now();
+    let mut sent = 0;
+    while sent < bytes {
+        let len = piece.len().min(bytes - sent);
+        match socket.send(&piece[..len], flags) {
+            Ok(n) => sent += n,
+            Err(e) if poll && e.raw_os_error() == Some(libc::EAGAIN) => {
+                let events = socket.poll(PollFlags::POLLOUT, PATIENCE)?;
+                ensure!(
+                    events.contains(PollFlags::POLLOUT),
+                    "no room for {PATIENCE:?} after {sent} of {bytes} bytes"
+                );
+            }
+            Err(e) => return Err(e).with_context(|| format!("send() after {sent} bytes")),
+        }
+    }
+    println!("OK sent={sent} seconds={:.3}", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn error_taken(peer: Peer) -> Result<()> {
+    let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    socket.receive_timeout(Duration::ZERO)?;
+    println!("CONNECTED");
+    thread::scope(|scope| -> Result<()> {
+        let reader = scope.spawn(|| socket.receive(&mut [0; 16], 0));
+        // Spins, so as to be there before the reader is.
+        let start = Instant::now();
+        let error = loop {
+            match getsockopt(&socket, sockopt::SocketError)? {
+                0 if start.elapsed() < 2 * PATIENCE => {}
+                0 => bail!("the connection never failed"),
+                error => break error,
+            }
+        };
+        println!("TAKEN {error}");
+        let start = Instant::now();
+        while !reader.is_finished() {
+            if start.elapsed() > PATIENCE {
+                // The reader cannot be joined.
+                println!("STUCK");
+                std::process::exit(1);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    })?;
+    println!("OK");
+    Ok(())
+}
+
+fn late_answer(peer: Peer) -> Result<()> {
+    let socket = Socket::plain(Kind::Stream)?;
+    socket.connect_timeout(Duration::from_secs(1))?;
+    let error = socket.try_connect(peer).err().and_then(|e| e.raw_os_error());
+    ensure!(
+        error == Some(libc::ETIMEDOUT),
+        "connect() was to time out, and gave {error:?}"
+    );
+    // The peer's answer and its greeting come, and the time of both is over.
+    thread::sleep(Duration::from_secs(5));
+    ensure!(socket.unread()? == 0, "{} bytes to read", socket.unread()?);
+    socket.listen(4)?;
+    let events = socket.poll(PollFlags::POLLIN, Duration::from_millis(500))?;
+    ensure!(
+        !events.contains(PollFlags::POLLIN),
+        "a listener that nobody has connected to has {events:?}"
+    );
+    println!("OK");
+    Ok(())
+}
+
+fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
+    let filler = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    let first = Socket::bound(Kind::Stream, from)?.connect(peer)?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    // More than the queue is deep.
+    for _ in 0..400 {
+        filler.send(&[1], libc::MSG_DONTWAIT)?;
+        thread::yield_now();
+    }
+    first.send(&[2; 1000], libc::MSG_DONTWAIT)?;
+    println!("WRITTEN");
+    let events = first.poll(PollFlags::POLLIN, PATIENCE)?;
+    ensure!(
+        events.contains(PollFlags::POLLHUP) || events.contains(PollFlags::POLLERR),
+        "the first connection does not end: {events:?}"
+    );
+    drop(first);
+    let second = Socket::bound(Kind::Stream, from)?;
+    println!("AGAIN");
+    let second = second.connect(peer).context("the second connection")?;
+    second.send(&[3; 10], 0)?;
+    let mut back = [0; 10];
+    let got = second.receive(&mut back, libc::MSG_WAITALL)?.len;
+    ensure!(got == 10 && back == [3; 10], "the echo was {:?}", &back[..got]);
+    println!("OK");
+    Ok(())
+}
+
+fn last_words(peer: Peer, pieces: usize, when: &PathBuf, close: bool) -> Result<()> {
+    let socket = Socket::connected(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    for i in 0..pieces {
+        socket.send(&(i as u64).to_le_bytes(), libc::MSG_DONTWAIT)?;
+    }
+    if close {
+        drop(socket);
+        println!("WRITTEN");
+        return Ok(());
+    }
+    println!("WRITTEN");
+    socket.poll(PollFlags::POLLIN, PATIENCE)?;
+    Ok(())
+}
