@@ -336,6 +336,39 @@ bool rvsock_helper_sk_sndbuf_is_full(const struct sock *sk)
 	return sk_wmem_alloc_get(sk) >= READ_ONCE(sk->sk_sndbuf);
 }
 
+/* What is allocated for sending counts as the user's, for memory cgroups. */
+void rvsock_helper_sk_account_memory(struct sock *sk)
+{
+	sk->sk_allocation = GFP_KERNEL_ACCOUNT;
+}
+
+/*
+ * The caller owns the socket, which is let go while one waits. An error or the
+ * end of sending ends the waiting too: the caller finds it.
+ */
+int rvsock_helper_sk_wait_until(struct sock *sk, bool noblock, bool (*ready)(void *data),
+				void *data)
+{
+	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	long timeo = sock_sndtimeo(sk, noblock);
+	int err = 0;
+
+	add_wait_queue(sk_sleep(sk), &wait);
+	while (!ready(data) && !sk->sk_err && !(sk->sk_shutdown & SEND_SHUTDOWN)) {
+		if (!timeo) {
+			err = -EAGAIN;
+			break;
+		}
+		if (signal_pending(current)) {
+			err = sock_intr_errno(timeo);
+			break;
+		}
+		sk_wait_event(sk, &timeo, ready(data), &wait);
+	}
+	remove_wait_queue(sk_sleep(sk), &wait);
+	return err;
+}
+
 u32 rvsock_helper_sk_shutdown(const struct sock *sk)
 {
 	return READ_ONCE(sk->sk_shutdown);

@@ -61,6 +61,9 @@ unsigned int rvsock_helper_sock_first_len(struct sock *sk);
 void rvsock_helper_sk_drops_inc(struct sock *sk);
 int rvsock_helper_sk_wmem_alloc(const struct sock *sk);
 bool rvsock_helper_sk_sndbuf_is_full(const struct sock *sk);
+void rvsock_helper_sk_account_memory(struct sock *sk);
+int rvsock_helper_sk_wait_until(struct sock *sk, bool noblock, bool (*ready)(void *data),
+				void *data);
 u32 rvsock_helper_sk_shutdown(const struct sock *sk);
 void rvsock_helper_sk_report_error(struct sock *sk, int err);
 bool rvsock_helper_may_bind_reserved_port(void);

@@ -46,7 +46,10 @@ use crate::ext::{
         }, //
     },
 };
-use core::ptr::NonNull;
+use core::{
+    ffi::c_void,
+    ptr::NonNull, //
+};
 use kernel::{
     error::{
         from_result,

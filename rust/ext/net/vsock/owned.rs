@@ -236,6 +236,13 @@ impl<'a> NewSock<'a> {
     pub(crate) fn set_buffer_size(&self, size: u64) {
         self.0.set_buffer_size(size);
     }
+
+    /// Has what [`Sending::datagram`](super::Sending::datagram) allocates count for the memory cgroup of who
+    /// sends.
+    pub(crate) fn account_memory(&self) {
+        // SAFETY: The socket is alive, and new.
+        unsafe { bindings::rvsock_helper_sk_account_memory(self.0.sock()) };
+    }
 }
 
 impl Deref for NewSock<'_> {

@@ -21,6 +21,7 @@ use core::{
 };
 use kernel::{
     error::to_result,
+    ffi::c_void,
     page::PAGE_SIZE,
     prelude::*, //
 };
@@ -44,6 +45,39 @@ impl<'a> Deref for Sending<'a> {
 }
 
 impl Sending<'_> {
+    /// Waits until `ready` says so, which is called again after each
+    /// [`write_space`](super::VsockSock::write_space), in any context that does not sleep.
+    ///
+    /// Meanwhile it lets the socket go. Also returns when [`datagram`](Self::datagram) would fail at once.
+    ///
+    /// # Errors
+    ///
+    /// - `EAGAIN`: one may not (`MSG_DONTWAIT`) or no longer (`SO_SNDTIMEO`) wait.
+    /// - `EINTR` and its like: a signal came.
+    pub(crate) fn wait_until<F: FnMut() -> bool>(self, msg: &Msg, mut ready: F) -> Result<Self> {
+        /// Calls a `F`.
+        ///
+        /// # Safety
+        ///
+        /// `data` must point to one that nobody else uses.
+        unsafe extern "C" fn call<F: FnMut() -> bool>(data: *mut c_void) -> bool {
+            // SAFETY: By the safety requirement.
+            unsafe { (*data.cast::<F>())() }
+        }
+        let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
+        // SAFETY: As in `datagram()`: the proof of owning the socket is this value, which nobody holds on to
+        // meanwhile. `ready` outlives the call, which alone uses it.
+        to_result(unsafe {
+            bindings::rvsock_helper_sk_wait_until(
+                self.sock(),
+                noblock,
+                Some(call::<F>),
+                (&raw mut ready).cast(),
+            )
+        })?;
+        Ok(self)
+    }
+
     /// Makes a packet of a header and `len` bytes from the user, charged to the send buffer; before
     /// the header, `headroom` bytes stay free.
     ///
