@@ -8,6 +8,7 @@
 //! with the socket locked holds up nobody but itself.
 
 use super::{
+    backlog::Backlog,
     closing::Closing,
     data::Stored,
     device,
@@ -81,6 +82,9 @@ pub(crate) struct Conn {
     /// A credit update waits for room in the transmit queue, and will tell the newest.
     update_waits: AtomicFlag,
     pub(super) table: Arc<Connections>,
+    /// What waits for room in the transmit queue.
+    #[pin]
+    pub(super) backlog: Backlog,
     #[pin]
     pub(super) inner: SpinLockBh<Inner>,
 }
@@ -138,6 +142,7 @@ impl Conn {
                 unsent: Atomic::new(0),
                 update_waits: AtomicFlag::new(false),
                 table,
+                backlog <- Backlog::new(buf_alloc),
                 inner <- new_spinlock_bh!(
                     Inner {
                         state: Connection::new(),
@@ -200,8 +205,23 @@ impl Conn {
         self.unsent.add(i64::from(bytes), Relaxed);
     }
 
+    /// A packet with so many bytes has gone, as all do whatever becomes of them. Nothing is locked.
     pub(super) fn taken_by_device(&self, bytes: u32) {
         self.unsent.add(-i64::from(bytes), Relaxed);
+        self.tell_of_room();
+    }
+
+    /// Wakes a writer who was told that too much waits, if there is room now. Nothing is locked.
+    pub(super) fn tell_of_room(&self) {
+        if self.backlog.has_room_again() {
+            self.wake(Stored::Silently, true);
+        }
+    }
+
+    /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
+    /// so is woken when there is room.
+    pub(super) fn has_too_much_waiting(&self) -> bool {
+        self.backlog.is_full() || device::streams_are_full(self)
     }
 
     /// The number of bytes that the device has not yet taken.
@@ -267,6 +287,8 @@ impl Conn {
         let free = self.inner.lock().credit.tx.free();
         if free == 0 {
             self.ask_for_credit();
+        } else if self.has_too_much_waiting() {
+            return 0;
         }
         free
     }
@@ -506,10 +528,7 @@ impl Conn {
 
     /// Takes back the packets that the device has not yet seen; returns whether there were any.
     pub(super) fn withdraw(self: &Arc<Self>) -> bool {
-        device::with(|device| {
-            device.purge(|sent| sent.conn().is_some_and(|conn| Arc::ptr_eq(conn, self)))
-        })
-        .unwrap_or(false)
+        device::with(|device| device.withdraw(self)).unwrap_or(false)
     }
 
     /// Sends a control packet. Sleeps if `gfp` allows it.
@@ -600,6 +619,7 @@ impl Conn {
                 inner.credit.tx.free() > 0 && !had_room,
             )
         };
+        let room = self.backlog.set_buf_alloc(buf_alloc) || room;
         if tell {
             let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
         }

@@ -121,6 +121,9 @@ impl Conn {
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
+        if self.has_too_much_waiting() {
+            return Ok(0);
+        }
         let want = u32::try_from(len).unwrap_or(u32::MAX);
         let message = self.socket_type() == SocketType::Seqpacket;
         let (granted, header) = {
@@ -160,12 +163,13 @@ impl Conn {
         let mut sent = 0;
         let mut result = Ok(());
         while sent < granted && result.is_ok() {
-            let piece = packet::data(header, self, sk, msg, granted.saturating_sub(sent), pinned);
-            result = piece.and_then(|(packet, len)| {
-                device::send(packet)?;
+            let left = granted.saturating_sub(sent);
+            result = self.send_piece(header, sk, msg, left, pinned).map(|len| {
                 sent = sent.saturating_add(len);
-                Ok(())
             });
+            if sent < granted && self.has_too_much_waiting() {
+                break;
+            }
         }
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
@@ -180,6 +184,27 @@ impl Conn {
             Err(error) if sent == 0 => Err(error),
             _ => Ok(sent),
         }
+    }
+
+    /// Sends up to `len` bytes as one packet, or adds them to one that waits. May sleep.
+    fn send_piece(
+        self: &Arc<Self>,
+        header: Header,
+        sk: &OwnedSock<'_>,
+        msg: &mut Msg,
+        len: usize,
+        zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
+    ) -> Result<usize> {
+        if zerocopy.is_none() && packet::is_small(len) {
+            if let Some(mut open) = device::take_open(self) {
+                let added = packet::extend(&mut open, self, msg, len);
+                device::send(open)?;
+                return added;
+            }
+        }
+        let (packet, len) = packet::data(header, self, sk, msg, len, zerocopy)?;
+        device::send(packet)?;
+        Ok(len)
     }
 
     /// Hands up to `len` received bytes to the user. May sleep.

@@ -7,6 +7,7 @@ mod lifecycle;
 pub(super) use lifecycle::Found;
 
 use super::{
+    conn::Conn,
     dgram,
     event::{
         read_guest_cid,
@@ -15,8 +16,7 @@ use super::{
     packet::{
         self,
         Kind,
-        Packet,
-        Sent, //
+        Packet, //
     },
     pair::{
         new_pair,
@@ -168,6 +168,36 @@ pub(super) fn can_pin(msg: &Msg) -> bool {
     crate::zerocopy.get() && msg.can_be_pinned(most)
 }
 
+/// Takes the packet out that small writes of `conn` are put together in while others wait, if there is one.
+/// It is to be sent again.
+pub(super) fn take_open(conn: &Conn) -> Option<Packet> {
+    if !conn.backlog.has_open() {
+        return None;
+    }
+    with(|device| device.streams.tx.take_open(conn)).flatten()
+}
+
+/// Whether so much waits to be sent that all writers have to wait; `conn`'s, if so, is woken when they need
+/// not.
+pub(super) fn streams_are_full(conn: &Conn) -> bool {
+    if !with(|device| device.streams.tx.is_full()).unwrap_or(false) {
+        return false;
+    }
+    conn.backlog.refuse();
+    // Those that were refused before it was full no longer are woken.
+    with(|device| device.streams.tx.is_full_still()).unwrap_or(false)
+}
+
+/// Whether so many datagrams wait to be sent that more have to wait for them.
+pub(super) fn datagrams_are_full() -> bool {
+    with(|device| device.datagrams.tx.is_full()).unwrap_or(false)
+}
+
+/// The same, for one who waits to be told of room.
+pub(super) fn datagrams_are_full_still() -> bool {
+    with(|device| device.datagrams.tx.is_full_still()).unwrap_or(false)
+}
+
 /// Sends `packet`. Does not sleep.
 ///
 /// # Errors
@@ -211,8 +241,8 @@ impl Vsock {
                 dev,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                streams <- new_pair!(streams, |device| device.requests.has_room(), rx::route),
-                datagrams <- new_pair!(datagrams, |_| true, dgram::receive),
+                streams <- new_pair!(streams, |device| device.requests.has_room(), rx::route, Self::streams_have_room),
+                datagrams <- new_pair!(datagrams, |_| true, dgram::receive, Self::datagrams_have_room),
                 events <- Events::new(),
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
@@ -298,9 +328,19 @@ impl Vsock {
         }
     }
 
-    /// Drops the packets that wait to be sent and for which `unwanted` says so; returns whether there were any.
-    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
-        self.streams.tx.purge(unwanted)
+    /// Drops the packets of `conn` that wait to be sent; returns whether there were any. Does not sleep.
+    pub(super) fn withdraw(&self, conn: &Arc<Conn>) -> bool {
+        self.streams.tx.withdraw(conn)
+    }
+
+    /// Writers may go on that had to wait, as too much did.
+    fn streams_have_room(&self) {
+        self.table.for_each(|conn| conn.tell_of_room());
+    }
+
+    /// The same for datagrams.
+    fn datagrams_have_room(&self) {
+        self.table.ports.tell_of_room();
     }
 
     /// Somebody waits until packets are sent.

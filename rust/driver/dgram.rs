@@ -140,6 +140,15 @@ impl Ports {
         Err(NetError::AddrNotAvail.into())
     }
 
+    /// So much waits no longer that senders had to wait: they look again.
+    pub(super) fn tell_of_room(&self) {
+        self.bound.for_each(|sock| {
+            if let Some(sk) = sock.sk.upgrade() {
+                sk.write_space();
+            }
+        });
+    }
+
     /// The machine has another CID: sockets that were bound to the old one answer on the new (C5).
     pub(super) fn rebind(&self, cid: u32) {
         self.bound.for_each(|sock| {
@@ -153,10 +162,11 @@ impl Serves for DatagramTransport {
     type Socket = DgramSock;
 
     fn init(
-        _sk: &NewSock<'_>,
+        sk: &NewSock<'_>,
         way: WeakSock,
         _listener: Option<&VsockSock>,
     ) -> Result<Arc<DgramSock>> {
+        sk.account_memory();
         let table = crate::connections().ok_or(ENODEV)?;
         Ok(Arc::new(DgramSock { sk: way, table }, GFP_KERNEL)?)
     }
@@ -206,7 +216,7 @@ impl Datagrams for DatagramTransport {
 
     fn enqueue(
         _sock: ArcBorrow<'_, DgramSock>,
-        sk: Sending<'_>,
+        mut sk: Sending<'_>,
         to: Addr,
         msg: &mut Msg,
         len: usize,
@@ -216,6 +226,10 @@ impl Datagrams for DatagramTransport {
         }
         if !device::serves(SocketType::Dgram) {
             return Err(ENODEV);
+        }
+        // The buffers of sockets that were closed hold memory still (K5).
+        if device::datagrams_are_full() {
+            sk = sk.wait_until(msg, || !device::datagrams_are_full_still())?;
         }
         if sk.sndbuf_is_full() {
             // What the device has taken makes room at once, and what it takes from now on, when it

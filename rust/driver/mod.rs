@@ -13,7 +13,7 @@
 //! 3. `Tx`: the transmit queue and the packets that wait for room in it.
 //! 4. The list of connections that could not tell their news.
 //! 5. `Conn`: the state of one connection, its credit, what it has received.
-//! 6. A bucket of the table of connections.
+//! 6. A bucket of the table of connections; `Backlog`: what of one connection waits for room.
 //!
 //! af_vsock's own table lock is innermost as well. Packets, sockets and pages are freed with none of
 //! the locks 3 to 6 held, since the last reference to a socket may go with them.
@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 mod abandoned;
+mod backlog;
 mod closing;
 mod conn;
 mod data;
@@ -50,6 +51,7 @@ mod table;
 mod tap;
 mod transport;
 mod tx;
+mod waiting;
 
 pub(crate) use self::{
     dgram::DatagramTransport,

@@ -44,6 +44,13 @@ const CREDIT_OFFSET: usize = 36;
 /// Payload up to this size is kept behind the header; more gets pages of its own.
 const LINEAR_MAX: usize = PAGE_SIZE;
 
+/// Room for payload in a packet that small writes are put together in: with the header, and what the
+/// kernel allocates along, it fills a page.
+const OPEN_ROOM: usize = PAGE_SIZE - 384 - HEADER_LEN_MRG;
+
+/// Where a header speaks of the length of the payload.
+const LEN_OFFSET: usize = 24;
+
 /// What a packet carries besides its bytes.
 ///
 /// The sender is kept here, as its socket may by the time belong to another transport, or be gone.
@@ -51,6 +58,8 @@ pub(super) struct Sent {
     conn: Option<Arc<Conn>>,
     payload: u32,
     kind: Kind,
+    /// More of the user's bytes may be added to it while it waits.
+    open: bool,
     /// Its header is the longer one, of devices that merge receive buffers.
     wide: bool,
     /// Monitors have seen it.
@@ -62,6 +71,8 @@ pub(super) struct Sent {
 pub(super) enum Kind {
     /// A call asked for it.
     Call,
+    /// It carries a user's bytes.
+    Payload,
     /// It tells the peer of room.
     CreditUpdate,
     /// It answers a packet: the peer decides how many there are.
@@ -95,6 +106,7 @@ impl Sent {
             conn,
             payload: 0,
             kind,
+            open: false,
             wide: false,
             tapped: false,
         }
@@ -160,14 +172,18 @@ pub(super) fn data(
     len: usize,
     zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
 ) -> Result<(Packet, usize)> {
+    let mut open = false;
     let (mut packet, len) = match zerocopy {
         Some((notification, Pinned::Yes)) => pin(sk, msg, len, notification)?,
         Some((notification, Pinned::No)) => {
-            let (mut packet, len) = copy(sk, msg, len)?;
+            let (mut packet, len) = copy(sk, msg, len, 0)?;
             notification.attach(&mut packet);
             (packet, len)
         }
-        None => copy(sk, msg, len)?,
+        None => {
+            open = conn.socket_type() == SocketType::Stream && conn.backlog.has_packets();
+            copy(sk, msg, len, if open { OPEN_ROOM } else { 0 })?
+        }
     };
     header.len = u32::try_from(len).map_err(|_| EINVAL)?;
     if conn.socket_type() == SocketType::Seqpacket && msg.left() == 0 {
@@ -183,7 +199,35 @@ pub(super) fn data(
     let sent = packet.control_mut();
     sent.payload = header.len;
     sent.conn = Some(conn.clone());
+    sent.open = open;
     Ok((packet, len))
+}
+
+/// Whether more of the user's bytes may be added to `packet`.
+pub(super) fn is_open(packet: &Packet) -> bool {
+    packet.control().open && packet.tailroom() > 0
+}
+
+/// Whether a write of `len` bytes is one of those that are put together.
+pub(super) const fn is_small(len: usize) -> bool {
+    len <= LINEAR_MAX
+}
+
+/// Adds up to `len` bytes of the user's to the open `packet` of `conn`; returns how many they are. May
+/// sleep.
+///
+/// # Errors
+///
+/// `EFAULT`: the user's memory cannot be read; the packet is as before.
+pub(super) fn extend(packet: &mut Packet, conn: &Conn, msg: &mut Msg, len: usize) -> Result<usize> {
+    let len = len.min(packet.tailroom());
+    let more = u32::try_from(len).map_err(|_| EINVAL)?;
+    let payload = packet.control().payload.checked_add(more).ok_or(EINVAL)?;
+    packet.put_msg(msg, len)?;
+    packet.overwrite(LEN_OFFSET, &payload.to_le_bytes())?;
+    packet.control_mut().payload = payload;
+    conn.given_to_device(more);
+    Ok(len)
 }
 
 /// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. May sleep, and calls
@@ -199,7 +243,7 @@ pub(super) fn datagram(
     len: usize,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
-    let sent = Sent::new(None, Kind::Call);
+    let sent = Sent::new(None, Kind::Payload);
     sk.datagram(HEADROOM, |sk| header(sk).to_bytes(), msg, len, sent)
 }
 
@@ -216,6 +260,12 @@ fn blank(linear: usize, flags: Flags, sent: Sent) -> Result<Packet> {
     packet.reserve(HEADER_LEN_MRG - HEADER_LEN)?;
     packet.put_slice(&[0; HEADER_LEN])?;
     Ok(packet)
+}
+
+/// A packet for a user's bytes, with room for `linear` of them behind the header. It counts for the user's
+/// memory cgroup (K5).
+fn payload(linear: usize) -> Result<Packet> {
+    blank(linear, GFP_KERNEL_ACCOUNT, Sent::new(None, Kind::Payload))
 }
 
 /// Makes the header of `packet` as long as the device has it, that is, `header_len`: as late as can
@@ -238,8 +288,9 @@ pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
     Ok(())
 }
 
-/// A packet with a copy of up to `len` bytes of the user's, and how many they are.
-fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
+/// A packet with a copy of up to `len` bytes of the user's, and how many they are; if they are few, with
+/// room for `room` bytes in all.
+fn copy(sk: &VsockSock, msg: &mut Msg, len: usize, room: usize) -> Result<(Packet, usize)> {
     let len = len.min(MAX_PAYLOAD);
     let block = if len > LINEAR_MAX {
         contiguous(len)
@@ -249,12 +300,12 @@ fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
     let Some(block) = block else {
         // Little, or memory is in pieces: then the payload is, too.
         let len = len.min(LINEAR_MAX);
-        let mut packet = blank(len, GFP_KERNEL, Sent::new(None, Kind::Call))?;
+        let mut packet = payload(len.max(room))?;
         packet.put_msg(msg, len)?;
         packet.charge_to(sk);
         return Ok((packet, len));
     };
-    let mut packet = blank(0, GFP_KERNEL, Sent::new(None, Kind::Call))?;
+    let mut packet = payload(0)?;
     packet.add_msg(block, msg, len)?;
     packet.charge_to(sk);
     Ok((packet, len))
@@ -267,7 +318,7 @@ fn pin(
     len: usize,
     notification: &ZeroCopy<'_>,
 ) -> Result<(Packet, usize)> {
-    let mut packet = blank(0, GFP_KERNEL, Sent::new(None, Kind::Call))?;
+    let mut packet = payload(0)?;
     // Before, as pinned pages are charged one by one.
     packet.charge_to(sk);
     notification.attach(&mut packet);
@@ -299,5 +350,5 @@ pub(super) fn stamp(packet: &mut Packet) -> Result {
 /// A block of pages with room for `len` bytes.
 fn contiguous(len: usize) -> Option<PageBlock> {
     let order = len.div_ceil(PAGE_SIZE).checked_next_power_of_two()?.ilog2();
-    PageBlock::alloc(order, GFP_KERNEL).ok()
+    PageBlock::alloc(order, GFP_KERNEL_ACCOUNT).ok()
 }

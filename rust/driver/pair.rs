@@ -65,11 +65,13 @@ pub(super) struct Pair {
     pub(super) refill_work: DelayedWork<Vsock>,
     #[pin]
     pub(super) reclaim_work: DelayedWork<Vsock>,
+    /// Tells writers of room that had to wait, as too much waited to be sent.
+    pub(super) tell_of_room: fn(&Vsock),
 }
 
 /// Makes a [`Pair`] initialiser; what the works do is for the pair in this field.
 macro_rules! new_pair {
-    ($field:ident, $has_room:expr, $route:path) => {
+    ($field:ident, $has_room:expr, $route:path, $tell_of_room:path) => {
         pin_init!($crate::driver::pair::Pair {
             rx <- $crate::driver::rx::Rx::new(),
             tx <- $crate::driver::tx::Tx::new(),
@@ -89,6 +91,7 @@ macro_rules! new_pair {
                 |device: Arc<Vsock>| device.$field.sent(&device, true),
                 "Vsock::reclaim_work"
             ),
+            tell_of_room: $tell_of_room,
         })
     };
 }
@@ -146,6 +149,9 @@ impl Pair {
 
     /// Does what is left to do after something was sent.
     pub(super) fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
+        if afterwards.tell_of_room {
+            (self.tell_of_room)(device);
+        }
         let Some(Start { timer, instead }) = afterwards.start_timer else {
             return;
         };
@@ -171,9 +177,11 @@ impl Pair {
     }
 
     /// The queues are no more. Sleeps.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, device: &Vsock) {
         self.rx.stop();
         self.tx.stop();
+        // Who waits for room finds that there is no device.
+        (self.tell_of_room)(device);
         // What queues a bottom half ends before it: that must not be the last to let go of the device.
         self.refill_work.cancel_sync();
         self.rx_work.cancel_sync();

@@ -2,12 +2,9 @@
 
 //! What the driver says of the device: a line of the log, and the head of what debugfs shows.
 
-use super::{
-    device::{
-        running,
-        Vsock, //
-    },
-    tx::Gauge, //
+use super::device::{
+    running,
+    Vsock, //
 };
 use crate::{
     ext::virtio,
@@ -65,9 +62,10 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "rx_buffers: {rx_buffers}")?;
     writeln!(f, "rx_buffer_bytes: {rx_bytes}")?;
     writeln!(f, "tx_queue: {}", device.streams.tx.size())?;
-    let Gauge { in_flight, waiting } = device.streams.tx.gauge();
-    writeln!(f, "tx_in_flight: {in_flight}")?;
-    writeln!(f, "tx_waiting: {waiting}")?;
+    let gauge = device.streams.tx.gauge();
+    writeln!(f, "tx_in_flight: {}", gauge.in_flight)?;
+    writeln!(f, "tx_waiting: {}", gauge.waiting)?;
+    writeln!(f, "tx_waiting_bytes: {}", gauge.memory)?;
     if device.profile.dgram {
         let (rx_size, rx_buffers, rx_bytes) = device.datagrams.rx.sizes();
         let registered = device.has_registered_datagrams();
@@ -80,9 +78,10 @@ pub(super) fn show(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "dgram_rx_buffers: {rx_buffers}")?;
         writeln!(f, "dgram_rx_buffer_bytes: {rx_bytes}")?;
         writeln!(f, "dgram_tx_queue: {}", device.datagrams.tx.size())?;
-        let Gauge { in_flight, waiting } = device.datagrams.tx.gauge();
-        writeln!(f, "dgram_tx_in_flight: {in_flight}")?;
-        writeln!(f, "dgram_tx_waiting: {waiting}")?;
+        let gauge = device.datagrams.tx.gauge();
+        writeln!(f, "dgram_tx_in_flight: {}", gauge.in_flight)?;
+        writeln!(f, "dgram_tx_waiting: {}", gauge.waiting)?;
+        writeln!(f, "dgram_tx_waiting_bytes: {}", gauge.memory)?;
     }
     Ok(())
 }

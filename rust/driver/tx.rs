@@ -7,9 +7,9 @@
 //! device is slow; [`Underway`] says when.
 
 use super::{
+    conn::Conn,
     packet::{
         self,
-        Kind,
         Packet,
         Sent, //
     },
@@ -17,7 +17,8 @@ use super::{
         Counter,
         STATS, //
     },
-    tap, //
+    tap,
+    waiting::Waiting, //
 };
 use crate::{
     ext::{
@@ -35,6 +36,13 @@ use crate::{
 };
 use kernel::{
     prelude::*,
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc, //
+    },
     time::{
         delay::fsleep,
         Delta,
@@ -43,12 +51,11 @@ use kernel::{
     }, //
 };
 
-/// How many replies wait for room at most (C6): more are dropped, and their peers have time-outs.
-const REPLIES_MAX: usize = 1024;
-
 /// The transmit queue.
 #[pin_data]
 pub(super) struct Tx {
+    /// So much waits that writers have to wait; said under the lock as well.
+    full: AtomicFlag,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -57,13 +64,20 @@ struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<Packet>>,
     /// Packets that found no room, in their order.
-    waiting: SkBuffQueue<Sent>,
-    /// How many of them are replies.
-    replies: usize,
+    waiting: Waiting,
     /// The packets that the device has.
     underway: Underway,
     /// The length of the header of each packet in bytes.
     header_len: usize,
+}
+
+/// Why a packet was not given to the device. It is to be freed with nothing locked: the last reference to
+/// a socket may go with it.
+enum NotAdded {
+    /// There is no room.
+    ForNow(Packet),
+    /// It can never be sent.
+    Never(Packet),
 }
 
 /// What is to be done once no lock is held.
@@ -71,6 +85,8 @@ struct Inner {
 pub(super) struct Afterwards {
     /// Start the timer that calls [`Tx::reclaim`].
     pub(super) start_timer: Option<Start>,
+    /// Tell writers that had to wait, as too much did.
+    pub(super) tell_of_room: bool,
 }
 
 /// How many packets there are.
@@ -80,17 +96,19 @@ pub(super) struct Gauge {
     pub(super) in_flight: u64,
     /// Waiting for room.
     pub(super) waiting: usize,
+    /// The memory of what waits, in bytes.
+    pub(super) memory: usize,
 }
 
 impl Tx {
     /// Not running.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
+            full: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
-                    waiting: SkBuffQueue::new(),
-                    replies: 0,
+                    waiting: Waiting::new(),
                     underway: Underway::new(),
                     header_len: 0,
                 },
@@ -112,9 +130,10 @@ impl Tx {
     pub(super) fn stop(&self) {
         let (queue, waiting) = {
             let mut inner = self.inner.lock();
-            inner.replies = 0;
             inner.underway = Underway::new();
-            let waiting = core::mem::replace(&mut inner.waiting, SkBuffQueue::new());
+            let waiting = inner.waiting.extract(|_| true);
+            inner.waiting = Waiting::new();
+            self.full.store(false, Relaxed);
             (inner.queue.take(), waiting)
         };
         drop(queue);
@@ -128,23 +147,24 @@ impl Tx {
     /// `ENODEV` if there is no device (any more).
     pub(super) fn send(&self, packet: Packet) -> Result<Afterwards> {
         let mut done = SkBuffQueue::new();
-        let dropped;
         let result = {
             let mut inner = self.inner.lock();
             inner.reclaim(&mut done);
-            let result = if inner.queue.is_none() {
-                dropped = Some(packet);
-                Err(ENODEV)
-            } else {
-                dropped = inner.add_or_wait(packet);
+            let running = inner.queue.is_some();
+            if running {
+                inner.add_or_wait(packet, &mut done);
                 inner.settle(&mut done);
-                Ok(())
-            };
-            let afterwards = inner.afterwards();
-            result.map(|()| afterwards)
+            } else {
+                done.push_back(packet);
+            }
+            let afterwards = self.afterwards(&mut inner);
+            if running {
+                Ok(afterwards)
+            } else {
+                Err(ENODEV)
+            }
         };
         done.consume();
-        drop(dropped);
         result
     }
 
@@ -154,13 +174,13 @@ impl Tx {
         let (dropped, afterwards) = {
             let mut inner = self.inner.lock();
             inner.reclaim(&mut done);
-            let dropped = if inner.waiting.is_empty() {
-                inner.add(packet).err().flatten()
+            let added = if inner.waiting.is_empty() {
+                inner.add(packet)
             } else {
-                Some(packet)
+                Err(NotAdded::ForNow(packet))
             };
             inner.kick();
-            (dropped, inner.afterwards())
+            (added.err(), self.afterwards(&mut inner))
         };
         done.consume();
         if dropped.is_some() {
@@ -183,7 +203,7 @@ impl Tx {
                 let _ = inner.underway.timer_fired();
             }
             inner.settle(&mut done);
-            inner.afterwards()
+            self.afterwards(&mut inner)
         };
         done.consume();
         afterwards
@@ -203,18 +223,35 @@ impl Tx {
         done.consume();
     }
 
-    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any.
+    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. Who had to
+    /// wait for room is told when packets are taken back, or sent.
     pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
-        let purged = {
-            let mut inner = self.inner.lock();
-            let purged = inner.waiting.extract(|packet| unwanted(packet.control()));
-            for packet in purged.iter() {
-                inner.leaves_waiting(packet.control());
-            }
-            purged
-        };
+        let purged = self.inner.lock().waiting.extract(unwanted);
         // Freed without the lock.
         !purged.is_empty()
+    }
+
+    /// Drops the waiting packets of `conn`; returns whether there were any. Does not sleep.
+    pub(super) fn withdraw(&self, conn: &Arc<Conn>) -> bool {
+        // To look for them takes the longer the more wait.
+        conn.backlog.has_packets()
+            && self.purge(|sent| sent.conn().is_some_and(|other| Arc::ptr_eq(other, conn)))
+    }
+
+    /// Takes the packet of `conn` out that small writes are put together in, if there is one.
+    pub(super) fn take_open(&self, conn: &Conn) -> Option<Packet> {
+        self.inner.lock().waiting.take_open(conn)
+    }
+
+    /// Whether so much waits that writers have to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
+    }
+
+    /// The same, in order with [`Afterwards::tell_of_room`]: who is told that it is full, and can be found
+    /// as one who waits before asking, is told of room.
+    pub(super) fn is_full_still(&self) -> bool {
+        self.inner.lock().waiting.is_full()
     }
 
     /// Waits until the device has taken all packets, `limit` at most. Sleeps.
@@ -248,22 +285,26 @@ impl Tx {
         Gauge {
             in_flight: inner.underway.in_flight(),
             waiting: inner.waiting.len(),
+            memory: inner.waiting.memory(),
+        }
+    }
+
+    /// A timer runs while the device has packets, and while packets wait for memory.
+    fn afterwards(&self, inner: &mut Inner) -> Afterwards {
+        let tell_of_room = inner.waiting.has_room_again();
+        self.full.store(inner.waiting.is_full(), Relaxed);
+        Afterwards {
+            start_timer: inner.underway.start_timer(!inner.waiting.is_empty()),
+            tell_of_room,
         }
     }
 }
 
 impl Inner {
-    /// A timer runs while the device has packets, and while packets wait for memory.
-    fn afterwards(&mut self) -> Afterwards {
-        Afterwards {
-            start_timer: self.underway.start_timer(!self.waiting.is_empty()),
-        }
-    }
-
     /// Gives the device what waits, and has it say when it has taken packets, if that is wanted.
     fn settle(&mut self, done: &mut SkBuffQueue<Sent>) {
         loop {
-            self.send_waiting();
+            self.send_waiting(done);
             let wanted = self.underway.wants_interrupt(!self.waiting.is_empty());
             if !wanted || !self.ask_for_interrupt(done) {
                 break;
@@ -283,20 +324,20 @@ impl Inner {
         }
     }
 
-    /// Gives `packet` to the device, or returns it if there is no room.
-    fn add(&mut self, mut packet: Packet) -> Result<(), Option<Packet>> {
+    /// Gives `packet` to the device.
+    fn add(&mut self, mut packet: Packet) -> Result<(), NotAdded> {
         let Some(queue) = &mut self.queue else {
-            return Err(None);
+            return Err(NotAdded::Never(packet));
         };
         if queue.num_free() == 0 {
-            return Err(Some(packet));
+            return Err(NotAdded::ForNow(packet));
         }
         // Before its fields are filled in: what is read after that is for the next update.
         packet.control().waits_no_longer();
         if packet::stamp(&mut packet).is_err()
             || packet::fit_header(&mut packet, self.header_len).is_err()
         {
-            return Err(None);
+            return Err(NotAdded::Never(packet));
         }
         tap::sent(&mut packet);
         match queue.add(packet) {
@@ -306,52 +347,42 @@ impl Inner {
                 Ok(())
             }
             // No room; or, for now, nothing to map it with.
-            Err(error) if error.error == ENOSPC || error.error == ENOMEM => Err(Some(error.buffer)),
+            Err(error) if error.error == ENOSPC || error.error == ENOMEM => {
+                Err(NotAdded::ForNow(error.buffer))
+            }
             // The device is broken: nothing will ever be taken.
-            Err(_) => Err(None),
+            Err(error) => Err(NotAdded::Never(error.buffer)),
         }
     }
 
-    /// Gives `packet` to the device, or has it wait; returns it if it may not even wait.
-    fn add_or_wait(&mut self, packet: Packet) -> Option<Packet> {
+    /// Gives `packet` to the device, or has it wait; what may not even wait goes to `done`.
+    fn add_or_wait(&mut self, packet: Packet, done: &mut SkBuffQueue<Sent>) {
         let packet = if self.waiting.is_empty() {
             match self.add(packet) {
-                Ok(()) | Err(None) => return None,
-                Err(Some(packet)) => packet,
+                Ok(()) => return,
+                Err(NotAdded::Never(packet)) => {
+                    done.push_back(packet);
+                    return;
+                }
+                Err(NotAdded::ForNow(packet)) => packet,
             }
         } else {
             packet
         };
-        if packet.control().kind() == Kind::Reply {
-            if self.replies >= REPLIES_MAX {
-                STATS.count(Counter::ReplyDropped);
-                return Some(packet);
-            }
-            self.replies += 1;
-        }
-        self.waiting.push_back(packet);
-        None
-    }
-
-    fn leaves_waiting(&mut self, sent: &Sent) {
-        if sent.kind() == Kind::Reply {
-            self.replies = self.replies.saturating_sub(1);
+        if let Some(packet) = self.waiting.push(packet) {
+            done.push_back(packet);
         }
     }
 
     /// Gives the device what waits, as there is room.
-    fn send_waiting(&mut self) {
-        while let Some(packet) = self.waiting.pop_front() {
-            let kind = packet.control().kind();
+    fn send_waiting(&mut self, done: &mut SkBuffQueue<Sent>) {
+        while let Some(packet) = self.waiting.pop() {
             match self.add(packet) {
-                Err(Some(packet)) => {
-                    self.waiting.push_front(packet);
+                Ok(()) => {}
+                Err(NotAdded::Never(packet)) => done.push_back(packet),
+                Err(NotAdded::ForNow(packet)) => {
+                    self.waiting.unpop(packet);
                     return;
-                }
-                Ok(()) | Err(None) => {
-                    if kind == Kind::Reply {
-                        self.replies = self.replies.saturating_sub(1);
-                    }
                 }
             }
         }

@@ -179,8 +179,8 @@ impl Vsock {
         self.datagrams.tx.drain(left(FAREWELL_TIME));
         drop(DEVICE.replace(None));
         dev.delete_vqs();
-        self.streams.stop();
-        self.datagrams.stop();
+        self.streams.stop(self);
+        self.datagrams.stop(self);
         self.events.stop();
         *self.config.lock() = None;
         self.event_work.cancel_sync();

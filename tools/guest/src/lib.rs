@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bench;
 pub mod dgram;
 pub mod files;
+pub mod fill;
 pub mod frame;
 pub mod hold;
 pub mod interrupted;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use guest::{
-    agent, bench, dgram, files, hold, interrupted, memory, messages, probe, rate,
+    agent, bench, dgram, files, fill, hold, interrupted, memory, messages, probe, rate,
     socket::{self, Kind, Peer},
     sockmap, stream, stuck, waits, zerocopy,
 };
@@ -145,6 +145,20 @@ enum Command {
         size: usize,
         #[arg(long, default_value = "stream")]
         kind: Kind,
+    },
+    /// Write single bytes to connections in turn until there is no room, and hold them
+    FillBytes {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        connections: usize,
+    },
+    /// Begin to connect, and close, for so many milliseconds
+    GiveUp {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        ms: u64,
     },
     /// Say what connect() gives, and how fast
     Connect {
@@ -304,6 +318,8 @@ fn main() -> Result<()> {
             size,
             kind,
         } => hold::client(peer, connections, pieces, size, kind),
+        Command::FillBytes { peer, connections } => fill::bytes(peer, connections),
+        Command::GiveUp { peer, ms } => fill::given_up(peer, Duration::from_millis(ms)),
         Command::Connect { peer, patience } => probe::connect(peer.cid, peer.port, patience),
         Command::InterruptedClient {
             peer,

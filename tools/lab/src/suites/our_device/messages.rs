@@ -6,6 +6,7 @@ use std::{
     io::Result as Outcome,
     os::fd::{AsRawFd, OwnedFd},
     thread,
+    time::Duration,
 };
 
 use anyhow::{ensure, Context, Result};
@@ -18,7 +19,10 @@ use nix::sys::{
     time::TimeVal,
 };
 
-use super::{joined, uds, STALL};
+use super::{
+    control::{say, stats},
+    joined, uds, STALL,
+};
 use crate::{
     session::{Session, Side},
     suites::{AT_ONCE, LONG},
@@ -139,6 +143,16 @@ pub fn from_guest(s: &mut Session) -> Result<()> {
 
 /// Thousands of small ones, which nobody reads before all are sent.
 pub fn small(s: &mut Session) -> Result<()> {
+    thousands(s, false)
+}
+
+/// The same while the device takes nothing for a while: the writer has to wait, as what waits would hold too much
+/// memory, and goes on when the device does (K5).
+pub fn small_behind(s: &mut Session) -> Result<()> {
+    thousands(s, true)
+}
+
+fn thousands(s: &mut Session, behind: bool) -> Result<()> {
     const COUNT: u64 = 3000;
     let (port, listener) = Messages::listen(s)?;
     // The connection beside it is a stream, to the port after.
@@ -153,7 +167,20 @@ pub fn small(s: &mut Session) -> Result<()> {
     control.set_read_timeout(Some(STALL))?;
     let mut word = [0; 8];
     use std::io::{Read, Write};
+    if behind {
+        say(s, "pause tx")?;
+    }
     control.write_all(b"go      ")?;
+    if behind {
+        thread::sleep(Duration::from_millis(500));
+        let waiting = stats(s)?["tx_waiting_bytes"];
+        say(s, "resume tx")?;
+        // Twice the buffer, and a packet.
+        ensure!(
+            waiting < (512 << 10) + 8192 && waiting > 256 << 10,
+            "{waiting} bytes of memory wait"
+        );
+    }
     control.read_exact(&mut word).context("the guest's word")?;
     ensure!(&word == b"sent    ", "the guest said {word:?}");
     let (mut got, mut want) = ([0; 128], [0; 64]);

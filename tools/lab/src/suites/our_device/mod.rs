@@ -6,6 +6,7 @@ mod anything;
 mod control;
 mod guests;
 mod hostile;
+mod memory;
 mod merged;
 mod messages;
 mod receive;
@@ -212,6 +213,10 @@ pub const SETUPS: &[Setup] = &[
         5,
         tests! { "slow":
             "packets that are used one by one are taken back though nobody sends" => transmit::reclaimed,
+            "K5 single bytes that wait hold a bounded memory, and come in order" => memory::single_bytes,
+            "K5 a writer of small messages waits for memory, and goes on" => messages::small_behind,
+            "K5 connections that are begun and given up leave nothing" => memory::given_up,
+            "K5 datagrams of closed sockets hold a bounded memory" => memory::closed_datagram_sockets,
         },
     ),
     Setup::alone(

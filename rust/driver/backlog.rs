@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What of a connection waits for room in the transmit queue, and how much memory that may be (K5).
+//!
+//! Small writes would each be a packet, of a kilobyte for a byte: while packets of the connection wait,
+//! they are put together in one that stays here, open, until it is full, something else follows, or its
+//! turn comes.
+
+use super::packet::Packet;
+use crate::ext::sync::{
+    new_spinlock_bh,
+    SpinLockBh, //
+};
+use kernel::prelude::*;
+
+/// What of a connection waits.
+///
+/// There is an open packet only while other packets of the connection wait, whose turn comes first: so
+/// whoever takes the last of those takes the open one too.
+#[pin_data]
+pub(super) struct Backlog {
+    #[pin]
+    inner: SpinLockBh<Inner>,
+}
+
+struct Inner {
+    /// Packets in the list of all that wait; the open one is not among them.
+    packets: usize,
+    /// The memory of those with payload, the open one included, in bytes.
+    memory: usize,
+    /// With so much, the writer has to wait.
+    limit: usize,
+    open: Option<Packet>,
+    /// A writer was told that there is no room.
+    refused: bool,
+}
+
+/// What may wait of a connection with a buffer of `buf_alloc` bytes, in bytes of memory.
+const fn limit(buf_alloc: u32) -> usize {
+    (buf_alloc as usize).saturating_mul(2)
+}
+
+impl Backlog {
+    /// Nothing, of a connection with a buffer of `buf_alloc` bytes.
+    pub(super) fn new(buf_alloc: u32) -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- new_spinlock_bh!(
+                Inner {
+                    packets: 0,
+                    memory: 0,
+                    limit: limit(buf_alloc),
+                    open: None,
+                    refused: false,
+                },
+                "Backlog::inner"
+            ),
+        })
+    }
+
+    /// The connection's buffer has another size. Returns whether a writer is to be told of room.
+    pub(super) fn set_buf_alloc(&self, buf_alloc: u32) -> bool {
+        self.inner.lock().limit = limit(buf_alloc);
+        self.has_room_again()
+    }
+
+    /// Whether packets of the connection wait.
+    pub(super) fn has_packets(&self) -> bool {
+        self.inner.lock().packets > 0
+    }
+
+    /// A packet of the connection goes into the list, of `memory` bytes if it has payload.
+    pub(super) fn enters(&self, memory: usize) {
+        let mut inner = self.inner.lock();
+        inner.packets = inner.packets.saturating_add(1);
+        inner.memory = inner.memory.saturating_add(memory);
+    }
+
+    /// A packet of the connection has left the list. If it was the last one, returns the open one.
+    pub(super) fn leaves(&self, memory: usize) -> Option<Packet> {
+        let mut inner = self.inner.lock();
+        inner.packets = inner.packets.saturating_sub(1);
+        inner.memory = inner.memory.saturating_sub(memory);
+        if inner.packets == 0 {
+            inner.take_open()
+        } else {
+            None
+        }
+    }
+
+    /// Keeps `packet` open behind those that wait; returns it if there are none.
+    pub(super) fn park(&self, packet: Packet) -> Option<Packet> {
+        let mut inner = self.inner.lock();
+        if inner.packets == 0 {
+            return Some(packet);
+        }
+        inner.memory = inner.memory.saturating_add(packet.truesize());
+        inner.open.replace(packet)
+    }
+
+    /// Takes the open packet out: to be added to, or to be closed.
+    pub(super) fn take_open(&self) -> Option<Packet> {
+        self.inner.lock().take_open()
+    }
+
+    /// Whether there is an open packet.
+    pub(super) fn has_open(&self) -> bool {
+        self.inner.lock().open.is_some()
+    }
+
+    /// Whether a writer has to wait for memory; one that does is told when there is room.
+    pub(super) fn is_full(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let full = inner.memory >= inner.limit;
+        inner.refused |= full;
+        full
+    }
+
+    /// A writer is to be told when there is room, for whatever reason there is none.
+    pub(super) fn refuse(&self) {
+        self.inner.lock().refused = true;
+    }
+
+    /// Whether there is room for one who was told that there is none; who asks tells him.
+    pub(super) fn has_room_again(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.memory < inner.limit && core::mem::replace(&mut inner.refused, false)
+    }
+}
+
+impl Inner {
+    fn take_open(&mut self) -> Option<Packet> {
+        let open = self.open.take()?;
+        self.memory = self.memory.saturating_sub(open.truesize());
+        Some(open)
+    }
+}

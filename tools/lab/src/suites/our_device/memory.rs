@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What guest programs can make the driver hold while the device takes nothing (K5).
+
+use std::{
+    io::{Read, Write},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{ensure, Context, Result};
+use guest::fill::byte;
+
+use super::{
+    control::{say, stats},
+    listen, STALL,
+};
+use crate::{
+    session::{Session, Side},
+    suites::{dgram::host::Port, LONG},
+};
+
+/// The memory that packets of a connection with the default buffer may wait in, in bytes.
+const OF_CONNECTION: i64 = 2 * 256 << 10;
+/// The same of all connections, or of all datagrams.
+const OF_ALL: i64 = 16 << 20;
+/// The packets in a ring of 256, if they are small.
+const SMALL_RING: i64 = 256 * 1024;
+/// What else the kernel does with its memory meanwhile.
+const SLACK: i64 = 2 << 20;
+
+/// What the guest's kernel holds, in bytes.
+fn held(s: &Session) -> Result<i64> {
+    let text = s.rvtest(Side::Guest, "memory")?.success(LONG)?;
+    let found = text
+        .split_whitespace()
+        .find_map(|w| w.strip_prefix("kernel=")?.parse().ok());
+    found.with_context(|| format!("no kernel= in {text:?}"))
+}
+
+/// Runs `body` while the device takes nothing from a queue.
+fn paused<T>(
+    s: &mut Session,
+    queue: &str,
+    body: impl FnOnce(&mut Session) -> Result<T>,
+) -> Result<T> {
+    say(s, &format!("pause {queue}"))?;
+    let outcome = body(s);
+    say(s, &format!("resume {queue}"))?;
+    outcome
+}
+
+/// Single bytes, written in turn to several connections until there is no room, hold no more memory than the guide
+/// says, and come as they were written.
+pub fn single_bytes(s: &mut Session) -> Result<()> {
+    const CONNECTIONS: usize = 3;
+    let (port, listener) = listen(s)?;
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("fill-bytes --cid 2 --port {port} --connections {CONNECTIONS}"),
+    )?;
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let (stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(STALL))?;
+        streams.push(stream);
+    }
+    program.expect("CONNECTED", LONG)?;
+    let line = paused(s, "tx", |s| {
+        let before = held(s)?;
+        streams[0].write_all(b"x")?;
+        let line = program.expect("FILLED", LONG)?;
+        let (more, gauge) = (held(s)? - before, stats(s)?["tx_waiting_bytes"]);
+        let (most, most_waiting) = (
+            CONNECTIONS as i64 * OF_CONNECTION + SMALL_RING + SLACK,
+            CONNECTIONS as i64 * (OF_CONNECTION + 8192),
+        );
+        ensure!(
+            more < most && (gauge as i64) < most_waiting,
+            "{line}: they hold {more} bytes of memory, {gauge} of them in packets that wait"
+        );
+        Ok(line)
+    })?;
+    let counts = line
+        .split_whitespace()
+        .skip_while(|w| *w != "FILLED")
+        .skip(1);
+    let counts: Vec<u64> = counts.map(|w| Ok(w.parse()?)).collect::<Result<_>>()?;
+    ensure!(counts.len() == CONNECTIONS, "{line:?} has other counts");
+    for (mut stream, count) in streams.into_iter().zip(counts) {
+        ensure!(count > 100 << 10, "there was room for {count} bytes only");
+        let mut bytes = vec![0; count as usize];
+        stream.read_exact(&mut bytes).context("reading them")?;
+        let wrong = (0..).zip(&bytes).find(|(at, b)| byte(*at) != **b);
+        ensure!(wrong.is_none(), "byte {wrong:?} is another");
+    }
+    Ok(())
+}
+
+/// Connections that are begun and given up, while the device sees nothing of it, leave nothing behind.
+pub fn given_up(s: &mut Session) -> Result<()> {
+    let (port, _listener) = listen(s)?;
+    let round = |s: &mut Session| -> Result<i64> {
+        let command = format!("give-up --cid 2 --port {port} --ms 1000");
+        s.rvtest(Side::Guest, &command)?.success(LONG)?;
+        // af_vsock keeps each socket for the time of its connect().
+        thread::sleep(Duration::from_secs(4));
+        held(s)
+    };
+    paused(s, "tx", |s| {
+        // The first round fills the allocator's own lists.
+        let before = round(s)?;
+        let (more, waiting) = (round(s)? - before, stats(s)?["tx_waiting"]);
+        // For each that is in the ring, an RST.
+        ensure!(
+            more < 2 * SMALL_RING + SLACK && waiting <= 260,
+            "they hold {more} bytes of memory, and {waiting} packets wait"
+        );
+        Ok(())
+    })
+}
+
+/// Datagrams of sockets that were closed hold a bounded memory; who comes later waits, as for his own buffer.
+pub fn closed_datagram_sockets(s: &mut Session) -> Result<()> {
+    let port = Port::new(s)?;
+    let program = paused(s, "dgram-tx", |s| {
+        let before = held(s)?;
+        let program = s.rvtest(
+            Side::Guest,
+            &format!(
+                "dgram crowd-closed --cid 2 --port {} --ms 2000",
+                port.number
+            ),
+        )?;
+        program.expect("FILLED", LONG)?;
+        let (more, waiting) = (held(s)? - before, stats(s)?["dgram_tx_waiting_bytes"]);
+        // The ring may be full of the greatest ones.
+        let most = OF_ALL + 256 * (66 << 10) + SLACK;
+        ensure!(
+            more < most && (waiting as i64) < OF_ALL + (128 << 10),
+            "they hold {more} bytes of memory, {waiting} of them in datagrams that wait"
+        );
+        program.expect("WAITING", LONG)?;
+        thread::sleep(Duration::from_millis(300));
+        ensure!(!program.ended(), "the last sender did not wait");
+        Ok(program)
+    })?;
+    port.while_runs(&program, |_, _| Ok(()))?;
+    program.success(LONG).map(drop)
+}
