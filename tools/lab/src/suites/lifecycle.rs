@@ -20,8 +20,12 @@ pub const TESTS: &[Test] = &[
         run: reload_with_listener,
     },
     Test {
-        name: "lifecycle: insmod beside the C driver gives EBUSY and says what to unload",
+        name: "lifecycle: beside the C driver a device is refused with EBUSY, and a line says what to unload",
         run: beside_c_driver,
+    },
+    Test {
+        name: "lifecycle: without a device the slot for connections to the host stays free",
+        run: slot_stays_free,
     },
     Test {
         name: "lifecycle: connect without a device gives the C driver's errno",
@@ -100,15 +104,26 @@ fn beside_c_driver(s: &mut Session) -> Result<()> {
     for module in Driver::C.modules() {
         s.guest_sh(&format!("insmod /modules/{module}.ko"))?;
     }
+    // It has the device, and the slot for connections to the host, which it keeps.
+    s.guest_sh("insmod /modules/rvsock.ko")?;
     let mark = s.machine()?.serial.mark();
-    let (code, text) = s.guest_try("insmod /modules/rvsock.ko", LONG)?;
+    let device = s.guest_sh(
+        "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && ls -d virtio[0-9]* | tee /tmp/device; cat /tmp/device > unbind",
+    )?;
+    let (code, text) = s.guest_try(
+        &format!(
+            "echo {} > /sys/bus/virtio/drivers/rvsock/bind",
+            device.trim()
+        ),
+        LONG,
+    )?;
     ensure!(
         code != 0,
-        "insmod of rvsock succeeded though the C driver is loaded"
+        "rvsock was bound to a device though the C driver is loaded"
     );
     ensure!(
         text.contains("Device or resource busy"),
-        "insmod failed with another error than EBUSY: {text}"
+        "the device was refused with another error than EBUSY: {text}"
     );
     let line =
         s.machine()?
@@ -121,9 +136,32 @@ fn beside_c_driver(s: &mut Session) -> Result<()> {
     for module in Driver::C.modules().iter().rev() {
         s.guest_sh(&format!("rmmod {module}"))?;
     }
+    s.unload()?;
     s.load()
         .context("loading again after the C driver has gone")?;
     s.confirm_driver()
+}
+
+/// The C driver takes the slot when it is loaded, device or not: with rvsock loaded, and no device, it can.
+fn slot_stays_free(s: &mut Session) -> Result<()> {
+    if s.driver == Driver::C {
+        return Ok(());
+    }
+    s.unload_when_free()?;
+    s.guest_sh("echo 0 > /sys/bus/virtio/drivers_autoprobe; insmod /modules/rvsock.ko")?;
+    let outcome = (|| {
+        for module in Driver::C.modules() {
+            s.guest_sh(&format!("insmod /modules/{module}.ko"))
+                .context("the C driver beside rvsock, which has no device")?;
+        }
+        for module in Driver::C.modules().iter().rev() {
+            s.guest_sh(&format!("rmmod {module}"))?;
+        }
+        Ok(())
+    })();
+    s.guest_sh("rmmod rvsock; echo 1 > /sys/bus/virtio/drivers_autoprobe")?;
+    s.load()?;
+    outcome
 }
 
 fn without_device(s: &mut Session) -> Result<()> {

@@ -14,6 +14,7 @@ mod resets;
 mod streams;
 mod transmit;
 mod victim;
+mod waits;
 
 pub use streams::little as echoes;
 
@@ -206,6 +207,23 @@ pub const SETUPS: &[Setup] = &[
             "C5 the transport is reset" => resets::same_cid,
             "C5 the transport is reset, and the CID is another" => resets::other_cid,
             "C6 4000 packets to answer while the device takes nothing" => hostile::deaf,
+        },
+    ),
+    Setup::alone(
+        &["--features", "stream,seqpacket", "--buffer", "2097152"],
+        3,
+        tests! { "waiting":
+            "K6 a reader waits for SO_RCVLOWAT above the threshold of updates" => waits::lowat,
+            "K6 a blocking writer, and a host that reports by its larger buffer" => waits::blocking_writer,
+            "K6 a polling writer, and a host that reports by its larger buffer" => waits::polling_writer,
+            "K6 one thread takes the error, and the other's recv() ends" => waits::error_taken,
+            "C8 what came to a connect() given up is not there to be read" => waits::late_answer,
+            "C8 what waits of a connection does not reach its successor" => waits::successor,
+            "C7 what waits when the device is unbound goes first" => waits::last_words_of_a_connection,
+            "C7 what waits of a closed socket when the device is unbound goes first" => waits::last_words_of_a_closed_socket,
+            "C3 a stuck listener has its own backlog wait, and no more" => waits::stuck_listener,
+            "C5 another CID without an event" => waits::silent_renumbering,
+            "H3 a hundred resets are a few lines of the log" => waits::quiet,
         },
     ),
     Setup::alone(

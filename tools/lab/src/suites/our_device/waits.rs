@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Those who wait, and what waits: nobody for ever, and nothing for the wrong connection.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{anyhow, ensure, Context, Result};
+
+use super::{
+    connect,
+    control::{say, stats},
+    joined, listen, uds, STALL,
+};
+use crate::{
+    process::{allowed, Process},
+    session::{Session, Side, GUEST_CID},
+    suites::{AT_ONCE, LONG},
+};
+
+/// Longer than a program in the guest waits before it gives up.
+const HANG: Duration = Duration::from_secs(40);
+
+const OTHER_CID: u32 = 78;
+
+/// A file in the guest that a program waits for.
+struct Signal(String);
+
+impl Signal {
+    fn new(s: &mut Session) -> Self {
+        Self(format!("/tmp/signal-{}", s.fresh_port()))
+    }
+
+    fn give(&self, s: &Session) -> Result<()> {
+        s.guest_sh(&format!("touch {}", self.0)).map(drop)
+    }
+}
+
+/// Reads all that comes to `listener`'s first connection, beginning after `pause`; returns how much it was.
+fn reader(listener: UnixListener, pause: Duration) -> thread::JoinHandle<Result<u64>> {
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(STALL))?;
+        thread::sleep(pause);
+        let mut all = 0;
+        let mut buffer = [0; 65536];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok(all),
+                Ok(n) => all += n as u64,
+                Err(e) => return Err(e).with_context(|| format!("after {all} bytes")),
+            }
+        }
+    })
+}
+
+/// A reader that waits for more than what makes an update due. The device does not see the second read's room in time.
+pub fn lowat(s: &mut Session) -> Result<()> {
+    const KIB: usize = 1024;
+    let (port, signal) = (s.fresh_port(), Signal::new(s));
+    let program = s.server(
+        Side::Guest,
+        &format!(
+            "waits lowat --port {port} --first {} --second {} --lowat {} --when {}",
+            70 * KIB,
+            186 * KIB,
+            100 * KIB,
+            signal.0
+        ),
+    )?;
+    let (stream, _) = connect(s, port)?;
+    let mut writer = stream.try_clone()?;
+    // Until the guest closes.
+    let writer = thread::spawn(move || while writer.write_all(&[7; 65536]).is_ok() {});
+    program.expect("FULL", LONG)?;
+    say(s, "pause rx")?;
+    let outcome = (|| {
+        signal.give(s)?;
+        program.expect("WAITS", LONG)
+    })();
+    say(s, "resume rx")?;
+    outcome?;
+    let outcome = program.success(HANG);
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    writer.join().map_err(|_| anyhow!("the writer panicked"))?;
+    outcome.map(drop)
+}
+
+/// The host's buffer is larger than the guest's, it reports by its own, and its program is slow.
+fn write(s: &mut Session, how: &str) -> Result<()> {
+    const BYTES: u64 = 4 << 20;
+    let (port, listener) = listen(s)?;
+    let reader = reader(listener, Duration::from_secs(1));
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits write --cid 2 --port {port} --bytes {BYTES} {how}"),
+    )?;
+    program.success(HANG)?;
+    let all = joined(reader)?;
+    ensure!(all == BYTES, "the host got {all} of {BYTES} bytes");
+    Ok(())
+}
+
+pub fn blocking_writer(s: &mut Session) -> Result<()> {
+    write(s, "")
+}
+
+pub fn polling_writer(s: &mut Session) -> Result<()> {
+    write(s, "--poll")
+}
+
+/// One thread takes the error, and the other must see that the connection is over.
+pub fn error_taken(s: &mut Session) -> Result<()> {
+    for round in 0..8 {
+        let (port, listener) = listen(s)?;
+        let program = s.rvtest(
+            Side::Guest,
+            &format!("waits error-taken --cid 2 --port {port}"),
+        )?;
+        program.expect("CONNECTED", LONG)?;
+        let held = listener.accept()?;
+        thread::sleep(Duration::from_millis(100));
+        say(s, "reset")?;
+        program
+            .success(HANG)
+            .with_context(|| format!("round {round}"))?;
+        drop(held);
+    }
+    Ok(())
+}
+
+/// The host accepts when connect() has given up, and greets.
+pub fn late_answer(s: &mut Session) -> Result<()> {
+    let (port, listener) = listen(s)?;
+    let greeter = thread::spawn(move || -> Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(STALL))?;
+        let _ = stream.write_all(b"welcome");
+        // The guest ends it.
+        let _ = stream.read(&mut [0; 16]);
+        Ok(())
+    });
+    say(s, "delay rx 1400")?;
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits late-answer --cid 2 --port {port}"),
+    );
+    let outcome = program.and_then(|p| p.success(HANG));
+    say(s, "delay rx 0")?;
+    joined(greeter)?;
+    outcome.map(drop)
+}
+
+/// What a connection that was reset had waiting must not reach its successor between the same ports.
+pub fn successor(s: &mut Session) -> Result<()> {
+    let (port, listener) = listen(s)?;
+    let (from, signal) = (s.fresh_port(), Signal::new(s));
+    // The first is the filler's.
+    let echoes = thread::spawn(move || -> Result<()> {
+        let mut held = Vec::new();
+        for i in 0..3 {
+            let (stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(STALL))?;
+            held.push(stream.try_clone()?);
+            if i == 2 {
+                let mut buffer = [0; 10];
+                let mut stream = &stream;
+                stream.read_exact(&mut buffer)?;
+                stream.write_all(&buffer)?;
+            }
+        }
+        Ok(())
+    });
+    let program = s.rvtest(
+        Side::Guest,
+        &format!(
+            "waits successor --cid 2 --port {port} --from {from} --when {}",
+            signal.0
+        ),
+    )?;
+    program.expect("CONNECTED", LONG)?;
+    say(s, "pause tx")?;
+    let outcome = (|| {
+        signal.give(s)?;
+        program.expect("WRITTEN", LONG)?;
+        say(s, &format!("abort {from}"))?;
+        program.expect("AGAIN", LONG)?;
+        // Its REQUEST is to wait, too.
+        thread::sleep(Duration::from_millis(300));
+        Ok(())
+    })();
+    say(s, "resume tx")?;
+    outcome.and(program.success(HANG).map(drop))?;
+    joined(echoes)
+}
+
+fn unbind(s: &Session) -> Result<(Process, String)> {
+    let (device, driver) = s.device()?;
+    let path = format!("/sys/bus/virtio/drivers/{driver}");
+    let process = s.spawn(
+        Side::Guest,
+        &["sh", "-c", &format!("echo {device} > {path}/unbind")],
+    )?;
+    Ok((process, format!("echo {device} > {path}/bind")))
+}
+
+/// What a program has written when the device is unbound, though the device is slow to take it.
+fn last_words(s: &mut Session, how: &str) -> Result<()> {
+    const PIECES: u64 = 600;
+    let (port, listener) = listen(s)?;
+    let signal = Signal::new(s);
+    let reader = reader(listener, Duration::ZERO);
+    let program = s.rvtest(
+        Side::Guest,
+        &format!(
+            "waits last-words --cid 2 --port {port} --pieces {PIECES} --when {} {how}",
+            signal.0
+        ),
+    )?;
+    program.expect("CONNECTED", LONG)?;
+    say(s, "pause tx")?;
+    let outcome = (|| {
+        signal.give(s)?;
+        program.expect("WRITTEN", LONG)?;
+        ensure!(stats(s)?["tx_waiting"] > 0, "nothing waits");
+        let unbinding = unbind(s)?;
+        thread::sleep(Duration::from_millis(200));
+        Ok(unbinding)
+    })();
+    say(s, "resume tx")?;
+    let (unbinding, bind) = outcome?;
+    unbinding.success(LONG)?;
+    s.guest_sh(&bind)?;
+    program.wait(LONG)?;
+    let all = joined(reader)?;
+    ensure!(
+        all == PIECES * 8,
+        "the host got {all} of {} bytes",
+        PIECES * 8
+    );
+    Ok(())
+}
+
+pub fn last_words_of_a_connection(s: &mut Session) -> Result<()> {
+    last_words(s, "")
+}
+
+pub fn last_words_of_a_closed_socket(s: &mut Session) -> Result<()> {
+    last_words(s, "--close")
+}
+
+/// An event costs no line of the log each.
+pub fn quiet(s: &mut Session) -> Result<()> {
+    const RESETS: usize = 100;
+    let mark = s.machine()?.serial.mark();
+    let before = stats(s)?["events"];
+    for _ in 0..RESETS {
+        say(s, "reset")?;
+        thread::sleep(Duration::from_millis(3));
+    }
+    let events = stats(s)?["events"] - before;
+    let lines = s.machine()?.serial.since(mark);
+    let lines = lines.iter().filter(|l| l.contains("rvsock")).count();
+    ensure!(events > 40, "{events} events only");
+    ensure!(lines <= 30, "{lines} lines in the log for {events} events");
+    Ok(())
+}
+
+/// A listener whose owner sits in a page fault has as many wait for it as its backlog is long.
+pub fn stuck_listener(s: &mut Session) -> Result<()> {
+    const BACKLOG: usize = 20;
+    const CALLERS: usize = 60;
+    let (port, other) = (s.fresh_port(), s.fresh_port());
+    let stuck = s.server(
+        Side::Guest,
+        &format!("stuck-listener --port {port} --backlog {BACKLOG} --hold-ms 6000"),
+    )?;
+    let _echo = s.server(Side::Guest, &format!("echo-server --port {other}"))?;
+    stuck.expect("STUCK", LONG)?;
+    let mut callers = Vec::new();
+    for _ in 0..CALLERS {
+        let mut caller = UnixStream::connect(uds(s)?)?;
+        caller.write_all(format!("CONNECT {port}\n").as_bytes())?;
+        caller.set_nonblocking(true)?;
+        callers.push(caller);
+    }
+    // Others are served meanwhile.
+    drop(connect(s, other)?);
+    thread::sleep(allowed(AT_ONCE));
+    let refused = (callers.iter())
+        .filter(|caller| matches!((&mut &**caller).read(&mut [0; 16]), Ok(0)))
+        .count();
+    ensure!(
+        !stuck.text().contains("RELEASED"),
+        "too late: the listener was released"
+    );
+    // One more than the number, as everywhere in the kernel.
+    ensure!(
+        refused == CALLERS - BACKLOG - 1,
+        "of {CALLERS} callers {refused} were refused, with a backlog of {BACKLOG}"
+    );
+    stuck.expect("RELEASED", LONG)?;
+    let start = Instant::now();
+    let mut accepted = 0;
+    while accepted < CALLERS - refused && start.elapsed() < LONG {
+        accepted += (callers.iter())
+            .filter(|caller| {
+                let mut line = [0; 16];
+                matches!((&mut &**caller).read(&mut line), Ok(1..)) && line.starts_with(b"OK")
+            })
+            .count();
+        thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(
+        accepted == CALLERS - refused,
+        "{accepted} callers were accepted"
+    );
+    Ok(())
+}
+
+/// A host that restores the guest under another CID may say nothing: listeners hear what comes for the new one.
+pub fn silent_renumbering(s: &mut Session) -> Result<()> {
+    let port = s.fresh_port();
+    let _echo = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
+    for cid in [OTHER_CID, GUEST_CID] {
+        say(s, &format!("become cid={cid}"))?;
+        let (mut stream, _) = connect(s, port).with_context(|| format!("with CID {cid}"))?;
+        stream.write_all(b"who")?;
+        let mut back = [0; 3];
+        stream.read_exact(&mut back)?;
+        ensure!(back == *b"who", "the echo was {back:?}");
+        let stats = stats(s)?;
+        ensure!(
+            stats["guest_cid"] == u64::from(cid),
+            "the driver has CID {}",
+            stats["guest_cid"]
+        );
+    }
+    Ok(())
+}
