@@ -28,7 +28,12 @@ use kernel::prelude::*;
 /// How many events the device can report at once.
 const BUFFERS: usize = 8;
 
-type Buffer = KBox<[u8; Event::LEN]>;
+/// Bytes between which no cache line is shared, on any machine with a bus that does not look into caches.
+const APART: usize = 128;
+
+/// A buffer for an event. The allocator aligns sizes that are powers of two to themselves, so that each
+/// has cache lines of its own: nothing that a processor writes beside one is lost when a device writes to it.
+type Buffer = KBox<[u8; APART]>;
 
 /// The event queue.
 #[pin_data]
@@ -67,7 +72,7 @@ impl Events {
     /// `ENOMEM`: no memory.
     pub(super) fn start(&self, mut queue: Virtqueue<Buffer>) -> Result {
         for _ in 0..BUFFERS.min(queue.size()) {
-            let buffer = KBox::new([0; Event::LEN], GFP_KERNEL)?;
+            let buffer = KBox::new([0; APART], GFP_KERNEL)?;
             if queue.add(buffer).is_err() {
                 break;
             }
@@ -107,7 +112,8 @@ impl Events {
                 return found;
             };
             STATS.count(Counter::Events);
-            match (len == Event::LEN).then(|| Event::parse(&buffer)) {
+            let bytes = buffer.first_chunk().filter(|_| len == Event::LEN);
+            match bytes.map(Event::parse) {
                 Some(Ok(Event::TransportReset)) => found.reset = true,
                 Some(Err(_)) | None => STATS.count(Counter::BadOp),
             }
