@@ -149,6 +149,10 @@ impl Pair {
 
     /// Does what is left to do after something was sent.
     pub(super) fn follow(&self, device: &Arc<Vsock>, afterwards: Afterwards) {
+        if afterwards.stuck {
+            // It may as well sleep for want of buffers that are there.
+            self.rx.notify();
+        }
         if afterwards.tell_of_room {
             (self.tell_of_room)(device);
         }

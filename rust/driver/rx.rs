@@ -276,6 +276,16 @@ impl Rx {
         Rest::More
     }
 
+    /// Tells the device of buffers though it has not asked for that. Does not sleep.
+    pub(super) fn notify(&self) {
+        let mut inner = self.inner.lock();
+        inner.supply.tell();
+        if let Some(queue) = &mut inner.queue {
+            STATS.count(Counter::RxKicks);
+            queue.notify();
+        }
+    }
+
     /// Whether there is a queue to receive from.
     pub(super) fn is_running(&self) -> bool {
         self.inner.lock().queue.is_some()

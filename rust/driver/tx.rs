@@ -87,6 +87,8 @@ pub(super) struct Afterwards {
     pub(super) start_timer: Option<Start>,
     /// Tell writers that had to wait, as too much did.
     pub(super) tell_of_room: bool,
+    /// The device has not moved for long: it may not know that there is anything for it.
+    pub(super) stuck: bool,
 }
 
 /// How many packets there are.
@@ -199,11 +201,15 @@ impl Tx {
                 queue.disable_cb();
             }
             inner.reclaim(&mut done);
-            if timer {
-                let _ = inner.underway.timer_fired();
-            }
+            let stuck = timer && inner.underway.timer_fired();
             inner.settle(&mut done);
-            self.afterwards(&mut inner)
+            if stuck {
+                inner.notify();
+            }
+            Afterwards {
+                stuck,
+                ..self.afterwards(&mut inner)
+            }
         };
         done.consume();
         afterwards
@@ -296,6 +302,7 @@ impl Tx {
         Afterwards {
             start_timer: inner.underway.start_timer(!inner.waiting.is_empty()),
             tell_of_room,
+            stuck: false,
         }
     }
 }
@@ -400,6 +407,15 @@ impl Inner {
         let before = done.len();
         self.reclaim(done);
         done.len() > before
+    }
+
+    /// Tells the device of packets though it has not asked for that: one that was restored may have lost
+    /// count of what it has asked for.
+    fn notify(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            STATS.count(Counter::TxKicks);
+            queue.notify();
+        }
     }
 
     fn kick(&mut self) {

@@ -243,6 +243,19 @@ impl<T: Buffer> Virtqueue<T> {
         }
     }
 
+    /// Tells the device to look at the queue, whether or not it wants to know.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    #[inline]
+    pub(crate) fn notify(&mut self) {
+        if let Some(_live) = self.queue.set.enter() {
+            // SAFETY: The queue is valid, as the set is alive.
+            unsafe { ext_bindings::virtqueue_notify(self.vq()) };
+        }
+    }
+
     /// Asks the device not to interrupt. It may do so still.
     ///
     /// # Context

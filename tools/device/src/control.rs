@@ -34,7 +34,7 @@ const MAX_CLIENTS: usize = 16;
 /// How long a guest's thread may take for a command.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const HELP: &str = "counters | reset [cid=N] | become cid=N | abort PORT | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | \
+const HELP: &str = "counters | reset [cid=N] | become cid=N | abort PORT | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | forget tx | \
     inject QUEUE [FIELD=N...] [data=HEX | zeros=N] [raw=HEX] [spread=N,N...] [used=N,N...] [head=N] | help; \
     QUEUE is one of rx tx dgram-rx dgram-tx event; guest=CID picks a guest, and without it all are meant";
 
@@ -52,6 +52,8 @@ pub enum Command {
     Delay(Queue, Duration),
     /// The time that each packet takes.
     Pace(Queue, Duration),
+    /// Look at nothing before a kick, and ask for none.
+    Forget(Queue),
     /// Whether the driver is to kick each time.
     Loud(Queue, bool),
     Inject(Queue, Injection),
@@ -191,6 +193,7 @@ fn obey(line: &str, switch: &Switch) -> Result<String, String> {
         ["pace", "tx", ms] => {
             Command::Pace(Queue::Tx, Duration::from_millis(number(ms)?.min(60_000)))
         }
+        ["forget", "tx"] => Command::Forget(Queue::Tx),
         ["loud", "rx", on @ ("on" | "off")] => Command::Loud(Queue::Rx, *on == "on"),
         ["inject", q] => Command::Inject(
             queue(q)?,
@@ -271,6 +274,7 @@ impl Guest {
             Command::Pause(queue, paused) => self.fault(queue).paused = paused,
             Command::Drop(queue, n) => self.fault(queue).drop = n,
             Command::Delay(queue, delay) => self.fault(queue).delay = delay,
+            Command::Forget(queue) => self.fault(queue).deaf = true,
             Command::Loud(queue, loud) => self.fault(queue).loud = loud,
             Command::Pace(queue, pace) => self.fault(queue).pace = pace,
             // The queues are not at hand here.
@@ -307,6 +311,7 @@ mod tests {
             "delay rx soon",
             "pace rx 1",
             "pace tx",
+            "forget rx",
             "loud rx",
             "loud tx on",
             "reset cid=9",

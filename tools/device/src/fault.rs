@@ -37,6 +37,8 @@ pub struct Fault {
     /// So many packets more are lost.
     pub drop: u64,
     pub delay: Duration,
+    /// Nothing is looked at before the driver kicks, of whom no kick is asked for.
+    pub deaf: bool,
     /// The driver is not told that it need not kick.
     pub loud: bool,
     /// One packet is taken in so much time, and given back by itself.

@@ -5,7 +5,7 @@
 
 use crate::{
     fault::{Fate, Queue},
-    guest::Guest,
+    guest::{Guest, TX},
     habits::ResetAck,
     ring::{Memory, Ring, Vring},
 };
@@ -79,6 +79,8 @@ impl Guest {
         self.shared.counters.kicks.count();
         if queue == self.event_queue() {
             self.gate.kicked();
+        } else if queue == TX {
+            self.fault(Queue::Tx).deaf = false;
         }
     }
 

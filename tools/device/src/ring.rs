@@ -127,6 +127,20 @@ impl<'a> Ring<'a> {
         let _ = self.state.get_queue_mut().disable_notification(self.mem);
     }
 
+    /// Asks for no kick, also with EVENT_IDX: as a device does that has lost count.
+    pub fn forget(&mut self) {
+        self.quiet();
+        let Some(now) = self.available() else { return };
+        let queue = self.state.get_queue();
+        let event = queue
+            .used_ring()
+            .wrapping_add(4 + 8 * u64::from(queue.size()));
+        let past = now.wrapping_sub(0x4000);
+        let _ = self
+            .mem
+            .store(past.to_le(), GuestAddress(event), Ordering::Relaxed);
+    }
+
     /// The driver need not kick, unless it shall kick each time.
     pub fn hush(&mut self, loud: bool) {
         if loud {

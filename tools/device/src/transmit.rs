@@ -23,6 +23,12 @@ impl Guest {
     /// Takes packets from tx; true if there may be more.
     pub fn tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
         let fault = self.fault(Queue::Tx);
+        if fault.deaf {
+            if let Some(mut ring) = vrings.get(TX).and_then(|v| Ring::open(v, mem)) {
+                ring.forget();
+            }
+            return false;
+        }
         if fault.paused || fault.rests() || self.tx_stalled {
             return false;
         }

@@ -231,6 +231,7 @@ pub const SETUPS: &[Setup] = &[
         5,
         tests! { "slow":
             "packets that are used one by one are taken back though nobody sends" => transmit::reclaimed,
+            "a device that has lost its place is told of what waits for a second" => transmit::forgotten,
             "K5 single bytes that wait hold a bounded memory, and come in order" => memory::single_bytes,
             "K5 a writer of small messages waits for memory, and goes on" => messages::small_behind,
             "K5 connections that are begun and given up leave nothing" => memory::given_up,

@@ -12,9 +12,10 @@ use anyhow::{ensure, Result};
 use super::{
     control::{say, stats},
     listen,
+    victim::Bystander,
 };
 use crate::{
-    process::Process,
+    process::{allowed, Process},
     session::{Session, Side},
     suites::LONG,
 };
@@ -68,4 +69,22 @@ pub fn reclaimed(s: &mut Session) -> Result<()> {
     outcome?;
     s.unload_when_free()?;
     s.load()
+}
+
+/// A device that has lost its place in the queue, and with EVENT_IDX never asks for a kick again, is told of packets that
+/// have been there for a second.
+pub fn forgotten(s: &mut Session) -> Result<()> {
+    let mut bystander = Bystander::new(s)?;
+    bystander.is_well()?;
+    for _ in 0..2 {
+        say(s, "forget tx")?;
+        let start = Instant::now();
+        bystander.is_well()?;
+        let took = start.elapsed();
+        ensure!(
+            took > Duration::from_millis(500) && took < allowed(Duration::from_secs(4)),
+            "the device, which sees no packet before a kick, had an answer after {took:?}"
+        );
+    }
+    Ok(())
 }
