@@ -87,12 +87,9 @@ impl Waiting {
     /// Has `packet` wait; returns it if it may not, as there are too many replies.
     pub(super) fn push(&mut self, packet: Packet) -> Option<Packet> {
         let kind = packet.control().kind();
-        if kind == Kind::Reply {
-            if self.replies >= REPLIES_MAX {
-                STATS.count(Counter::ReplyDropped);
-                return Some(packet);
-            }
-            self.replies = self.replies.saturating_add(1);
+        if kind == Kind::Reply && self.replies >= REPLIES_MAX {
+            STATS.count(Counter::ReplyDropped);
+            return Some(packet);
         }
         // A credit update may overtake payload; nothing else.
         let conn = packet.control().conn().cloned();
@@ -161,6 +158,9 @@ impl Waiting {
 
     /// `packet` is about to wait.
     fn entering(&mut self, packet: &Packet) {
+        if packet.control().kind() == Kind::Reply {
+            self.replies = self.replies.saturating_add(1);
+        }
         let weight = weight(packet);
         self.memory = self.memory.saturating_add(weight);
         if let Some(conn) = packet.control().conn() {
