@@ -27,7 +27,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    }, //
 };
 
 /// What of a connection waits.
@@ -215,5 +218,21 @@ impl Conn {
         }
         self.wake(Stored::Silently, room);
         stuck
+    }
+
+    /// A packet with so many bytes of the user's is made.
+    pub(super) fn given_to_device(&self, bytes: u32) {
+        self.unsent.add(i64::from(bytes), Relaxed);
+    }
+
+    /// A packet with so many bytes has gone, as all do whatever becomes of them. Nothing is locked.
+    pub(super) fn taken_by_device(&self, bytes: u32) {
+        self.unsent.add(-i64::from(bytes), Relaxed);
+        self.tell_of_room();
+    }
+
+    /// The number of bytes that the device has not yet taken.
+    pub(super) fn unsent(&self) -> usize {
+        usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
     }
 }

@@ -20,6 +20,7 @@ use super::{
         Packet, //
     },
     payload::Payload,
+    route::Routed,
     stats::{
         Counter,
         STATS, //
@@ -78,7 +79,7 @@ pub(crate) struct Conn {
     pub(super) sk: WeakSock,
     ty: SocketType,
     /// Bytes that the device has not yet taken.
-    unsent: Atomic<i64>,
+    pub(super) unsent: Atomic<i64>,
     /// A credit update waits for room in the transmit queue, and will tell the newest.
     update_waits: AtomicFlag,
     pub(super) table: Arc<Connections>,
@@ -199,21 +200,6 @@ impl Conn {
             State::Connecting | State::Established | State::Closing
         );
         (live || (last && !self.is_replaced(&inner))).then(|| inner.credit.rx.advertise())
-    }
-
-    pub(super) fn given_to_device(&self, bytes: u32) {
-        self.unsent.add(i64::from(bytes), Relaxed);
-    }
-
-    /// A packet with so many bytes has gone, as all do whatever becomes of them. Nothing is locked.
-    pub(super) fn taken_by_device(&self, bytes: u32) {
-        self.unsent.add(-i64::from(bytes), Relaxed);
-        self.tell_of_room();
-    }
-
-    /// The number of bytes that the device has not yet taken.
-    pub(super) fn unsent(&self) -> usize {
-        usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
     }
 
     /// The number of bytes to read.
@@ -370,13 +356,23 @@ impl Conn {
     }
 
     /// A packet from the peer has come.
-    pub(super) fn receive(self: &Arc<Self>, header: &Header, op: Op, payload: &mut Payload) {
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        header: &Header,
+        op: Op,
+        payload: &mut Payload,
+    ) -> Routed {
         let (mut had_room, mut has_room, mut due, mut asks) = (false, false, false, false);
         let mut stored = Stored::Silently;
+        let mut held = false;
         let actions = self.decide(|inner| {
             if payload.is_damaged() {
                 // Bytes were lost on the way (M2).
                 return inner.state.abort(SockError::ConnReset);
+            }
+            if op == Op::Rw && !inner.prepare(self.ty, header, payload) {
+                held = true;
+                return Actions::NONE;
             }
             had_room = inner.credit.tx.free() > 0;
             // A peer that has just told of another buffer may stall earlier than was thought, and stop us
@@ -408,6 +404,9 @@ impl Conn {
                 }
             }
         });
+        if held {
+            return Routed::Held;
+        }
         if actions.reply_rst {
             device::refuse(header);
         }
@@ -419,6 +418,7 @@ impl Conn {
             self.ask_for_credit();
         }
         self.wake(stored, has_room && !had_room);
+        Routed::Done
     }
 
     /// Wakes those who wait for what has come.

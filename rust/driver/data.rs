@@ -60,6 +60,18 @@ pub(super) enum Stored {
 }
 
 impl Inner {
+    /// Finds the memory that it takes to store the payload of a packet; false if the packet has to wait.
+    pub(super) fn prepare(
+        &mut self,
+        ty: SocketType,
+        header: &Header,
+        payload: &mut Payload,
+    ) -> bool {
+        let message = (ty == SocketType::Seqpacket).then(|| SeqFlags::from_raw(header.flags));
+        let (unread, buf_alloc) = (self.credit.rx.unread(), self.credit.rx.buf_alloc());
+        self.inbox.prepare(payload, unread, message, buf_alloc)
+    }
+
     /// Stores the payload of a packet for the reader; or, with `discard`, counts it as read.
     pub(super) fn store(
         &mut self,

@@ -24,7 +24,7 @@ use super::{
     },
     probe::Driver,
     request::Requests,
-    rx,
+    route,
     stats::{
         Counter,
         STATS, //
@@ -241,7 +241,7 @@ impl Vsock {
                 dev,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                streams <- new_pair!(streams, |device| device.requests.has_room(), rx::route, Self::streams_have_room),
+                streams <- new_pair!(streams, |device| device.requests.has_room(), route::route, Self::streams_have_room),
                 datagrams <- new_pair!(datagrams, |_| true, dgram::receive, Self::datagrams_have_room),
                 events <- Events::new(),
                 requests <- Requests::new(),

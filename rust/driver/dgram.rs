@@ -18,6 +18,7 @@ use super::{
     },
     packet,
     payload::Payload,
+    route::Routed,
     stats::{
         Counter,
         STATS, //
@@ -258,7 +259,12 @@ impl Datagrams for DatagramTransport {
 }
 
 /// A packet has come on the queue of datagrams.
-pub(super) fn receive(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
+pub(super) fn receive(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) -> Routed {
+    offer(device, header, payload);
+    Routed::Done
+}
+
+fn offer(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
     match proto::datagram(header, device.cid()) {
         // Counted already: what remains of it is nobody's (M2).
         _ if payload.is_damaged() => {}

@@ -4,19 +4,30 @@
 //!
 //! Small payloads are copied together, so that neither many of them nor the large buffers that they
 //! came in hold much memory (K3). In a stream they simply follow each other. Messages keep their
-//! boundaries: several parts share a buffer, each behind two bytes that say how long it is and
-//! whether it ends a message.
+//! boundaries. What is in the buffers, and how it is read, is in [`unread`](super::unread).
 
-use super::payload::Payload;
+pub(super) use super::unread::{
+    copy_bytes,
+    copy_message,
+    take_bytes,
+    take_message,
+    Message,
+    Queue, //
+};
+use super::{
+    payload::Payload,
+    unread::{
+        mark,
+        part_at,
+        Form,
+        Part,
+        Unread,
+        MARK_LEN,
+        MARK_MAX, //
+    }, //
+};
 use crate::{
-    ext::net::{
-        msg::Msg,
-        skbuff::{
-            ControlBlock,
-            SkBuff,
-            SkBuffQueue, //
-        }, //
-    },
+    ext::net::skbuff::SkBuff,
     proto::{
         self,
         Arrival,
@@ -27,36 +38,6 @@ use crate::{
     wire::SeqFlags, //
 };
 use kernel::prelude::*;
-
-/// The size of what precedes each part in a bundle.
-const MARK_LEN: usize = 2;
-
-/// The greatest part that can be in a bundle: its length has 14 bits.
-const MARK_MAX: usize = (1 << 14) - 1;
-const MARK_EOM: u16 = 1 << 14;
-const MARK_EOR: u16 = 1 << 15;
-
-/// How the bytes in a buffer are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As part of a stream.
-    Bytes,
-    /// As one part of a message.
-    Part(SeqFlags),
-    /// As parts of messages, each behind its mark.
-    Bundle,
-}
-
-/// The control block of a buffer of received bytes.
-pub(super) struct Unread {
-    /// How many of the bytes were read.
-    consumed: usize,
-    form: Form,
-}
-
-impl ControlBlock for Unread {}
-
-pub(super) type Queue = SkBuffQueue<Unread>;
 
 /// Received and unread.
 pub(super) struct Inbox {
@@ -73,31 +54,6 @@ pub(super) struct Inbox {
     handing_over: bool,
     /// Meanwhile somebody else wanted to.
     more: bool,
-}
-
-/// A message that was read, or looked at.
-pub(super) struct Message {
-    /// Its length, also if less was wanted.
-    pub(super) len: usize,
-    /// It was sent with `MSG_EOR`.
-    pub(super) eor: bool,
-    /// How many of its parts were empty.
-    empties: u32,
-    /// Its last part was among them.
-    whole: bool,
-}
-
-/// A part of a message, where it lies in a buffer.
-struct Part {
-    start: usize,
-    len: usize,
-    flags: SeqFlags,
-}
-
-impl Part {
-    fn end(&self) -> usize {
-        self.start.saturating_add(self.len)
-    }
 }
 
 impl Inbox {
@@ -215,6 +171,24 @@ impl Inbox {
         }
     }
 
+    /// Finds the memory that it takes to [`store`](Self::store) `payload` in a connection with a buffer of
+    /// `buf_alloc` bytes. If that answers false, the packet has to wait, and is to come again.
+    pub(super) fn prepare(
+        &mut self,
+        payload: &mut Payload,
+        unread: u32,
+        message: Option<SeqFlags>,
+        buf_alloc: u32,
+    ) -> bool {
+        let arrival = self.arrival(payload, unread, form(payload, message));
+        let Store::Compact { capacity } = proto::store(&arrival) else {
+            return true;
+        };
+        payload.find_room(arrival.payload, capacity)
+            || proto::may_take_pages(&arrival, self.queue.unused(), buf_alloc as usize)
+            || payload.waits_for_room()
+    }
+
     /// Stores `payload`; `message` says what part of a message it is, if it is one. `unread` bytes are
     /// there already.
     ///
@@ -232,17 +206,30 @@ impl Inbox {
                 Some(_) => {}
             }
         }
-        let form = match message {
-            None => Form::Bytes,
-            Some(_) if payload.len() <= MARK_MAX => Form::Bundle,
-            Some(flags) => Form::Part(flags),
-        };
-        self.store_as(payload, unread, form, message)
+        self.store_as(payload, unread, form(payload, message), message)
             .map_err(|_| SockError::NoMem)?;
         if message.is_some_and(|flags| flags.contains(SeqFlags::EOM)) {
             self.messages = self.messages.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// What `payload` is to the rule that says where to store it.
+    fn arrival(&mut self, payload: &Payload, unread: u32, form: Form) -> Arrival {
+        let tail_room = match self.queue.back_mut() {
+            // A part that is a buffer of its own takes nothing in.
+            Some(tail) if tail.control().form == form && !matches!(form, Form::Part(_)) => {
+                tail.tailroom()
+            }
+            _ => 0,
+        };
+        let mark = if form == Form::Bundle { MARK_LEN } else { 0 };
+        Arrival {
+            payload: payload.len().saturating_add(mark),
+            buffer: payload.memory(),
+            tail_room,
+            unread: unread as usize,
+        }
     }
 
     fn store_as(
@@ -260,19 +247,8 @@ impl Inbox {
             }
             _ => &[],
         };
-        let tail_room = match self.queue.back_mut() {
-            // A part that is a buffer of its own takes nothing in.
-            Some(tail) if tail.control().form == form && !matches!(form, Form::Part(_)) => {
-                tail.tailroom()
-            }
-            _ => 0,
-        };
-        let arrival = Arrival {
-            payload: payload.len().saturating_add(mark.len()),
-            buffer: payload.memory(),
-            tail_room,
-            unread: unread as usize,
-        };
+        let arrival = self.arrival(payload, unread, form);
+        let mut unused = 0;
         match proto::store(&arrival) {
             Store::Append => {
                 if let Some(mut tail) = self.queue.back_mut() {
@@ -281,14 +257,19 @@ impl Inbox {
                 }
                 return Ok(());
             }
-            Store::Compact { capacity } => {
-                let fresh = Unread { consumed: 0, form };
-                if let Ok(mut skb) = SkBuff::alloc(capacity, GFP_ATOMIC, fresh) {
+            Store::Compact { .. } => {
+                if let Some(room) = payload.take_room(arrival.payload) {
+                    let mut skb = room.with_control(Unread {
+                        consumed: 0,
+                        form,
+                        unused: 0,
+                    });
                     skb.put_slice(mark)?;
                     payload.try_for_each(|block, at, len| skb.put_block(block, at, len))?;
                     self.queue.push_back(skb);
                     return Ok(());
                 }
+                unused = arrival.buffer.saturating_sub(payload.len());
             }
             Store::TakePages => {}
         }
@@ -297,6 +278,7 @@ impl Inbox {
             let fresh = Unread {
                 consumed: 0,
                 form: message.map_or(Form::Bytes, |_| Form::Part(SeqFlags::NONE)),
+                unused: core::mem::take(&mut unused),
             };
             let mut skb = payload.take_head()?.with_control(fresh);
             let all = payload.move_to(&mut skb);
@@ -314,173 +296,11 @@ impl Inbox {
     }
 }
 
-/// What precedes a part in a bundle.
-fn mark(len: usize, flags: SeqFlags) -> [u8; MARK_LEN] {
-    // CAST: The caller has seen that it is at most `MARK_MAX`.
-    let mut mark = (len & MARK_MAX) as u16;
-    if flags.contains(SeqFlags::EOM) {
-        mark |= MARK_EOM;
+/// How `payload` is stored, if it is copied.
+fn form(payload: &Payload, message: Option<SeqFlags>) -> Form {
+    match message {
+        None => Form::Bytes,
+        Some(_) if payload.len() <= MARK_MAX => Form::Bundle,
+        Some(flags) => Form::Part(flags),
     }
-    if flags.contains(SeqFlags::EOR) {
-        mark |= MARK_EOR;
-    }
-    mark.to_le_bytes()
-}
-
-/// Copies the first `len` bytes of a stream to the user; `copied` counts them.
-pub(super) fn copy_bytes(queue: &Queue, msg: &mut Msg, len: usize, copied: &mut usize) -> Result {
-    for skb in queue.iter() {
-        let consumed = skb.control().consumed;
-        let bytes = skb
-            .len()
-            .saturating_sub(consumed)
-            .min(len.saturating_sub(*copied));
-        if bytes == 0 {
-            break;
-        }
-        skb.copy_to(consumed, msg, bytes)?;
-        *copied = copied.saturating_add(bytes);
-    }
-    Ok(())
-}
-
-/// Moves the first `len` bytes of a stream to the user; `copied` counts them.
-pub(super) fn take_bytes(
-    queue: &mut Queue,
-    msg: &mut Msg,
-    len: usize,
-    copied: &mut usize,
-) -> Result {
-    while *copied < len {
-        let Some(mut skb) = queue.pop_front() else {
-            break;
-        };
-        let consumed = skb.control().consumed;
-        let left = skb.len().saturating_sub(consumed);
-        let bytes = left.min(len.saturating_sub(*copied));
-        let result = skb.copy_to(consumed, msg, bytes);
-        if result.is_ok() {
-            *copied = copied.saturating_add(bytes);
-            skb.control_mut().consumed = consumed.saturating_add(bytes);
-        }
-        if result.is_err() || bytes < left {
-            queue.push_front(skb);
-        } else {
-            skb.consume();
-        }
-        result?;
-    }
-    Ok(())
-}
-
-/// The part of a message at `at` in a buffer.
-fn part_at(skb: &SkBuff<Unread>, at: usize) -> Option<Part> {
-    match skb.control().form {
-        Form::Bundle => {
-            let mut mark = [0; MARK_LEN];
-            skb.read(at, &mut mark).ok()?;
-            let mark = u16::from_le_bytes(mark);
-            let mut flags = SeqFlags::NONE;
-            if mark & MARK_EOM != 0 {
-                flags = flags.union(SeqFlags::EOM);
-            }
-            if mark & MARK_EOR != 0 {
-                flags = flags.union(SeqFlags::EOR);
-            }
-            Some(Part {
-                start: at.saturating_add(MARK_LEN),
-                len: usize::from(mark) & MARK_MAX,
-                flags,
-            })
-        }
-        Form::Part(flags) => Some(Part {
-            start: at,
-            len: skb.len().saturating_sub(at),
-            flags,
-        }),
-        Form::Bytes => None,
-    }
-}
-
-/// A message that is being put together from its parts, at the user's end.
-struct Assembly {
-    message: Message,
-    /// How much the user still has room for.
-    room: usize,
-    result: Result,
-}
-
-impl Assembly {
-    fn new(msg: &Msg) -> Self {
-        Self {
-            message: Message {
-                len: 0,
-                eor: false,
-                empties: 0,
-                whole: false,
-            },
-            room: msg.left(),
-            result: Ok(()),
-        }
-    }
-
-    /// Copies `part` of `skb` to the user, as far as there is room; true if it was the last.
-    fn add(&mut self, skb: &SkBuff<Unread>, part: &Part, msg: &mut Msg) -> bool {
-        let bytes = part.len.min(self.room);
-        if bytes > 0 && self.result.is_ok() {
-            self.result = skb.copy_to(part.start, msg, bytes);
-            self.room = self.room.saturating_sub(bytes);
-        }
-        self.message.len = self.message.len.saturating_add(part.len);
-        self.message.empties = self
-            .message
-            .empties
-            .saturating_add(u32::from(part.len == 0));
-        self.message.eor |= part.flags.contains(SeqFlags::EOR);
-        self.message.whole |= part.flags.contains(SeqFlags::EOM);
-        self.message.whole
-    }
-}
-
-/// Copies the first message to the user. It must be there as a whole.
-pub(super) fn copy_message(queue: &Queue, msg: &mut Msg) -> (Message, Result) {
-    let mut assembly = Assembly::new(msg);
-    'message: for skb in queue.iter() {
-        let mut at = skb.control().consumed;
-        loop {
-            let Some(part) = part_at(&skb, at) else {
-                break;
-            };
-            if assembly.add(&skb, &part, msg) {
-                break 'message;
-            }
-            at = part.end();
-            if at >= skb.len() {
-                break;
-            }
-        }
-    }
-    (assembly.message, assembly.result)
-}
-
-/// Moves the first message to the user. It must be there as a whole, and is gone afterwards, also
-/// if the user's memory could not be written.
-pub(super) fn take_message(queue: &mut Queue, msg: &mut Msg) -> (Message, Result) {
-    let mut assembly = Assembly::new(msg);
-    while let Some(mut skb) = queue.pop_front() {
-        let Some(part) = part_at(&skb, skb.control().consumed) else {
-            continue;
-        };
-        let whole = assembly.add(&skb, &part, msg);
-        skb.control_mut().consumed = part.end();
-        if part.end() < skb.len() {
-            queue.push_front(skb);
-        } else {
-            skb.consume();
-        }
-        if whole {
-            break;
-        }
-    }
-    (assembly.message, assembly.result)
 }

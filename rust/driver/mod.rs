@@ -45,12 +45,14 @@ mod payload;
 mod probe;
 mod report;
 mod request;
+mod route;
 mod rx;
 mod stats;
 mod table;
 mod tap;
 mod transport;
 mod tx;
+mod unread;
 mod waiting;
 
 pub(crate) use self::{

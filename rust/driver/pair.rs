@@ -7,6 +7,7 @@ use super::{
     device::Vsock,
     packet::Packet,
     payload::Payload,
+    route::Routed,
     rx::{
         Rest,
         Rx,
@@ -103,7 +104,7 @@ impl Pair {
         &self,
         device: &Arc<Vsock>,
         has_room: fn(&Vsock) -> bool,
-        route: fn(&Arc<Vsock>, &Header, &mut Payload),
+        route: fn(&Arc<Vsock>, &Header, &mut Payload) -> Routed,
     ) {
         match self.rx.poll(device, has_room, route) {
             Rest::Nothing => {}

@@ -2,13 +2,17 @@
 
 //! The payload of a received packet, in the buffers that it came in.
 
-use crate::ext::{
-    mm::PageBlock,
-    net::skbuff::{
-        ControlBlock,
-        SkBuff,
-        SkBuffQueue, //
-    }, //
+use super::unread::MARK_LEN;
+use crate::{
+    ext::{
+        mm::PageBlock,
+        net::skbuff::{
+            ControlBlock,
+            SkBuff,
+            SkBuffQueue, //
+        }, //
+    },
+    proto, //
 };
 use kernel::{
     alloc::Flags,
@@ -31,6 +35,10 @@ pub(super) struct Payload {
     damaged: bool,
     /// Empty socket buffers that the pages can move to: to store a packet takes no memory then.
     heads: SkBuffQueue<()>,
+    /// An empty socket buffer that the payload can be copied to.
+    room: Option<SkBuff>,
+    /// The packet waits for one.
+    waits_for_room: bool,
 }
 
 impl Payload {
@@ -41,6 +49,8 @@ impl Payload {
             len: 0,
             damaged: false,
             heads: SkBuffQueue::new(),
+            room: None,
+            waits_for_room: false,
         }
     }
 
@@ -51,6 +61,8 @@ impl Payload {
             len: 0,
             damaged: false,
             heads: SkBuffQueue::new(),
+            room: None,
+            waits_for_room: false,
         })
     }
 
@@ -116,6 +128,54 @@ impl Payload {
         self.heads.push_back(head);
     }
 
+    /// Finds a socket buffer to copy `len` bytes to, with room for `capacity` bytes, or less if there is no
+    /// memory for so many; returns whether there is one. Does not sleep.
+    pub(super) fn find_room(&mut self, len: usize, capacity: usize) -> bool {
+        let mut capacity = Some(capacity);
+        while let Some(bytes) = capacity {
+            if self.has_room(len) {
+                return true;
+            }
+            self.room = SkBuff::alloc(bytes, GFP_ATOMIC, ()).ok();
+            capacity = proto::smaller(bytes, len);
+        }
+        self.has_room(len)
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.room
+            .as_ref()
+            .is_some_and(|room| room.tailroom() >= len)
+    }
+
+    /// The packet is to wait until there is [room](Self::add_room). Returns false.
+    pub(super) fn waits_for_room(&mut self) -> bool {
+        self.waits_for_room = true;
+        false
+    }
+
+    /// How many bytes a socket buffer must have room for that the packet waits for.
+    pub(super) fn lacks_room(&self) -> Option<usize> {
+        // Whatever precedes the payload where it is stored.
+        self.waits_for_room
+            .then(|| self.len.saturating_add(MARK_LEN))
+    }
+
+    /// Provides an empty socket buffer to copy the payload to.
+    pub(super) fn add_room(&mut self, room: SkBuff) {
+        self.waits_for_room = false;
+        self.room = Some(room);
+    }
+
+    /// Takes the socket buffer to copy `len` bytes to, if there is one.
+    pub(super) fn take_room(&mut self, len: usize) -> Option<SkBuff> {
+        if self.has_room(len) {
+            self.room.take()
+        } else {
+            None
+        }
+    }
+
     /// An empty socket buffer for its pages.
     ///
     /// # Errors
@@ -150,6 +210,8 @@ impl Payload {
         if block.is_none() {
             self.len = 0;
             self.damaged = false;
+            self.room = None;
+            self.waits_for_room = false;
         }
         block
     }

@@ -8,20 +8,17 @@
 use super::{
     device::Vsock,
     payload::Payload,
+    route::Routed,
     stats::{
         Counter,
         STATS, //
     },
-    table::Key,
     tap, //
 };
 use crate::{
     ext::{
         mm::PageBlock,
-        net::{
-            skbuff::SkBuff,
-            vsock::Addr, //
-        },
+        net::skbuff::SkBuff,
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
@@ -38,8 +35,6 @@ use crate::{
     wire::{
         Header,
         HeaderMrg,
-        Op,
-        SocketType,
         HEADER_LEN_MRG, //
     }, //
 };
@@ -108,6 +103,8 @@ struct Inner {
     payload: Payload,
     /// The header of a packet that was taken from the queue and waits for memory.
     held: Option<Header>,
+    /// It was counted, and shown to monitors.
+    seen: bool,
     /// Nobody knows where the next packet begins: what comes before the reset is none (M2).
     lost: bool,
 }
@@ -150,6 +147,7 @@ impl Rx {
                     supply: Supply::new(0, 1),
                     payload: Payload::new(),
                     held: None,
+                    seen: false,
                     lost: false,
                 },
                 "Rx::inner"
@@ -171,6 +169,7 @@ impl Rx {
         inner.shape = shape;
         inner.payload = payload;
         inner.held = None;
+        inner.seen = false;
         inner.lost = false;
         inner.queue = Some(queue);
         Ok(())
@@ -223,15 +222,24 @@ impl Rx {
     pub(super) fn help_held(&self) -> Result<bool> {
         let mut waited = false;
         loop {
-            {
+            let (heads, room) = {
                 let inner = self.inner.lock();
                 waited |= inner.held.is_some();
-                if inner.held.is_none() || !inner.payload.lacks_heads() {
-                    return Ok(waited);
-                }
+                let held = inner.held.is_some();
+                (
+                    held && inner.payload.lacks_heads(),
+                    inner.payload.lacks_room().filter(|_| held),
+                )
+            };
+            if heads {
+                let head = SkBuff::alloc(0, GFP_KERNEL, ())?;
+                self.inner.lock().payload.add_head(head);
+            } else if let Some(room) = room {
+                let room = SkBuff::alloc(room, GFP_KERNEL, ())?;
+                self.inner.lock().payload.add_room(room);
+            } else {
+                return Ok(waited);
             }
-            let head = SkBuff::alloc(0, GFP_KERNEL, ())?;
-            self.inner.lock().payload.add_head(head);
         }
     }
 
@@ -241,7 +249,7 @@ impl Rx {
         &self,
         device: &Arc<Vsock>,
         has_room: fn(&Vsock) -> bool,
-        route: fn(&Arc<Vsock>, &Header, &mut Payload),
+        route: fn(&Arc<Vsock>, &Header, &mut Payload) -> Routed,
     ) -> Rest {
         let mut inner = self.inner.lock();
         if let Some(queue) = &mut inner.queue {
@@ -256,10 +264,17 @@ impl Rx {
             }
             match inner.next() {
                 Next::Packet(header) => {
-                    tap::received(&header, &inner.payload);
-                    STATS.count(Counter::RxPackets);
-                    STATS.add(Counter::RxBytes, header.len);
-                    route(device, &header, &mut inner.payload);
+                    if !core::mem::replace(&mut inner.seen, true) {
+                        tap::received(&header, &inner.payload);
+                        STATS.count(Counter::RxPackets);
+                        STATS.add(Counter::RxBytes, header.len);
+                    }
+                    if route(device, &header, &mut inner.payload) == Routed::Held {
+                        inner.held = Some(header);
+                        STATS.count(Counter::RxHeld);
+                        return Rest::Refill;
+                    }
+                    inner.seen = false;
                 }
                 Next::Held => return Rest::Refill,
                 Next::Junk(counter) => STATS.count(counter),
@@ -432,52 +447,5 @@ impl Inner {
             STATS.count(Counter::RxKicks);
             notify.notify();
         }
-    }
-}
-
-/// Finds which connection a packet is for.
-pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
-    let (Ok(src), Ok(dst)) = (header.src(), header.dst()) else {
-        STATS.count(Counter::BadAddress);
-        return;
-    };
-    let ty = match header.socket_type() {
-        // Datagrams have queues of their own (D1).
-        Ok(SocketType::Dgram) if device.serves(SocketType::Dgram) => {
-            STATS.count(Counter::BadOp);
-            return;
-        }
-        Ok(ty) if device.serves(ty) => ty,
-        Ok(_) | Err(_) => {
-            device.refuse(header);
-            return;
-        }
-    };
-    let Ok(op) = header.operation() else {
-        STATS.count(Counter::BadOp);
-        return;
-    };
-    if dst.cid != device.cid() {
-        // A request may be the first that is heard of a new CID. An RST would bear our own (C1): to the
-        // sender it would be about another connection, maybe one that lives.
-        match op {
-            Op::Request => device.request(*header),
-            _ => STATS.count(Counter::BadAddress),
-        }
-        return;
-    }
-    let key = Key {
-        peer: Addr {
-            cid: src.cid,
-            port: src.port,
-        },
-        local_port: dst.port,
-    };
-    match device.connections().find(key) {
-        Some(conn) if conn.socket_type() == ty => conn.receive(header, op, payload),
-        // Of what nobody knows, nothing is lost.
-        _ if payload.is_damaged() => {}
-        None if op == Op::Request => device.request(*header),
-        Some(_) | None => device.refuse(header),
     }
 }

@@ -38,6 +38,8 @@ counters! {
     RxKicks = "rx_kicks",
     /// Times that the device was told of packets.
     TxKicks = "tx_kicks",
+    /// Packets that had to wait for memory to be stored.
+    RxHeld = "rx_held",
     /// Used receive buffers that were shorter than a header (H2).
     RxShort = "rx_short",
     /// Used receive buffers in which there was no header.

@@ -58,6 +58,8 @@ pub use self::mergeable::{
 pub use self::storage::{
     decide as store,
     held_at_most,
+    may_take_pages,
+    smaller,
     Arrival,
     Empties,
     Store, //

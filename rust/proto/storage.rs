@@ -14,6 +14,11 @@
 //! enough ([`Store::TakePages`]): in both cases by the payload that follows. So the bytes of all
 //! buffers are at most twice the payload in them, plus the room in the last. Compact buffers grow
 //! with what is unread, so small ones are few. [`held_at_most`] says it in numbers; the tests count.
+//!
+//! Without memory for a buffer that has room for what follows, one of less room is made
+//! ([`smaller`]). Only where there is none even for the payload alone are its pages taken, and only so
+//! many that what is in them beside payload is no more than the connection's own buffer
+//! ([`may_take_pages`]): then the packet has to wait for memory.
 
 /// What is allocated along with the bytes of a linear sk_buff: headroom and `skb_shared_info`.
 ///
@@ -48,8 +53,6 @@ pub struct Arrival {
 }
 
 /// Where a payload goes.
-///
-/// Where a copy cannot be allocated, the pages may be taken instead: more memory, but no loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// Copied behind the last stored buffer's bytes, where there is room.
@@ -93,11 +96,27 @@ fn capacity(payload: usize, unread: usize) -> usize {
         .max(payload)
 }
 
+/// The room of a compact buffer for `payload`, where there is no memory for one of `capacity`: half as
+/// large a bucket. None if the payload does not fit that.
+pub fn smaller(capacity: usize, payload: usize) -> Option<usize> {
+    let bucket = capacity.checked_add(LINEAR_OVERHEAD)?;
+    let half = (bucket / 2).checked_sub(LINEAR_OVERHEAD)?;
+    (half >= payload && half > 0).then_some(half)
+}
+
+/// Whether a payload that there is no memory to copy may take the pages that it came in, when `unused`
+/// bytes of such pages are held already, and the connection's buffer is of `buf_alloc` bytes.
+pub fn may_take_pages(arrival: &Arrival, unused: usize, buf_alloc: usize) -> bool {
+    unused.saturating_add(arrival.buffer.saturating_sub(arrival.payload)) <= buf_alloc
+}
+
 /// The greatest memory, in bytes, that stored payload can hold, when `unread` bytes of it are unread,
 /// and it came in receive buffers of `buffer` bytes.
 ///
 /// Twice the payload; the overhead of sk_buffs that are half full at the least; the first buffer,
 /// which may be read almost to its end; the last, which may be almost empty; and the few small ones.
+///
+/// What [`may_take_pages`] allows comes on top of that.
 pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
     let greatest = if buffer > ALLOC_MAX_LARGE {
         buffer
@@ -238,6 +257,32 @@ mod tests {
         );
         // Never less than the payload.
         assert_eq!(compact(&arrival(3000, 0, 1)), 4096 - LINEAR_OVERHEAD);
+    }
+
+    #[test]
+    fn k3_less_room_without_memory() {
+        let mut capacity = compact(&arrival(1, 0, usize::MAX));
+        let mut tries = 0;
+        while let Some(less) = smaller(capacity, 1) {
+            assert!(less < capacity && less >= 1);
+            capacity = less;
+            tries += 1;
+        }
+        assert_eq!((capacity, tries), (512 - LINEAR_OVERHEAD, 5));
+        assert_eq!(smaller(8192 - LINEAR_OVERHEAD, 3712), Some(3712));
+        assert_eq!(smaller(8192 - LINEAR_OVERHEAD, 3713), None);
+        assert_eq!(smaller(0, 0), None);
+        assert_eq!(smaller(usize::MAX, 0), None);
+    }
+
+    #[test]
+    fn k3_pages_without_memory_up_to_the_buffer() {
+        let small = arrival(1, 0, 0);
+        assert!(may_take_pages(&small, 0, BUFFER - 1));
+        assert!(!may_take_pages(&small, 0, BUFFER - 2));
+        assert!(may_take_pages(&small, BUFFER, 2 * BUFFER - 1));
+        assert!(!may_take_pages(&small, BUFFER, 2 * BUFFER - 2));
+        assert!(!may_take_pages(&small, usize::MAX, BUFFER));
     }
 
     #[test]

@@ -6,9 +6,14 @@ mod config;
 
 use std::collections::VecDeque;
 
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::TestCaseError, //
+};
 use rvsock_hosttest::proto::{
     held_at_most,
+    may_take_pages,
+    smaller,
     store,
     Arrival,
     Store, //
@@ -18,11 +23,24 @@ use rvsock_hosttest::proto::{
 const SKB: usize = 256;
 const LINEAR: usize = 384;
 
+/// The size of the connection's buffer.
+const BUF_ALLOC: usize = 256 * 1024;
+
 #[derive(Debug)]
 struct Buffer {
     memory: usize,
     room: usize,
     unread: usize,
+    /// Of pages that were taken for want of memory, what is no payload.
+    unused: usize,
+}
+
+/// The greatest bucket that the allocator can give.
+#[derive(Clone, Copy, Debug)]
+struct Allocator(usize);
+
+impl Allocator {
+    const ANY: Self = Self(usize::MAX);
 }
 
 #[derive(Debug, Default)]
@@ -30,29 +48,47 @@ struct Queue {
     buffers: VecDeque<Buffer>,
     unread: usize,
     memory: usize,
+    unused: usize,
 }
 
 impl Queue {
-    fn arrive(&mut self, payload: usize, buffer: usize) {
+    /// Stores a payload; false if it has to wait for memory.
+    fn arrive(&mut self, payload: usize, buffer: usize, allocator: Allocator) -> bool {
         let arrival = Arrival {
             payload,
             buffer,
             tail_room: self.buffers.back().map_or(0, |last| last.room),
             unread: self.unread,
         };
+        let mut unused = 0;
         let (memory, room) = match store(&arrival) {
             Store::Append => {
                 let last = self.buffers.back_mut().unwrap();
                 last.room -= payload;
                 last.unread += payload;
                 self.unread += payload;
-                return;
+                return true;
             }
             Store::Compact { capacity } => {
-                // As the kernel's allocator rounds.
-                let bucket = (capacity + LINEAR).next_power_of_two();
-                assert_eq!(bucket, capacity + LINEAR);
-                (bucket + SKB, capacity - payload)
+                let mut capacity = Some(capacity);
+                let found = loop {
+                    let Some(bytes) = capacity else { break None };
+                    // As the kernel's allocator rounds.
+                    let bucket = (bytes + LINEAR).next_power_of_two();
+                    assert_eq!(bucket, bytes + LINEAR);
+                    if bucket <= allocator.0 {
+                        break Some((bucket + SKB, bytes - payload));
+                    }
+                    capacity = smaller(bytes, payload);
+                };
+                match found {
+                    Some(found) => found,
+                    None if may_take_pages(&arrival, self.unused, BUF_ALLOC) => {
+                        unused = buffer - payload;
+                        (buffer + SKB + 512, 0)
+                    }
+                    None => return false,
+                }
             }
             Store::TakePages => (buffer + SKB + 512, 0),
         };
@@ -60,9 +96,12 @@ impl Queue {
             memory,
             room,
             unread: payload,
+            unused,
         });
         self.unread += payload;
         self.memory += memory;
+        self.unused += unused;
+        true
     }
 
     fn read(&mut self, mut want: usize) {
@@ -76,6 +115,7 @@ impl Queue {
             self.unread -= len;
             if first.unread == 0 {
                 self.memory -= first.memory;
+                self.unused -= first.unused;
                 self.buffers.pop_front();
             }
         }
@@ -125,7 +165,7 @@ proptest! {
                 Step::Arrive(pattern, times) => {
                     for _ in 0..times {
                         for &payload in &pattern {
-                            queue.arrive(payload, buffer);
+                            queue.arrive(payload, buffer, Allocator::ANY);
                             prop_assert!(
                                 queue.memory <= held_at_most(queue.unread, buffer),
                                 "{} bytes hold {}", queue.unread, queue.memory
@@ -145,11 +185,56 @@ proptest! {
     }
 }
 
+/// Where memory is in pieces, or there is none for a while, payload holds what the rule says, and what pages may hold
+/// for want of it; what does not find its place waits.
+fn in_pieces(
+    largest: usize,
+    steps: &[(usize, usize, bool)],
+    buffer: usize,
+) -> Result<(), TestCaseError> {
+    let mut queue = Queue::default();
+    for (payload, times, none) in steps {
+        let allocator = Allocator(if *none { 0 } else { largest });
+        for _ in 0..*times {
+            if queue.unread + payload > BUF_ALLOC {
+                queue.read(payload * 3);
+            }
+            let before = queue.unread;
+            let stored = queue.arrive(*payload, buffer, allocator);
+            prop_assert_eq!(queue.unread, before + if stored { *payload } else { 0 });
+            // Buffers of less room: more of them, each with its overhead.
+            let small = queue.unread.div_ceil(largest / 4) * (SKB + LINEAR);
+            let most = held_at_most(queue.unread, buffer) + small + BUF_ALLOC;
+            prop_assert!(
+                queue.memory <= most,
+                "{} bytes hold {}, not {most}",
+                queue.unread,
+                queue.memory
+            );
+            prop_assert!(queue.unused <= BUF_ALLOC);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config::cases(400))]
+
+    #[test]
+    fn k3_memory_in_pieces_stays_near_payload(
+        largest in prop_oneof![Just(1024usize), Just(4096), Just(8192)],
+        buffer in prop_oneof![Just(4096usize), Just(32768)],
+        steps in prop::collection::vec((1..2000usize, 1..500usize, prop::bool::weighted(0.2)), 1..20)
+    ) {
+        in_pieces(largest, &steps, buffer)?;
+    }
+}
+
 /// A full default buffer of messages of one size, unread.
 fn ratio(payload: usize) -> f64 {
     let mut queue = Queue::default();
     while queue.unread + payload <= 256 * 1024 {
-        queue.arrive(payload, 32 * 1024);
+        queue.arrive(payload, 32 * 1024, Allocator::ANY);
     }
     queue.memory as f64 / queue.unread as f64
 }

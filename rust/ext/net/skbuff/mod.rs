@@ -9,7 +9,11 @@ mod paged;
 mod queue;
 mod user;
 
-pub(crate) use self::queue::SkBuffQueue;
+pub(crate) use self::queue::{
+    Iter,
+    SkBuffMut,
+    SkBuffQueue, //
+};
 use crate::ext::{
     alloc::gfp_as_raw,
     bindings,

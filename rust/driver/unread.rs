@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Buffers of received bytes: what is in them, and how a reader takes it out.
+//!
+//! In a stream bytes simply follow each other. Parts of messages are buffers of their own, or share one,
+//! each behind two bytes that say how long it is and whether it ends a message.
+
+use crate::{
+    ext::net::{
+        msg::Msg,
+        skbuff::{
+            ControlBlock,
+            Iter,
+            SkBuff,
+            SkBuffMut,
+            SkBuffQueue, //
+        }, //
+    },
+    wire::SeqFlags, //
+};
+use kernel::prelude::*;
+
+/// The size of what precedes each part in a bundle.
+pub(super) const MARK_LEN: usize = 2;
+
+/// The greatest part that can be in a bundle: its length has 14 bits.
+pub(super) const MARK_MAX: usize = (1 << 14) - 1;
+const MARK_EOM: u16 = 1 << 14;
+const MARK_EOR: u16 = 1 << 15;
+
+/// How the bytes in a buffer are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As part of a stream.
+    Bytes,
+    /// As one part of a message.
+    Part(SeqFlags),
+    /// As parts of messages, each behind its mark.
+    Bundle,
+}
+
+/// The control block of a buffer of received bytes.
+pub(super) struct Unread {
+    /// How many of the bytes were read.
+    pub(super) consumed: usize,
+    pub(super) form: Form,
+    /// Bytes of its pages that are no payload, if there was no memory to do better.
+    pub(super) unused: usize,
+}
+
+impl ControlBlock for Unread {}
+
+/// Buffers in their order.
+pub(super) struct Queue {
+    buffers: SkBuffQueue<Unread>,
+    /// The sum of what is [unused](Unread::unused) in them.
+    unused: usize,
+}
+
+impl Queue {
+    /// None.
+    pub(super) const fn new() -> Self {
+        Self {
+            buffers: SkBuffQueue::new(),
+            unused: 0,
+        }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffers.is_empty()
+    }
+
+    /// Bytes of pages that are no payload, as there was no memory to do better.
+    pub(super) fn unused(&self) -> usize {
+        self.unused
+    }
+
+    /// Appends one.
+    pub(super) fn push_back(&mut self, skb: SkBuff<Unread>) {
+        self.unused = self.unused.saturating_add(skb.control().unused);
+        self.buffers.push_back(skb);
+    }
+
+    /// Puts one first.
+    pub(super) fn push_front(&mut self, skb: SkBuff<Unread>) {
+        self.unused = self.unused.saturating_add(skb.control().unused);
+        self.buffers.push_front(skb);
+    }
+
+    /// Takes the first out.
+    pub(super) fn pop_front(&mut self) -> Option<SkBuff<Unread>> {
+        let skb = self.buffers.pop_front()?;
+        self.unused = self.unused.saturating_sub(skb.control().unused);
+        Some(skb)
+    }
+
+    /// Puts all of `first` before them.
+    pub(super) fn prepend(&mut self, first: Queue) {
+        self.unused = self.unused.saturating_add(first.unused);
+        self.buffers.prepend(first.buffers);
+    }
+
+    /// The last, to be extended.
+    pub(super) fn back_mut(&mut self) -> Option<SkBuffMut<'_, Unread>> {
+        self.buffers.back_mut()
+    }
+
+    fn iter(&self) -> Iter<'_, Unread> {
+        self.buffers.iter()
+    }
+}
+
+/// A message that was read, or looked at.
+pub(super) struct Message {
+    /// Its length, also if less was wanted.
+    pub(super) len: usize,
+    /// It was sent with `MSG_EOR`.
+    pub(super) eor: bool,
+    /// How many of its parts were empty.
+    pub(super) empties: u32,
+    /// Its last part was among them.
+    pub(super) whole: bool,
+}
+
+/// A part of a message, where it lies in a buffer.
+pub(super) struct Part {
+    pub(super) start: usize,
+    pub(super) len: usize,
+    pub(super) flags: SeqFlags,
+}
+
+impl Part {
+    /// Where it ends.
+    pub(super) fn end(&self) -> usize {
+        self.start.saturating_add(self.len)
+    }
+}
+
+/// What precedes a part in a bundle.
+pub(super) fn mark(len: usize, flags: SeqFlags) -> [u8; MARK_LEN] {
+    // CAST: The caller has seen that it is at most `MARK_MAX`.
+    let mut mark = (len & MARK_MAX) as u16;
+    if flags.contains(SeqFlags::EOM) {
+        mark |= MARK_EOM;
+    }
+    if flags.contains(SeqFlags::EOR) {
+        mark |= MARK_EOR;
+    }
+    mark.to_le_bytes()
+}
+
+/// Copies the first `len` bytes of a stream to the user; `copied` counts them.
+pub(super) fn copy_bytes(queue: &Queue, msg: &mut Msg, len: usize, copied: &mut usize) -> Result {
+    for skb in queue.iter() {
+        let consumed = skb.control().consumed;
+        let bytes = skb
+            .len()
+            .saturating_sub(consumed)
+            .min(len.saturating_sub(*copied));
+        if bytes == 0 {
+            break;
+        }
+        skb.copy_to(consumed, msg, bytes)?;
+        *copied = copied.saturating_add(bytes);
+    }
+    Ok(())
+}
+
+/// Moves the first `len` bytes of a stream to the user; `copied` counts them.
+pub(super) fn take_bytes(
+    queue: &mut Queue,
+    msg: &mut Msg,
+    len: usize,
+    copied: &mut usize,
+) -> Result {
+    while *copied < len {
+        let Some(mut skb) = queue.pop_front() else {
+            break;
+        };
+        let consumed = skb.control().consumed;
+        let left = skb.len().saturating_sub(consumed);
+        let bytes = left.min(len.saturating_sub(*copied));
+        let result = skb.copy_to(consumed, msg, bytes);
+        if result.is_ok() {
+            *copied = copied.saturating_add(bytes);
+            skb.control_mut().consumed = consumed.saturating_add(bytes);
+        }
+        if result.is_err() || bytes < left {
+            queue.push_front(skb);
+        } else {
+            skb.consume();
+        }
+        result?;
+    }
+    Ok(())
+}
+
+/// The part of a message at `at` in a buffer.
+pub(super) fn part_at(skb: &SkBuff<Unread>, at: usize) -> Option<Part> {
+    match skb.control().form {
+        Form::Bundle => {
+            let mut mark = [0; MARK_LEN];
+            skb.read(at, &mut mark).ok()?;
+            let mark = u16::from_le_bytes(mark);
+            let mut flags = SeqFlags::NONE;
+            if mark & MARK_EOM != 0 {
+                flags = flags.union(SeqFlags::EOM);
+            }
+            if mark & MARK_EOR != 0 {
+                flags = flags.union(SeqFlags::EOR);
+            }
+            Some(Part {
+                start: at.saturating_add(MARK_LEN),
+                len: usize::from(mark) & MARK_MAX,
+                flags,
+            })
+        }
+        Form::Part(flags) => Some(Part {
+            start: at,
+            len: skb.len().saturating_sub(at),
+            flags,
+        }),
+        Form::Bytes => None,
+    }
+}
+
+/// A message that is being put together from its parts, at the user's end.
+struct Assembly {
+    message: Message,
+    /// How much the user still has room for.
+    room: usize,
+    result: Result,
+}
+
+impl Assembly {
+    fn new(msg: &Msg) -> Self {
+        Self {
+            message: Message {
+                len: 0,
+                eor: false,
+                empties: 0,
+                whole: false,
+            },
+            room: msg.left(),
+            result: Ok(()),
+        }
+    }
+
+    /// Copies `part` of `skb` to the user, as far as there is room; true if it was the last.
+    fn add(&mut self, skb: &SkBuff<Unread>, part: &Part, msg: &mut Msg) -> bool {
+        let bytes = part.len.min(self.room);
+        if bytes > 0 && self.result.is_ok() {
+            self.result = skb.copy_to(part.start, msg, bytes);
+            self.room = self.room.saturating_sub(bytes);
+        }
+        self.message.len = self.message.len.saturating_add(part.len);
+        self.message.empties = self
+            .message
+            .empties
+            .saturating_add(u32::from(part.len == 0));
+        self.message.eor |= part.flags.contains(SeqFlags::EOR);
+        self.message.whole |= part.flags.contains(SeqFlags::EOM);
+        self.message.whole
+    }
+}
+
+/// Copies the first message to the user. It must be there as a whole.
+pub(super) fn copy_message(queue: &Queue, msg: &mut Msg) -> (Message, Result) {
+    let mut assembly = Assembly::new(msg);
+    'message: for skb in queue.iter() {
+        let mut at = skb.control().consumed;
+        loop {
+            let Some(part) = part_at(&skb, at) else {
+                break;
+            };
+            if assembly.add(&skb, &part, msg) {
+                break 'message;
+            }
+            at = part.end();
+            if at >= skb.len() {
+                break;
+            }
+        }
+    }
+    (assembly.message, assembly.result)
+}
+
+/// Moves the first message to the user. It must be there as a whole, and is gone afterwards, also
+/// if the user's memory could not be written.
+pub(super) fn take_message(queue: &mut Queue, msg: &mut Msg) -> (Message, Result) {
+    let mut assembly = Assembly::new(msg);
+    while let Some(mut skb) = queue.pop_front() {
+        let Some(part) = part_at(&skb, skb.control().consumed) else {
+            continue;
+        };
+        let whole = assembly.add(&skb, &part, msg);
+        skb.control_mut().consumed = part.end();
+        if part.end() < skb.len() {
+            queue.push_front(skb);
+        } else {
+            skb.consume();
+        }
+        if whole {
+            break;
+        }
+    }
+    (assembly.message, assembly.result)
+}
