@@ -52,6 +52,10 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "faults: K3 single bytes hold little where memory is in pieces",
+        run: |s| failing(s, &IN_PIECES, bytes_in_pieces),
+    },
+    Test {
         name: "faults: K4 a credit update that finds no memory is sent later",
         run: |s| failing(s, &DEQUEUE, |s| stream(s, "--pause-ms 200 --poll", 65_536)),
     },
@@ -64,22 +68,34 @@ pub struct Faults {
     percent: u32,
     /// Also those that may wait for memory.
     patient: bool,
+    /// Only those of 2^n pages or more.
+    order: u32,
 }
 
 const RECEIVE: Faults = Faults {
     function: "4Pair7receive",
     percent: 40,
     patient: false,
+    order: 0,
+};
+/// As where memory is fragmented: pages there are, but not several in a row.
+const IN_PIECES: Faults = Faults {
+    function: "4Pair7receive",
+    percent: 100,
+    patient: false,
+    order: 1,
 };
 const DEQUEUE: Faults = Faults {
     function: "9callbacks14stream_dequeue",
     percent: 100,
     patient: false,
+    order: 0,
 };
 pub const FIND_QUEUES: Faults = Faults {
     function: "11find_queues",
     percent: 100,
     patient: true,
+    order: 0,
 };
 
 /// 2 MiB from the host in writes of `size` bytes to a reader in the guest.
@@ -103,6 +119,42 @@ fn stream(s: &mut Session, reader: &str, size: u32) -> Result<()> {
     Ok(())
 }
 
+/// Single bytes from the host, 64 Ki of them, to one who reads nothing; each is a packet.
+fn bytes_in_pieces(s: &mut Session) -> Result<()> {
+    const BYTES: u64 = 64 << 10;
+    // Twice the bytes, the overhead of buffers of a page, and what one large buffer more or less holds; what else the
+    // kernel does meanwhile.
+    const MOST: i64 = 4 << 20;
+    let port = s.fresh_port();
+    let server = s.server(
+        Side::Guest,
+        &format!("hold-server --port {port} --connections 1 --kind seqpacket"),
+    )?;
+    let held = |s: &Session| -> Result<i64> {
+        let text = s.rvtest(Side::Guest, "memory")?.success(LONG)?;
+        let number = text
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("kernel=")?.parse().ok());
+        number.with_context(|| format!("no kernel= in {text:?}"))
+    };
+    let before = held(s)?;
+    let client = s.rvtest(
+        Side::Host,
+        &format!(
+            "hold-client --cid {} --port {port} --connections 1 --pieces {BYTES} --size 1 --kind seqpacket",
+            Side::Guest.cid()
+        ),
+    )?;
+    client.expect("FILLED", LONG)?;
+    server.expect("HELD", LONG)?;
+    let more = held(s)? - before;
+    ensure!(
+        more < MOST,
+        "{BYTES} unread messages of a byte hold {more} bytes of memory"
+    );
+    Ok(())
+}
+
 /// Runs `test` while allocations fail.
 pub fn failing(
     s: &mut Session,
@@ -115,25 +167,31 @@ pub fn failing(
         function,
         percent,
         patient,
+        order,
     } = *faults;
     let (start, end) = place(s, function)?;
     let impatient = if patient { "N" } else { "Y" };
-    for (kind, more) in [("failslab", ""), ("fail_page_alloc", "echo 0 > min-order;")] {
+    // Objects of the slab are in pages that are there.
+    let all = ["failslab", "fail_page_alloc"];
+    let kinds = if order > 0 { &all[1..] } else { &all[..] };
+    for kind in kinds {
         s.guest_sh(&format!(
-            "cd /sys/kernel/debug/{kind} && {{ {more} echo 0 > verbose; echo {TIMES} > times; echo {start:#x} > require-start;
-            echo {end:#x} > require-end; echo {impatient} > ignore-gfp-wait; echo {percent} > probability; }}"
+            "cd /sys/kernel/debug/{kind} && {{ [ ! -e min-order ] || echo {order} > min-order; echo 0 > verbose;
+            echo {TIMES} > times; echo {start:#x} > require-start; echo {end:#x} > require-end;
+            echo {impatient} > ignore-gfp-wait; echo {percent} > probability; }}"
         ))?;
     }
     let outcome = test(s);
-    let left = s.guest_sh(
-        "cd /sys/kernel/debug; echo 0 > fail_page_alloc/probability; echo 0 > failslab/probability; cat failslab/times",
-    );
+    let mut failed = false;
+    for kind in kinds {
+        let left = s.guest_sh(&format!(
+            "cd /sys/kernel/debug/{kind}; echo 0 > probability; cat times"
+        ))?;
+        let left: u64 = left.trim().parse().context("a number in times")?;
+        failed |= left < TIMES;
+    }
     outcome?;
-    let left: u64 = left?.trim().parse().context("a number in failslab/times")?;
-    ensure!(
-        left < TIMES,
-        "no allocation failed: the test has shown nothing"
-    );
+    ensure!(failed, "no allocation failed: the test has shown nothing");
     Ok(())
 }
 
