@@ -115,8 +115,8 @@ impl Guest {
             // Before the driver can see the event: what it does about it comes after this.
             self.gate.told(self.shared.config_reads());
             if self.limits.habits.reset_ack == ResetAck::Event {
-                // It must kick when the buffer comes back.
-                ring.wait();
+                // It must kick when the buffer comes back, though it has given more than this one.
+                ring.wait_for_more();
             }
         }
     }
