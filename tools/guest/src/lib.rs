@@ -18,5 +18,6 @@ pub mod socket;
 pub mod sockmap;
 pub mod stream;
 pub mod stuck;
+pub mod unix;
 pub mod waits;
 pub mod zerocopy;

@@ -60,6 +60,9 @@ enum Command {
         bytes: u64,
         #[arg(long, default_value_t = 65536)]
         write_size: usize,
+        /// Count the bytes that come back, and close no half
+        #[arg(long)]
+        counted: bool,
     },
     /// Open many connections, keep them, then an echo on each
     Many {
@@ -89,6 +92,9 @@ enum Command {
         /// Wait in poll(), never in read()
         #[arg(long)]
         poll: bool,
+        /// Read no more than this
+        #[arg(long)]
+        bytes: Option<u64>,
     },
     /// Send checked data and wait for the peer's close
     Send {
@@ -98,6 +104,9 @@ enum Command {
         bytes: u64,
         #[arg(long, default_value_t = 65536)]
         write_size: usize,
+        /// The peer counts: no half is closed
+        #[arg(long)]
+        counted: bool,
     },
     /// Connect and echo again and again; count errors by name
     Traffic {
@@ -114,6 +123,9 @@ enum Command {
         port: u32,
         #[arg(long)]
         hold_ms: u64,
+        /// Read no more than this
+        #[arg(long)]
+        bytes: Option<u64>,
     },
     /// Listen, and sit in a page fault with the listener locked
     StuckListener {
@@ -268,6 +280,7 @@ fn main() -> Result<()> {
             connections,
             bytes,
             write_size,
+            counted,
         } => stream::echo_client(
             peer.cid,
             peer.port,
@@ -275,6 +288,7 @@ fn main() -> Result<()> {
                 connections,
                 bytes,
                 write_size,
+                counted,
             },
         ),
         Command::Many {
@@ -287,20 +301,24 @@ fn main() -> Result<()> {
             port,
             pause_ms,
             poll,
-        } => stream::slow_server(port, Duration::from_millis(pause_ms), poll),
+            bytes,
+        } => stream::slow_server(port, Duration::from_millis(pause_ms), poll, bytes),
         Command::Send {
             peer,
             bytes,
             write_size,
-        } => stream::send(peer.cid, peer.port, bytes, write_size),
+            counted,
+        } => stream::send(peer.cid, peer.port, bytes, write_size, counted),
         Command::Traffic {
             peer,
             flows,
             seconds,
         } => stream::traffic(peer.cid, peer.port, flows, Duration::from_secs(seconds)),
-        Command::StuckServer { port, hold_ms } => {
-            stuck::server(port, Duration::from_millis(hold_ms))
-        }
+        Command::StuckServer {
+            port,
+            hold_ms,
+            bytes,
+        } => stuck::server(port, Duration::from_millis(hold_ms), bytes),
         Command::StuckListener {
             port,
             backlog,

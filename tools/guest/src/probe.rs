@@ -12,7 +12,7 @@ use vsock::VsockStream;
 
 use crate::{
     socket::{Kind, Peer, Socket},
-    stream,
+    stream, unix,
 };
 
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
@@ -61,7 +61,7 @@ pub fn connect(cid: u32, port: u32, patience: Option<u64>) -> Result<()> {
     let start = Instant::now();
     let outcome = match patience {
         Some(seconds) => connect_patiently(cid, port, seconds),
-        None => VsockStream::connect_with_cid_port(cid, port).map(drop),
+        None => unix::stream(cid, port).map(drop),
     };
     let outcome = match outcome {
         Ok(()) => "ok".into(),
@@ -87,8 +87,8 @@ fn wait_end(mut stream: VsockStream) {
 }
 
 pub fn wait_end_client(cid: u32, port: u32) -> Result<()> {
-    let stream = VsockStream::connect_with_cid_port(cid, port)
-        .with_context(|| format!("connect to CID {cid} port {port}"))?;
+    let stream =
+        unix::stream(cid, port).with_context(|| format!("connect to CID {cid} port {port}"))?;
     println!("CONNECTED");
     wait_end(stream);
     Ok(())

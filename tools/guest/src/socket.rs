@@ -19,6 +19,8 @@ use nix::{
     },
 };
 
+use crate::unix;
+
 pub const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
@@ -97,6 +99,9 @@ impl Socket {
 
     /// A new socket, of which nothing but patience is asked: what it costs to connect is measured elsewhere.
     pub fn plain(kind: Kind) -> Result<Self> {
+        if unix::uds().is_some() {
+            return Ok(Self(unix::new(kind)?));
+        }
         let ty = match kind {
             Kind::Stream => libc::SOCK_STREAM,
             Kind::Seqpacket => libc::SOCK_SEQPACKET,
@@ -116,6 +121,10 @@ impl Socket {
 
     /// Sets an option whose value is a number, of the size that the option has.
     fn set<T: Copy + std::fmt::Debug>(&self, level: i32, name: i32, value: T) -> Result<()> {
+        // The device has a buffer of its own, of whatever size.
+        if level == libc::AF_VSOCK && unix::uds().is_some() {
+            return Ok(());
+        }
         // SAFETY: The value lives through the call, and its size is told.
         let result = unsafe {
             libc::setsockopt(
@@ -187,6 +196,10 @@ impl Socket {
 
     /// What connect() gives.
     pub fn try_connect(&self, peer: Peer) -> io::Result<()> {
+        if unix::uds().is_some() {
+            unix::ask(self, peer.port)?;
+            return unix::answer(self);
+        }
         let address = address(peer.cid, peer.port);
         // SAFETY: The address lives through the call, and its size is told.
         let result =
@@ -212,6 +225,10 @@ impl Socket {
     /// Begins to connect to `peer`; [`connected_by_now`](Self::connected_by_now) waits for the end.
     pub fn connecting(kind: Kind, peer: Peer) -> Result<Self> {
         let socket = Self::plain(kind)?;
+        if unix::uds().is_some() {
+            unix::ask(&socket, peer.port).context("connect")?;
+            return Ok(socket);
+        }
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         match socket.try_connect(peer) {
             Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e).context("connect"),
@@ -229,6 +246,9 @@ impl Socket {
             0 => {}
             errno => return Err(io::Error::from_raw_os_error(errno)).context("connect"),
         }
+        if unix::uds().is_some() {
+            unix::answer(&self).context("connect")?;
+        }
         fcntl(&self, FcntlArg::F_SETFL(OFlag::empty()))?;
         self.receive_timeout(STALL)?;
         self.send_timeout(STALL)?;
@@ -243,6 +263,9 @@ impl Socket {
     }
 
     fn bind(&self, port: u32) -> Result<()> {
+        if unix::uds().is_some() {
+            return unix::bind_to(self, port).with_context(|| format!("bind to port {port}"));
+        }
         let address = address(libc::VMADDR_CID_ANY, port);
         // SAFETY: The address lives through the call, and its size is told.
         let result =

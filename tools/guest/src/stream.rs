@@ -21,7 +21,8 @@ use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 use crate::{
     pattern,
     probe::errno_name,
-    socket::{Kind, Peer, Socket},
+    socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
+    unix,
 };
 
 /// A connection that stops answering for this long has failed: nothing here may hang for ever.
@@ -32,6 +33,11 @@ pub fn listen(port: u32) -> Result<VsockListener> {
 }
 
 fn listen_at(cid: u32, port: u32) -> Result<VsockListener> {
+    if unix::uds().is_some() {
+        let socket = Socket::listening(Kind::Stream, DEFAULT_BUFFER, port)?;
+        println!("READY {port}");
+        return Ok(OwnedFd::from(socket).into());
+    }
     let listener = VsockListener::bind_with_cid_port(cid, port)
         .with_context(|| format!("cannot listen on vsock port {port}"))?;
     // The crate's backlog of 128 is too short for peers that connect as fast as they can.
@@ -80,6 +86,8 @@ pub struct Load {
     pub connections: u64,
     pub bytes: u64,
     pub write_size: usize,
+    /// The bytes are counted and no half is closed, for peers that cannot tell that.
+    pub counted: bool,
 }
 
 /// Opens all connections at once; each sends and receives at the same time, and checks every byte.
@@ -110,9 +118,16 @@ fn echo_one(cid: u32, port: u32, load: Load, seed: u64) -> Result<u32> {
     let mut writer = stream.try_clone()?;
     let sender = small_thread(move || -> Result<()> {
         send_pattern(&mut writer, seed, load.bytes, load.write_size)?;
+        if load.counted {
+            return Ok(());
+        }
         Ok(writer.shutdown(Shutdown::Write)?)
     })?;
-    let received = receive_pattern(&mut stream, seed);
+    let received = if load.counted {
+        receive_pattern(&mut (&mut stream).take(load.bytes), seed)
+    } else {
+        receive_pattern(&mut stream, seed)
+    };
     let sent = sender
         .join()
         .map_err(|_| anyhow::anyhow!("the sending thread panicked"))?;
@@ -234,12 +249,13 @@ pub fn chunks(cid: u32, port: u32, size: usize, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Accepts one connection, sleeps, then reads everything and checks it.
-pub fn slow_server(port: u32, pause: Duration, poll: bool) -> Result<()> {
+/// Accepts one connection, sleeps, then reads everything, or so many bytes, and checks it.
+pub fn slow_server(port: u32, pause: Duration, poll: bool, bytes: Option<u64>) -> Result<()> {
     let (stream, _) = listen(port)?.accept().context("accept")?;
     println!("ACCEPTED");
     thread::sleep(pause);
-    let (bytes, crc) = receive_pattern(&mut Patient { stream, poll }, 0)?;
+    let most = bytes.unwrap_or(u64::MAX);
+    let (bytes, crc) = receive_pattern(&mut Patient { stream, poll }.take(most), 0)?;
     println!("OK received={bytes} crc={crc:08x}");
     Ok(())
 }
@@ -263,8 +279,10 @@ impl Read for Patient {
     }
 }
 
-/// Sends a number of bytes, says so, and waits until the peer has closed.
-pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize) -> Result<()> {
+/// Sends a number of bytes, says so, and waits until the peer has closed; it does so at the end, or counts.
+///
+/// Where it must count, its close may be told by a reset.
+pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize, counted: bool) -> Result<()> {
     let mut stream = connect(cid, port)?;
     println!("CONNECTED");
     // The reader may sleep for long: only the tests that say so wait for it.
@@ -272,11 +290,14 @@ pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize) -> Result<()> {
     stream.set_read_timeout(None)?;
     send_pattern(&mut stream, 0, bytes, write_size)?;
     println!("SENT {bytes}");
-    stream.shutdown(Shutdown::Write)?;
+    if !counted {
+        stream.shutdown(Shutdown::Write)?;
+    }
     let mut rest = Vec::new();
-    stream
-        .read_to_end(&mut rest)
-        .context("waiting for the peer's close")?;
+    match stream.read_to_end(&mut rest) {
+        Err(e) if counted && e.kind() == ErrorKind::ConnectionReset => {}
+        other => drop(other.context("waiting for the peer's close")?),
+    }
     println!("OK sent={bytes}");
     Ok(())
 }

@@ -145,7 +145,7 @@ pub fn listener(port: u32, backlog: i32, hold: Duration) -> Result<()> {
 }
 
 /// Accepts one connection and reads into a page that is not there; fills the page in after `hold`.
-pub fn server(port: u32, hold: Duration) -> Result<()> {
+pub fn server(port: u32, hold: Duration, bytes: Option<u64>) -> Result<()> {
     let page = MissingPage::new()?;
     let start = page.start;
     let (mut stream, _) = stream::listen(port)?.accept().context("accept")?;
@@ -163,6 +163,9 @@ pub fn server(port: u32, hold: Duration) -> Result<()> {
         let mut rest = vec![0; 1 << 16];
         let mut total = n as u64;
         loop {
+            if bytes.is_some_and(|bytes| total >= bytes) {
+                return Ok(total);
+            }
             let n = stream.read(&mut rest)?;
             if n == 0 {
                 return Ok(total);
