@@ -46,6 +46,9 @@ pub enum Kernel {
     Stock,
     /// Our own, which watches memory and locks.
     Debug,
+    /// User-mode Linux: a guest that is a process, at the machine's own speed, on a vhost-user device.
+    #[value(skip)]
+    Uml,
 }
 
 impl Kernel {
@@ -54,12 +57,13 @@ impl Kernel {
         match self {
             Kernel::Stock => 768,
             Kernel::Debug => 1536,
+            Kernel::Uml => 512,
         }
     }
 
     pub fn append(self) -> &'static str {
         match self {
-            Kernel::Stock => "",
+            Kernel::Stock | Kernel::Uml => "",
             Kernel::Debug => "page_poison=1",
         }
     }
@@ -67,7 +71,7 @@ impl Kernel {
     /// How much longer everything may take.
     pub fn slowness(self) -> u32 {
         match self {
-            Kernel::Stock => 1,
+            Kernel::Stock | Kernel::Uml => 1,
             Kernel::Debug => 4,
         }
     }

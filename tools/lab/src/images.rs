@@ -70,6 +70,7 @@ impl Places {
         match self.guest {
             Kernel::Stock => self.kernel(),
             Kernel::Debug => self.cache.join("debug/arch/x86/boot/bzImage"),
+            Kernel::Uml => self.cache.join("uml/linux"),
         }
     }
 
@@ -81,6 +82,7 @@ impl Places {
         match self.guest {
             Kernel::Stock => self.modules(),
             Kernel::Debug => Modules::new(self.cache.join("debug")),
+            Kernel::Uml => Modules::new(self.cache.join("uml/net")),
         }
     }
 
@@ -88,6 +90,7 @@ impl Places {
         match self.guest {
             Kernel::Stock => self.checkout.join("rust/rvsock.ko"),
             Kernel::Debug => self.driver_for("debug"),
+            Kernel::Uml => self.driver_for("uml"),
         }
     }
 
@@ -147,14 +150,17 @@ impl Places {
     pub fn guest(&self) -> Result<PathBuf> {
         let mut fs = Initramfs::new(include_str!("init-guest.sh"))?;
         let modules = self.guest_modules();
-        let base = modules.with_dependencies(&["virtio_net", "vsock", "vsock_diag"])?;
+        let base = modules.with_dependencies(match self.guest {
+            Kernel::Uml => &["vsock", "vsock_diag"],
+            _ => &["virtio_net", "vsock", "vsock_diag"],
+        })?;
         let drivers = modules.with_dependencies(Driver::C.modules())?;
         let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
         fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         // A transport that has datagrams of its own.
         let others = match self.guest {
             Kernel::Stock => modules.with_dependencies(&["vmw_vsock_vmci_transport"])?,
-            Kernel::Debug => Vec::new(),
+            Kernel::Debug | Kernel::Uml => Vec::new(),
         };
         for (name, bytes) in base.iter().chain(&drivers).chain(&others) {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);

@@ -11,9 +11,11 @@ mount -t tracefs trace /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 ifconfig lo 127.0.0.1 up
-ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.2
+for net in eth0 vec0; do
+	[ -e /sys/class/net/$net ] && ifconfig $net 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.2
+done
 # An NMI from the monitor asks a silent guest where it is.
-echo 1 > /proc/sys/kernel/unknown_nmi_panic
+[ -e /proc/sys/kernel/unknown_nmi_panic ] && echo 1 > /proc/sys/kernel/unknown_nmi_panic
 echo 30 > /proc/sys/kernel/hung_task_timeout_secs
 case $(cat /proc/cmdline) in
 *rvsock.shell=*)

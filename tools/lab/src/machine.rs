@@ -23,6 +23,7 @@ use crate::{
     events::Events,
     monitor::Monitor,
     serial::{is_stall, Serial, NOT_RUN, NOT_UP},
+    uml::Uml,
 };
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
@@ -46,6 +47,8 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Accelerator, CPU, machine type and devices.
     pub arguments: Vec<String>,
+    /// It is no machine at all, and these are what it has.
+    pub uml: Option<Uml>,
     pub scratch: PathBuf,
 }
 
@@ -53,6 +56,8 @@ pub struct Machine {
     pub name: String,
     pub serial: Arc<Serial>,
     child: Child,
+    /// The network of a guest that is a process.
+    network: Option<Child>,
     monitor: Monitor,
     events: Arc<Events>,
 }
@@ -90,23 +95,31 @@ impl Spec {
     }
 }
 
+/// Starts a program that must not outlive the lab, however that ends.
+pub fn start(command: &mut Command) -> Result<Child> {
+    // SAFETY: Between fork and exec only a system call is made.
+    unsafe {
+        command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))
+}
+
 impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
         let monitor = Monitor::at(spec.scratch.join(format!("{}.qmp", spec.name)));
-        let mut command = spec.command();
-        // SAFETY: Between fork and exec only a system call is made.
-        unsafe {
-            // A machine must not outlive the lab, however that ends.
-            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
-        }
-        let mut child = command
-            .arg("-qmp")
-            .arg(monitor.argument())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start qemu-system-x86_64")?;
+        let (mut child, network) = match &spec.uml {
+            Some(uml) => uml.start(spec).map(|(child, net)| (child, Some(net)))?,
+            None => {
+                let mut command = spec.command();
+                command.arg("-qmp").arg(monitor.argument());
+                (start(&mut command)?, None)
+            }
+        };
         let (console, emulator) = (child.stdout.take(), child.stderr.take());
         let serial = Serial::follow(
             &spec.name,
@@ -118,6 +131,7 @@ impl Machine {
             name: spec.name.clone(),
             serial,
             child,
+            network,
             monitor,
             events,
         })
@@ -155,6 +169,10 @@ impl Machine {
                 return anyhow!("QEMU of {} ended with {status}: {said}", self.name);
             }
         }
+        if self.network.is_some() {
+            let last = self.serial.since(0).last().cloned().unwrap_or_default();
+            return anyhow!("User-mode Linux did not come up; its last line: {last}");
+        }
         let mut complaints = self.serial.complaints_since(0).into_iter();
         match complaints.find(|l| !l.starts_with("qemu: ") && !is_stall(l)) {
             Some(complaint) => anyhow!("the guest did not come up: {}", complaint.trim()),
@@ -185,8 +203,10 @@ impl Machine {
     }
 
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in std::iter::once(&mut self.child).chain(&mut self.network) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Has the machine stand still, or go on. Unlike the monitor's "stop" it tells nobody: devices in other processes
@@ -241,6 +261,11 @@ impl Machine {
             if rig_failure.is_none() || !is_stall(&complaint) {
                 return Ok(format!("its kernel said: {}", complaint.trim()));
             }
+        }
+        if self.network.is_some() {
+            // Nothing is emulated that could fail in its place.
+            let end = self.child.try_wait().ok().flatten();
+            return Ok(end.map_or("it fell silent".into(), |e| format!("it ended ({e})")));
         }
         if let Some(line) = rig_failure {
             return Err(RigDied(line));

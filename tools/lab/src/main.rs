@@ -20,6 +20,7 @@ mod session;
 mod socket_device;
 mod suites;
 mod table;
+mod uml;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -68,6 +68,7 @@ struct Plan {
     kunit: Vec<String>,
     vhost_user: Vec<String>,
     our_device: Vec<String>,
+    hosts: Vec<String>,
     rig: Vec<String>,
 }
 
@@ -97,11 +98,17 @@ impl Plan {
             ),
             _ => Default::default(),
         };
+        // Their guests have a kernel of their own.
+        let hosts = match choice.kernel {
+            Kernel::Stock => suites::hosts::names(),
+            _ => Vec::new(),
+        };
         Ok(Self {
             host: pick(host),
             kunit: pick(kunit),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
             our_device: pick(suites::our_device::names(choice.driver, places)?),
+            hosts: pick(hosts),
             rig: pick(rig),
         })
     }
@@ -109,12 +116,12 @@ impl Plan {
     /// Only what runs in guests on vhost-vsock.
     fn rig_only(mut self) -> Self {
         (self.host, self.kunit) = Default::default();
-        (self.vhost_user, self.our_device) = Default::default();
+        (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
     }
 
     fn has_guests(&self) -> bool {
-        [&self.vhost_user, &self.our_device, &self.rig]
+        [&self.vhost_user, &self.our_device, &self.hosts, &self.rig]
             .iter()
             .any(|s| !s.is_empty())
     }
@@ -125,6 +132,7 @@ impl Plan {
             &self.kunit,
             &self.vhost_user,
             &self.our_device,
+            &self.hosts,
             &self.rig,
         ]
         .map(|s| s.as_slice())
@@ -223,6 +231,20 @@ fn in_guests(
             report.busy("guests on rvsock-device ...");
             let device = setup.device(&places.built("rvsock-device"), driver);
             let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
+            start_until_done(&mut rig, &tests, driver, report, Job::Tests);
+        }
+    }
+    if !plan.hosts.is_empty() {
+        report.busy("guests in User-mode Linux on hosts of other kinds ...");
+    }
+    for setup in suites::hosts::setups() {
+        let tests = setup.tests.iter().map(|t| t.name.to_owned());
+        let tests: Vec<_> = tests.filter(|t| plan.hosts.contains(t)).collect();
+        if !tests.is_empty() {
+            let mut places = places.clone();
+            places.guest = Kernel::Uml;
+            let device = setup.device(&places.built("rvsock-device"), driver);
+            let mut rig = Rig::with_vhost_user(places, logs, device);
             start_until_done(&mut rig, &tests, driver, report, Job::Tests);
         }
     }

@@ -232,6 +232,7 @@ impl Rig {
             // A guest, a file with another one's memory, its initramfs twice, and what runs there.
             memory_mib: 2560 + 2 * self.places.guest.memory_mib(),
             arguments,
+            uml: None,
             scratch: std::env::temp_dir(),
         })
     }

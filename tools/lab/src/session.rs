@@ -11,11 +11,12 @@ use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
 use crate::{
-    config::{Driver, Host, Inner},
+    config::{Driver, Host, Inner, Kernel},
     events::Events,
     machine::{Machine, RigDied, Spec},
     process::Process,
     socket_device,
+    uml::Uml,
 };
 
 pub const GUEST_CID: u32 = 3;
@@ -140,6 +141,10 @@ impl Session {
             .map(str::to_owned),
         );
         arguments.extend(self.start_device()?);
+        let uml = (self.config.guest == Kernel::Uml).then(|| Uml {
+            device: self.config.vhost_user_socket(),
+            ports: vec![(agent, 9000), (control, CONTROL)],
+        });
         arguments.extend(self.extra_arguments.clone());
         Ok(Spec {
             name,
@@ -151,6 +156,7 @@ impl Session {
             ),
             memory_mib: self.config.guest.memory_mib(),
             arguments,
+            uml,
             scratch: self.config.scratch.clone(),
         })
     }
@@ -316,6 +322,10 @@ impl Session {
                 let program = self.config.programs.join(&argv[0]);
                 if program.exists() {
                     argv[0] = program.to_string_lossy().into_owned();
+                }
+                if let Some(uds) = self.config.vhost_user_uds() {
+                    let uds = format!("{}={}", guest::unix::VARIABLE, uds.display());
+                    argv.splice(0..0, ["env".into(), uds]);
                 }
                 Process::here(&argv)
             }

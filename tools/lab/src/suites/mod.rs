@@ -3,6 +3,7 @@
 pub mod device;
 pub mod dgram;
 pub mod faults;
+pub mod hosts;
 pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
@@ -59,6 +60,7 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
         .iter()
         .chain(profiles::SETUPS)
         .chain(dgram::SETUPS)
+        .chain(hosts::EMULATED)
 }
 
 /// How often a dead rig is replaced before the run gives up.
@@ -103,6 +105,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
         .into_iter()
         .chain(vhost_user::TESTS)
         .chain(device_setups().flat_map(|s| s.tests))
+        .chain(hosts::setups().flat_map(|s| s.tests))
         .filter(|t| wanted.iter().any(|w| w == t.name))
     {
         loop {

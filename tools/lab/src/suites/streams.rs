@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
-use super::{Test, AT_ONCE, LONG};
+use super::{
+    hosts::{beyond_buffers, counted, needs_counting},
+    Test, AT_ONCE, LONG,
+};
 use crate::{
+    config::Kernel,
     process::allowed,
     session::{Session, Side},
 };
@@ -107,17 +111,37 @@ fn echo_server(s: &mut Session, client: Side) -> Result<(crate::process::Process
     ))
 }
 
-fn echo_64(s: &mut Session, client: Side) -> Result<()> {
+/// How long a reader sleeps: less where nothing is emulated.
+fn pause(s: &Session, ms: u64) -> u64 {
+    match s.config.guest {
+        Kernel::Uml => ms / 4,
+        _ => ms,
+    }
+}
+
+/// What tells a reader how much comes from this side, where the end of it does not.
+fn most(s: &Session, writer: Side, bytes: u64) -> String {
+    if needs_counting(s, writer) {
+        format!("--bytes {bytes}")
+    } else {
+        String::new()
+    }
+}
+
+pub(super) fn echo_64(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
     s.rvtest(
         client,
-        &format!("echo-client {peer} --connections 64 --bytes 300000 --write-size 10007"),
+        &format!(
+            "echo-client {peer} --connections 64 --bytes 300000 --write-size 10007 {}",
+            counted(s, client)
+        ),
     )?
     .success(LONG)?;
     Ok(())
 }
 
-fn open_2000(s: &mut Session, client: Side) -> Result<()> {
+pub(super) fn open_2000(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
     s.rvtest(client, &format!("many {peer} --connections 2000"))?
         .success(LONG)?;
@@ -125,7 +149,7 @@ fn open_2000(s: &mut Session, client: Side) -> Result<()> {
 }
 
 /// The listener's backlog has room for all of them, so that none may be refused.
-fn burst(s: &mut Session, client: Side) -> Result<()> {
+pub(super) fn burst(s: &mut Session, client: Side) -> Result<()> {
     let (_server, peer) = echo_server(s, client)?;
     s.rvtest(client, &format!("many {peer} --connections 1000 --burst"))?
         .success(LONG)?;
@@ -133,23 +157,31 @@ fn burst(s: &mut Session, client: Side) -> Result<()> {
 }
 
 /// Others must echo while one reader sleeps with its buffer full; then it must get every byte.
-fn slow_reader(s: &mut Session, reader: Side) -> Result<()> {
+pub(super) fn slow_reader(s: &mut Session, reader: Side) -> Result<()> {
     let (port, writer) = (s.fresh_port(), reader.other());
+    let bytes = (3 << 20) + beyond_buffers(s, reader);
     let slow = s.server(
         reader,
-        &format!("slow-server --port {port} --pause-ms 6000"),
+        &format!(
+            "slow-server --port {port} --pause-ms {} {}",
+            pause(s, 6000),
+            most(s, writer, bytes)
+        ),
     )?;
-    let bytes = 3 << 20;
     let sender = s.rvtest(
         writer,
-        &format!("send --cid {} --port {port} --bytes {bytes}", reader.cid()),
+        &format!(
+            "send --cid {} --port {port} --bytes {bytes} {}",
+            reader.cid(),
+            counted(s, writer)
+        ),
     )?;
     slow.expect("ACCEPTED", LONG)?;
     // The writer runs into the reader's full buffer.
     std::thread::sleep(Duration::from_millis(700));
     ensure!(
         !sender.text().contains("SENT"),
-        "3 MiB went into the buffer of a reader that sleeps"
+        "{bytes} bytes went into the buffer of a reader that sleeps"
     );
     others_echo(s, writer, "a slow reader")?;
     ensure!(
@@ -171,7 +203,10 @@ fn others_echo(s: &mut Session, client: Side, beside: &str) -> Result<()> {
         let (_server, peer) = echo_server(s, client)?;
         s.rvtest(
             client,
-            &format!("echo-client {peer} --connections 4 --bytes 40000 --write-size 4000"),
+            &format!(
+                "echo-client {peer} --connections 4 --bytes 40000 --write-size 4000 {}",
+                counted(s, client)
+            ),
         )?
         .success(Duration::from_secs(20))
         .with_context(|| format!("echo beside {beside}"))?;
@@ -180,18 +215,23 @@ fn others_echo(s: &mut Session, client: Side, beside: &str) -> Result<()> {
 }
 
 /// The guest's reader holds its socket's lock inside a page fault: no other path may wait for that lock.
-fn stuck_reader(s: &mut Session) -> Result<()> {
+pub(super) fn stuck_reader(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
+    let bytes = 1 << 20;
     let stuck = s.server(
         Side::Guest,
-        &format!("stuck-server --port {port} --hold-ms 6000"),
+        &format!(
+            "stuck-server --port {port} --hold-ms {} {}",
+            pause(s, 6000),
+            most(s, Side::Host, bytes)
+        ),
     )?;
-    let bytes = 1 << 20;
     let sender = s.rvtest(
         Side::Host,
         &format!(
-            "send --cid {} --port {port} --bytes {bytes}",
-            Side::Guest.cid()
+            "send --cid {} --port {port} --bytes {bytes} {}",
+            Side::Guest.cid(),
+            counted(s, Side::Host)
         ),
     )?;
     stuck.expect("STUCK", LONG)?;
@@ -212,18 +252,23 @@ fn stuck_reader(s: &mut Session) -> Result<()> {
 }
 
 /// 100,000 of them, and fewer where each costs many times as much.
-fn one_byte_writes(s: &mut Session, writer: Side) -> Result<()> {
+pub(super) fn one_byte_writes(s: &mut Session, writer: Side) -> Result<()> {
     let bytes = 100_000 / s.config.guest.slowness();
     let (port, reader) = (s.fresh_port(), writer.other());
     let slow = s.server(
         reader,
-        &format!("slow-server --port {port} --pause-ms 12000"),
+        &format!(
+            "slow-server --port {port} --pause-ms {} {}",
+            pause(s, 12000),
+            most(s, writer, bytes.into())
+        ),
     )?;
     let sender = s.rvtest(
         writer,
         &format!(
-            "send --cid {} --port {port} --bytes {bytes} --write-size 1",
-            reader.cid()
+            "send --cid {} --port {port} --bytes {bytes} --write-size 1 {}",
+            reader.cid(),
+            counted(s, writer)
         ),
     )?;
     sender.success(LONG)?;
@@ -235,7 +280,7 @@ fn one_byte_writes(s: &mut Session, writer: Side) -> Result<()> {
     Ok(())
 }
 
-fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
+pub(super) fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
     let port = s.fresh_port();
     let text = s
         .rvtest(
@@ -258,7 +303,7 @@ fn nobody_listens(s: &mut Session, client: Side) -> Result<()> {
 }
 
 /// Of what the server has accepted nothing may be lost, unless the client wants it no longer.
-fn interrupted(s: &mut Session, client: Side, then: &str) -> Result<()> {
+pub(super) fn interrupted(s: &mut Session, client: Side, then: &str) -> Result<()> {
     // Three ports: two to connect to, and one to ask on.
     let port = s.fresh_port();
     s.fresh_port();
@@ -274,7 +319,7 @@ fn interrupted(s: &mut Session, client: Side, then: &str) -> Result<()> {
     Ok(())
 }
 
-fn sigkill(s: &mut Session, victim: Side) -> Result<()> {
+pub(super) fn sigkill(s: &mut Session, victim: Side) -> Result<()> {
     for victim_connects in [true, false] {
         let (port, survivor) = (s.fresh_port(), victim.other());
         let (server_side, client_side) = if victim_connects {

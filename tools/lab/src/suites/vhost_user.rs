@@ -44,6 +44,7 @@ fn uds(s: &Session) -> Result<PathBuf> {
 fn echo_here(s: &mut Session) -> Result<u32> {
     let port = s.fresh_port();
     let path = PathBuf::from(format!("{}_{port}", uds(s)?.display()));
+    let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
     std::thread::spawn(move || {
@@ -59,7 +60,7 @@ fn echo_here(s: &mut Session) -> Result<u32> {
     Ok(port)
 }
 
-fn guest_to_host(s: &mut Session) -> Result<()> {
+pub(super) fn guest_to_host(s: &mut Session) -> Result<()> {
     let port = echo_here(s)?;
     // The device does not forward a half-close, so the client counts instead of waiting for the end.
     let text = s
@@ -78,7 +79,7 @@ fn guest_to_host(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn host_to_guest(s: &mut Session) -> Result<()> {
+pub(super) fn host_to_guest(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let _server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
     let path = uds(s)?;
@@ -137,7 +138,7 @@ fn zerocopy_forbidden(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn no_messages(s: &mut Session) -> Result<()> {
+pub(super) fn no_messages(s: &mut Session) -> Result<()> {
     let port = s.fresh_port();
     let text = s
         .rvtest(

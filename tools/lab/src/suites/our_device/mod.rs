@@ -3,15 +3,15 @@
 //! Against the device of tools/device, in each of the profiles that it can offer.
 
 mod anything;
-mod control;
+pub(super) mod control;
 mod guests;
 mod hostile;
 mod memory;
 mod merged;
-mod messages;
+pub(super) mod messages;
 mod receive;
 mod resets;
-mod streams;
+pub(super) mod streams;
 mod transmit;
 mod victim;
 mod waits;
@@ -283,6 +283,14 @@ impl Setup {
         }
     }
 
+    /// The same, and the C driver can be in its place.
+    pub const fn with_either(options: &'static [&'static str], tests: &'static [Test]) -> Self {
+        Self {
+            c_driver: true,
+            ..Self::alone(options, 3, tests)
+        }
+    }
+
     /// For two guests, both with our driver.
     pub const fn pair(
         options: &'static [&'static str],
@@ -331,16 +339,16 @@ impl Setup {
 }
 
 /// A peer that stands still for so long has failed.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 
-fn uds(s: &Session) -> Result<PathBuf> {
+pub(super) fn uds(s: &Session) -> Result<PathBuf> {
     s.config
         .vhost_user_uds()
         .context("this session has no vhost-user device")
 }
 
 /// A socket of a program on the host that connections to a new port arrive at.
-fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
+pub(super) fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
     let port = s.fresh_port();
     let path = format!("{}_{port}", uds(s)?.display());
     let _ = std::fs::remove_file(&path);
@@ -368,6 +376,6 @@ pub fn connect(s: &Session, port: u32) -> Result<(UnixStream, u32)> {
     Ok((stream, host_port))
 }
 
-fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
+pub(super) fn joined<T>(thread: thread::JoinHandle<Result<T>>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
