@@ -5,6 +5,7 @@
 //! Where a habit makes a test mean something else, that is said here: see [`needs_counting`].
 
 mod reset;
+mod stale;
 
 use super::{
     our_device::{self, Setup},
@@ -80,6 +81,7 @@ static SETUPS: &[Setup] = &[
     host! { "libkrun", no_messages, },
     host! { "libkrun-1.19", no_messages, },
     host! { "vhost-device-vsock", no_messages,
+        "H1 a header that nobody wrote ends no connection" => stale::headers,
         "C5 twenty connections that the host opens during a reset all live, on one processor" => reset::twenty,
     },
     host! { "linux-old", messages,
