@@ -28,6 +28,8 @@
 //!
 //! Source: virtio 1.3, "Socket Device".
 
+#![deny(unsafe_code)]
+
 use crate::ext::{
     module_info::module_softdep,
     module_param::{
@@ -52,7 +54,7 @@ use kernel::{
 
 mod driver;
 // A library: the driver need not use all of it.
-#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
+#[allow(dead_code, unreachable_pub, unsafe_code, unused_imports, unused_macros)]
 mod ext;
 pub mod proto;
 pub mod wire;

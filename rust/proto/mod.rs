@@ -9,6 +9,8 @@
 //! This room is pure, like [`crate::wire`]: only `core`, no `unsafe`, no panic on any input. It does
 //! nothing itself: it is asked under the caller's lock, and answers what is to be done.
 
+#![deny(unsafe_code)]
+
 mod actions;
 mod connection;
 mod credit;

@@ -11,6 +11,8 @@
 //!
 //! [`include/uapi/linux/virtio_vsock.h`]: srctree/include/uapi/linux/virtio_vsock.h
 
+#![deny(unsafe_code)]
+
 mod bytes;
 mod event;
 mod header;

@@ -329,6 +329,10 @@ unsafe fn drain<T: Buffer>(vq: NonNull<ext_bindings::virtqueue>) {
 /// A notification that the device wants.
 ///
 /// It can be given at any time; if the queue has ended, nothing happens.
+///
+/// # Invariants
+///
+/// `vq` is a queue of `set`.
 #[must_use = "without `notify`, the device may never look at what was added"]
 pub(crate) struct Notify {
     set: Arc<QueueSet>,

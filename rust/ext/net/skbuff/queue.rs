@@ -192,6 +192,10 @@ impl<C: ControlBlock> Drop for SkBuffQueue<C> {
 }
 
 /// The last buffer of a queue, borrowed from it.
+///
+/// # Invariants
+///
+/// `skb` is in the queue, which owns it, and nobody else refers to it meanwhile.
 pub(crate) struct SkBuffMut<'a, C: ControlBlock> {
     skb: ManuallyDrop<SkBuff<C>>,
     _queue: PhantomData<&'a mut SkBuffQueue<C>>,
@@ -228,6 +232,10 @@ impl<C: ControlBlock> Deref for SkBuffMut<'_, C> {
 }
 
 /// A buffer of a queue, borrowed from it.
+///
+/// # Invariants
+///
+/// `skb` is in the queue, which owns it.
 pub(crate) struct SkBuffRef<'a, C: ControlBlock> {
     skb: ManuallyDrop<SkBuff<C>>,
     _queue: PhantomData<&'a SkBuffQueue<C>>,
