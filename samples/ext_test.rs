@@ -40,12 +40,17 @@ use kernel::{
     driver::Registration,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
         },
         Arc,
         ArcBorrow, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -83,6 +88,7 @@ struct Shared {
     #[pin]
     queue: SpinLockBh<Option<Virtqueue<Counted>>>,
     config: Option<ConfigSpace>,
+    dev: Option<ARef<virtio::Device>>,
     #[pin]
     notify: SpinLockBh<Option<Notify>>,
     rounds: Atomic<u64>,
@@ -105,11 +111,16 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(queue: Option<Virtqueue<Counted>>, config: Option<ConfigSpace>) -> Result<Arc<Self>> {
+    fn new(
+        queue: Option<Virtqueue<Counted>>,
+        config: Option<ConfigSpace>,
+        dev: Option<ARef<virtio::Device>>,
+    ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 queue <- new_spinlock_bh!(queue, "Shared::queue"),
                 config,
+                dev,
                 notify <- new_spinlock_bh!(None, "Shared::notify"),
                 rounds: Atomic::new(0),
                 dead: Atomic::new(0),
@@ -186,6 +197,38 @@ impl Shared {
         pr_info!(
             "the late work ran after {} rounds\n",
             self.rounds.load(Relaxed)
+        );
+        if let Some(dev) = &self.dev {
+            self.test_restart(dev);
+        }
+    }
+
+    /// Resets the device, which goes on afterwards.
+    fn test_restart(&self, dev: &virtio::Device) {
+        let mut report = Report(100);
+        report.check(
+            virtio::Adapter::<OtherDriver>::restart(dev, |_| true) == Err(ENODEV),
+            "the device of another driver, with data of the same type, is not restarted",
+        );
+        report.check(
+            virtio::Adapter::<TestDriver>::restart(dev, |_| false) == Err(EAGAIN),
+            "nor one that is not wanted",
+        );
+        report.check(
+            virtio::Adapter::<TestDriver>::restart(dev, |_| true).is_ok(),
+            "a device is restarted",
+        );
+        // One round follows the other all the time.
+        let before = self.used.load(Relaxed);
+        for _ in 0..2000 {
+            if self.used.load(Relaxed) > before {
+                break;
+            }
+            fsleep(Delta::from_millis(1));
+        }
+        report.check(
+            self.used.load(Relaxed) > before,
+            "and used, though its driver did not say that it is ready",
         );
     }
 }
@@ -332,6 +375,14 @@ fn test_queue(dev: &virtio::Device<Core<'_>>, report: &mut Report) -> Result {
         dev.renegotiate(0).is_ok() && dev.features() == features,
         "features can be negotiated again, those of the transport stay",
     );
+    let [queue] = dev.find_vqs(Arc::new(Interrupts, GFP_KERNEL)?, [REQUESTS])?;
+    let mut queue = Virtqueue::<KBox<[u8; 0]>>::new(queue);
+    report.check(
+        matches!(queue.add(KBox::new([], GFP_KERNEL)?), Err(e) if e.error == EINVAL),
+        "a buffer of no bytes has no segments",
+    );
+    dev.delete_vqs();
+    dev.renegotiate(0)?;
     report.check(
         !dev.has_feature(0) && !dev.has_feature(64),
         "the rest is not there",
@@ -369,8 +420,8 @@ impl virtio::Driver for TestDriver {
 
         let [queue] = dev.find_vqs(Arc::new(Interrupts, GFP_KERNEL)?, [REQUESTS])?;
         let config = Some(queue.config());
-        let shared = Shared::new(Some(Virtqueue::new(queue)), config)?;
-        let other = Shared::new(None, None)?;
+        let shared = Shared::new(Some(Virtqueue::new(queue)), config, Some(dev.into()))?;
+        let other = Shared::new(None, None, None)?;
         report.check(
             !other.bh.queue(&shared, Where::Bh),
             "work of another object is refused",
@@ -436,6 +487,30 @@ impl virtio::Driver for TestDriver {
     }
 
     fn shutdown(_dev: &virtio::Device<Core<'_>>, _shared: &Arc<Shared>) {}
+}
+
+/// A driver that has nothing but the same type of data.
+struct OtherDriver;
+
+#[vtable]
+impl virtio::Driver for OtherDriver {
+    const ID_TABLE: virtio::IdTable = &ID_TABLE;
+    const FEATURES: &'static [u32] = &[];
+    type Data = Shared;
+
+    fn probe(_dev: &virtio::Device<Core<'_>>) -> Result<Arc<Shared>> {
+        Err(ENODEV)
+    }
+
+    fn remove(_dev: &virtio::Device<Core<'_>>, _shared: &Arc<Shared>) {}
+
+    fn reset_prepare(_dev: &virtio::Device<Core<'_>>, _shared: &Arc<Shared>) -> Result {
+        Ok(())
+    }
+
+    fn reset_done(_dev: &virtio::Device<Core<'_>>, _shared: &Arc<Shared>) -> Result {
+        Ok(())
+    }
 }
 
 /// Fields drop in this order. Work goes on until the workqueues end.

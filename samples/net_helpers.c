@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A module has its own copy of what ext/net needs of C. */
+
+#include "../rust/ext/net/helpers.c"

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of `ext/` in a kernel, on a virtio socket device and on sockets: what is misused says so.
+//!
+//! It is a transport, and a driver that looks at the device's configuration space and no more. Programs
+//! connect to CID 2 and send; what they meet depends on the port. Each test says `ok` or `not ok` in the log,
+//! with its name; tools/lab/src/suites/ext.rs has the programs, and the names.
+
+#![deny(unsafe_code)]
+
+use crate::ext::{
+    error::NetError,
+    mm::PageBlock,
+    net::{
+        msg::Msg,
+        skbuff::SkBuff,
+        vsock::{
+            self,
+            declare_vsock_transport,
+            Addr,
+            NewSock,
+            Releasing,
+            Serves,
+            Transport,
+            UserOwned,
+            VsockSock,
+            WeakSock, //
+        },
+        zerocopy::ZeroCopy, //
+    },
+    virtio::{
+        self,
+        virtio_device_table, //
+    }, //
+};
+use kernel::{
+    device::Core,
+    driver::Registration,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
+};
+
+#[path = "../rust/ext/mod.rs"]
+#[allow(dead_code, unreachable_pub, unsafe_code, unused_imports, unused_macros)]
+mod ext;
+
+module! {
+    type: NetTest,
+    name: "rust_net_test",
+    authors: ["The rvsock developers"],
+    description: "Tests of ext/ on sockets",
+    license: "GPL",
+}
+
+/// A connection to this port is established, and fails at once.
+const FAILS: u32 = 1;
+/// A connection to any other is established.
+const HEADER: usize = 44;
+
+declare_vsock_transport! {
+    /// Found by nothing.
+    rust_net_test_transport: connections::<TestTransport>
+}
+
+virtio_device_table!(ID_TABLE, MODULE_ID_TABLE, [virtio::DeviceId::new(19)]);
+
+/// Says how a test went.
+fn check(ok: bool, what: &str) {
+    let verdict = if ok { "ok" } else { "not ok" };
+    pr_info!("{}: {}\n", verdict, what);
+}
+
+/// What becomes of a socket.
+struct Sock {
+    way: WeakSock,
+}
+
+struct TestTransport;
+
+impl Serves for TestTransport {
+    type Socket = Sock;
+
+    fn init(_sk: &NewSock<'_>, way: WeakSock, _listener: Option<&VsockSock>) -> Result<Arc<Sock>> {
+        check(
+            way.upgrade().is_none(),
+            "a way leads nowhere before its socket is served",
+        );
+        Ok(Arc::new(Sock { way }, GFP_KERNEL)?)
+    }
+
+    fn destruct(sock: Arc<Sock>) {
+        check(
+            sock.way.upgrade().is_none(),
+            "nor once it is served no longer",
+        );
+    }
+
+    fn release(sock: ArcBorrow<'_, Sock>, sk: Releasing<'_>) {
+        // Found by nobody, if another transport is to serve it: then it goes with the data.
+        let _ = sock.way.own_or_defer(|_| {});
+        let sk = sk.linger();
+        sk.disconnect(false);
+        sk.remove_from_tables();
+    }
+
+    fn deferred(_sock: ArcBorrow<'_, Sock>, sk: &vsock::OwnedSock<'_>) {
+        if sk.set_connected() && sk.remote_addr().port == FAILS {
+            sk.fail(NetError::ConnReset.into());
+        }
+    }
+
+    fn local_cid() -> u32 {
+        3
+    }
+}
+
+impl Transport for TestTransport {
+    const ZEROCOPY: bool = true;
+
+    fn connect(sock: ArcBorrow<'_, Sock>, _sk: &UserOwned<'_>) -> Result {
+        // The rest when connect() waits.
+        sock.way.own_or_defer(|_| {})
+    }
+
+    fn cancel(_sock: ArcBorrow<'_, Sock>, _sk: &UserOwned<'_>) -> Result {
+        Ok(())
+    }
+
+    fn stream_enqueue(
+        _sock: ArcBorrow<'_, Sock>,
+        sk: &UserOwned<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
+        test_charged(sk, msg)?;
+        test_fill(msg)?;
+        test_user_pages(sk, msg)?;
+        Ok(len)
+    }
+
+    fn stream_dequeue(
+        _sock: ArcBorrow<'_, Sock>,
+        _sk: &UserOwned<'_>,
+        _msg: &mut Msg,
+        _len: usize,
+        _peek: bool,
+    ) -> Result<usize> {
+        Ok(0)
+    }
+
+    fn stream_has_data(_sock: ArcBorrow<'_, Sock>) -> u32 {
+        0
+    }
+
+    fn stream_has_space(_sock: ArcBorrow<'_, Sock>) -> u32 {
+        65536
+    }
+
+    fn stream_allow(_sk: &VsockSock, _remote: Addr) -> bool {
+        true
+    }
+
+    fn unsent_bytes(_sock: ArcBorrow<'_, Sock>) -> usize {
+        1
+    }
+
+    fn shutdown(_sock: ArcBorrow<'_, Sock>, _sk: &UserOwned<'_>, _mode: u32) -> Result {
+        Ok(())
+    }
+}
+
+/// A page that is written.
+fn page() -> Result<PageBlock> {
+    let mut block = PageBlock::alloc(0, GFP_KERNEL)?;
+    block.copy_to(0, &[1; 64])?;
+    Ok(block)
+}
+
+/// Memory that is added to a buffer that is charged would not be charged.
+fn test_charged(sk: &UserOwned<'_>, msg: &mut Msg) -> Result {
+    let mut skb = SkBuff::alloc(HEADER, GFP_KERNEL, ())?;
+    skb.put_slice(&[0; HEADER])?;
+    skb.charge_to(sk);
+    let size = skb.truesize();
+    check(
+        matches!(skb.add_block(page()?, 0, 64), Err((error, _)) if error == EINVAL),
+        "a charged buffer takes no block",
+    );
+    let left = msg.left();
+    let block = PageBlock::alloc(0, GFP_KERNEL)?;
+    check(
+        skb.add_msg(block, msg, left) == Err(EINVAL) && msg.left() == left,
+        "nor one of the user's bytes, which stay",
+    );
+    check(
+        skb.truesize() == size && skb.len() == HEADER,
+        "and is as it was",
+    );
+    Ok(())
+}
+
+/// What could not be written is not there.
+fn test_fill(msg: &mut Msg) -> Result {
+    let left = msg.left();
+    let mut skb = SkBuff::alloc(left.saturating_add(64), GFP_KERNEL, ())?;
+    check(
+        skb.put_msg(msg, left.saturating_add(1)) == Err(EFAULT)
+            && skb.len() == 0
+            && msg.left() == left,
+        "what the user has not is not put into a buffer",
+    );
+    let mut other = SkBuff::alloc(256, GFP_KERNEL, ())?;
+    other.put_slice(&[0; 8])?;
+    check(
+        skb.put_skb(&other, 4, 8) == Err(EFAULT) && skb.len() == 0,
+        "nor what another buffer has not",
+    );
+    let fresh = PageBlock::alloc(0, GFP_KERNEL)?;
+    check(
+        skb.put_block(&fresh, 0, 8) == Err(EINVAL) && skb.len() == 0,
+        "nor what nobody has written to a block",
+    );
+    check(
+        skb.add_block(fresh, 0, 8).is_err() && skb.add_block(page()?, 0, 65).is_err(),
+        "which is no fragment either",
+    );
+    let written = page()?;
+    check(
+        skb.add_block(page()?, 0, 64).is_ok()
+            && skb.put_slice(&[]).is_ok()
+            && skb.put_block(&written, 0, 0).is_ok()
+            && skb.put_msg(msg, 0).is_ok()
+            && skb.put_slice(&[0]) == Err(ENOSPC)
+            && skb.len() == 64,
+        "nothing can be put behind fragments",
+    );
+    let half = SkBuff::alloc_paged(128, GFP_KERNEL, (), |skb| skb.put_block(&written, 0, 64));
+    let more = SkBuff::alloc_paged(63, GFP_KERNEL, (), |skb| skb.put_block(&written, 0, 64));
+    check(
+        matches!(half, Err(e) if e == EINVAL) && matches!(more, Err(e) if e == ENOSPC),
+        "a buffer that is not filled is none",
+    );
+    let whole = SkBuff::alloc_paged(8192, GFP_KERNEL, (), |skb| {
+        (0..128).try_for_each(|_| skb.put_block(&written, 0, 64))
+    })?;
+    let mut last = [0; 2];
+    whole.read(8190, &mut last)?;
+    check(last == [1, 1] && whole.len() == 8192, "one that is, is");
+    whole.consume();
+    Ok(())
+}
+
+/// Pages of the user belong to a socket, and to a notification.
+fn test_user_pages(sk: &UserOwned<'_>, msg: &mut Msg) -> Result {
+    let left = msg.left();
+    let mut skb = SkBuff::alloc(HEADER, GFP_KERNEL, ())?;
+    check(
+        skb.add_user_pages(msg, left) == Err(EINVAL),
+        "user pages are not charged to nobody",
+    );
+    skb.charge_to(sk);
+    check(
+        skb.add_user_pages(msg, left) == Err(EINVAL) && skb.len() == 0 && msg.left() == left,
+        "nor are they there without a notification",
+    );
+    let Some(notification) = ZeroCopy::begin(sk, msg, left)? else {
+        return Ok(());
+    };
+    // More than there is memory for, if one were kept.
+    let all = (0..2000).all(|_| matches!(ZeroCopy::begin(sk, msg, left), Ok(Some(_))));
+    check(all, "a notification ends with its call");
+    notification.attach(&mut skb);
+    check(
+        skb.add_user_pages(msg, left) == Ok(left) && skb.len() == left,
+        "with both they are",
+    );
+    drop(skb);
+    notification.end(true);
+    Ok(())
+}
+
+/// The device, for its configuration space alone.
+struct TestDriver;
+
+struct Nothing;
+
+#[vtable]
+impl virtio::Driver for TestDriver {
+    const ID_TABLE: virtio::IdTable = &ID_TABLE;
+    const FEATURES: &'static [u32] = &[];
+    const CONFIG_LEN: usize = 8;
+    type Data = Nothing;
+
+    fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Nothing>> {
+        check(
+            dev.config_u64(0).is_ok() && dev.config_u32(4).is_ok() && dev.config_u8(7).is_ok(),
+            "the configuration space can be read to its end",
+        );
+        check(
+            dev.config_u8(8) == Err(EINVAL)
+                && dev.config_u32(8) == Err(EINVAL)
+                && dev.config_u64(4) == Err(EINVAL),
+            "and not beyond it",
+        );
+        check(
+            dev.config_u8(u32::MAX) == Err(EINVAL) && dev.config_u64(u32::MAX - 3) == Err(EINVAL),
+            "nor where the offset overflows",
+        );
+        check(
+            dev.config_u32(2) == Err(EINVAL) && dev.config_u16(1) == Err(EINVAL),
+            "nor across fields",
+        );
+        Ok(Arc::new(Nothing, GFP_KERNEL)?)
+    }
+
+    fn remove(_dev: &virtio::Device<Core<'_>>, _data: &Arc<Nothing>) {}
+}
+
+/// Fields drop in this order.
+#[pin_data]
+struct NetTest {
+    #[pin]
+    _driver: Registration<virtio::Adapter<TestDriver>>,
+    _transport: vsock::Registration,
+}
+
+impl kernel::InPlaceModule for NetTest {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _transport: vsock::Registration::new(
+                &rust_net_test_transport,
+                vsock::Role::GuestToHost,
+            )?,
+            _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
+        })
+    }
+}
