@@ -11,7 +11,7 @@ use anyhow::{ensure, Context, Result};
 use crate::{
     config::{Driver, Inner, Job, Kernel},
     initramfs::{Initramfs, Modules},
-    suites::programs,
+    suites::{ext, programs},
 };
 
 /// Where everything lies; scripts/enter says it through the environment.
@@ -108,6 +108,11 @@ impl Places {
         self.own.join("bin").join(name)
     }
 
+    /// A file beside what was built from this checkout.
+    pub fn own_file(&self, name: &str) -> PathBuf {
+        self.own.join(name)
+    }
+
     /// rvsock.ko for a kernel of our own.
     pub fn driver_for(&self, kernel: &str) -> PathBuf {
         self.own.join(format!("module-{kernel}/rust/rvsock.ko"))
@@ -167,6 +172,25 @@ impl Places {
         }
         if self.driver().exists() {
             fs.file("modules/rvsock.ko", 0o644, &fs::read(self.driver())?);
+        }
+        for name in ext::MODULES {
+            let module = self.driver().with_file_name(format!("{name}.ko"));
+            if module.exists() {
+                fs.program(module, &format!("modules/{name}.ko"))?;
+            }
+        }
+        let loopback = match self.guest {
+            Kernel::Stock => modules.with_dependencies(&["vsock_loopback"])?,
+            Kernel::Debug => Vec::new(),
+        };
+        let order: Vec<_> = loopback.iter().map(|(name, _)| name.as_str()).collect();
+        fs.file(
+            "modules/loopback",
+            0o644,
+            (order.join("\n") + "\n").as_bytes(),
+        );
+        for (name, bytes) in &loopback {
+            fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
         for (name, from) in self.program_files() {
             fs.program(from, &format!("bin/{name}"))?;

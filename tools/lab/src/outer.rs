@@ -66,6 +66,8 @@ fn forget_old_logs(folder: &Path) -> Result<()> {
 struct Plan {
     host: Vec<String>,
     kunit: Vec<String>,
+    misuse: Vec<String>,
+    next: Vec<String>,
     vhost_user: Vec<String>,
     our_device: Vec<String>,
     hosts: Vec<String>,
@@ -91,10 +93,12 @@ impl Plan {
         let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
         rig.extend(own(suites::own(choice.kernel)));
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
-        let (host, kunit) = match (choice.driver, choice.kernel) {
+        let (host, kunit, misuse, next) = match (choice.driver, choice.kernel) {
             (Driver::Rvsock, Kernel::Stock) => (
                 outside::host::names(places)?,
                 outside::kunit::names(places)?,
+                outside::misuse::names(places)?,
+                outside::next::names(places),
             ),
             _ => Default::default(),
         };
@@ -106,6 +110,8 @@ impl Plan {
         Ok(Self {
             host: pick(host),
             kunit: pick(kunit),
+            misuse: pick(misuse),
+            next: pick(next),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
             our_device: pick(suites::our_device::names(choice.driver, places)?),
             hosts: pick(hosts),
@@ -116,6 +122,7 @@ impl Plan {
     /// Only what runs in guests on vhost-vsock.
     fn rig_only(mut self) -> Self {
         (self.host, self.kunit) = Default::default();
+        (self.misuse, self.next) = Default::default();
         (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
     }
@@ -130,6 +137,8 @@ impl Plan {
         let mut all = [
             &self.host,
             &self.kunit,
+            &self.misuse,
+            &self.next,
             &self.vhost_user,
             &self.our_device,
             &self.hosts,
@@ -181,6 +190,12 @@ pub fn test(choice: &Choice) -> Result<bool> {
     }
     if !plan.kunit.is_empty() {
         outside::kunit::run(&places, &mut report, &plan.kunit, &logs)?;
+    }
+    if !plan.misuse.is_empty() {
+        outside::misuse::run(&places, &mut report, &plan.misuse)?;
+    }
+    if !plan.next.is_empty() {
+        outside::next::run(&places, &mut report);
     }
     in_guests(places, &plan, choice.driver, &mut report, &logs)?;
     Ok(report.finish().well())

@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod dgram;
+pub mod ext;
 pub mod faults;
 pub mod hosts;
 pub mod interfaces;
@@ -61,6 +62,7 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
         .chain(profiles::SETUPS)
         .chain(dgram::SETUPS)
         .chain(hosts::EMULATED)
+        .chain(ext::SETUPS)
 }
 
 /// How often a dead rig is replaced before the run gives up.
