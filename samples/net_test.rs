@@ -319,9 +319,40 @@ impl virtio::Driver for TestDriver {
     fn remove(_dev: &virtio::Device<Core<'_>>, _data: &Arc<Nothing>) {}
 }
 
+virtio_device_table!(
+    FAKE_ID_TABLE,
+    FAKE_MODULE_ID_TABLE,
+    [virtio::DeviceId::new(0x7ff1)]
+);
+
+/// The device of fake_virtio.c, which has less than it should.
+struct FakeDriver;
+
+#[vtable]
+impl virtio::Driver for FakeDriver {
+    const ID_TABLE: virtio::IdTable = &FAKE_ID_TABLE;
+    const FEATURES: &'static [u32] = &[];
+    const CONFIG_LEN: usize = 8;
+    type Data = Nothing;
+
+    fn probe(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Nothing>> {
+        check(
+            dev.config_u32(0).is_ok()
+                && dev.config_u32(4) == Err(EINVAL)
+                && dev.config_u64(0) == Err(EINVAL),
+            "of a shorter configuration space no more is read",
+        );
+        Ok(Arc::new(Nothing, GFP_KERNEL)?)
+    }
+
+    fn remove(_dev: &virtio::Device<Core<'_>>, _data: &Arc<Nothing>) {}
+}
+
 /// Fields drop in this order.
 #[pin_data]
 struct NetTest {
+    #[pin]
+    _fake: Registration<virtio::Adapter<FakeDriver>>,
     #[pin]
     _driver: Registration<virtio::Adapter<TestDriver>>,
     _transport: vsock::Registration,
@@ -335,6 +366,7 @@ impl kernel::InPlaceModule for NetTest {
                 vsock::Role::GuestToHost,
             )?,
             _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
+            _fake <- Registration::new(c"rust_net_test_fake", module),
         })
     }
 }

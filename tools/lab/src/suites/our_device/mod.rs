@@ -29,6 +29,7 @@ use std::{
 use anyhow::{anyhow, Context, Result};
 
 use super::{
+    ext,
     kernel::{self, Direction},
     profiles, Test,
 };
@@ -309,7 +310,8 @@ impl Setup {
         let mut names = kernel::names(places, self.directions)?;
         names.extend(self.tests.iter().map(|t| t.name.to_owned()));
         // Our own kernel has no other transport of datagrams.
-        names.retain(|n| places.guest == Kernel::Stock || !n.ends_with(profiles::BESIDE_ANOTHER));
+        let stock = |n: &str| n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED;
+        names.retain(|n| places.guest == Kernel::Stock || !stock(n));
         Ok(names)
     }
 
