@@ -52,7 +52,7 @@ pub(crate) unsafe trait Buffer: Send + Sized + 'static {
     }
 
     /// The device has used the value, and may have written to all that it may write to.
-    fn is_used(&mut self) {}
+    fn set_used(&mut self) {}
 
     /// Turns the value into a pointer that stands for it, and owns it.
     fn into_token(self) -> NonNull<c_void>;
@@ -276,7 +276,7 @@ unsafe impl Buffer for PageBlock {
     }
 
     #[inline]
-    fn is_used(&mut self) {
+    fn set_used(&mut self) {
         self.set_written_by_device();
     }
 

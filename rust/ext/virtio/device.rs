@@ -197,7 +197,7 @@ impl Device<device::Core<'_>> {
     }
 
     /// The device has features, or has lost them. For the bus's callbacks.
-    pub(super) fn has_features(&self, negotiated: bool) {
+    pub(super) fn set_negotiated(&self, negotiated: bool) {
         if let Some(queues) = self.queues() {
             queues.set_negotiated(negotiated);
         }

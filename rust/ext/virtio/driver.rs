@@ -336,7 +336,7 @@ impl<T: Driver> Adapter<T> {
         unsafe {
             Self::with_data(vdev, |dev, data| {
                 T::shutdown(dev, data);
-                dev.has_features(false);
+                dev.set_negotiated(false);
             });
             ext_bindings::virtio_device_shutdown(vdev);
         }
@@ -406,7 +406,7 @@ impl<T: Driver> Adapter<T> {
             Self::locked(vdev, |dev, data| {
                 callback(dev, data)?;
                 dev.delete_vqs();
-                dev.has_features(false);
+                dev.set_negotiated(false);
                 Ok(())
             })
         };
@@ -425,7 +425,7 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: By the safety requirement; the lock keeps the device bound.
         let done = unsafe {
             Self::locked(vdev, |dev, data| {
-                dev.has_features(true);
+                dev.set_negotiated(true);
                 callback(dev, data).inspect_err(|_| {
                     dev.delete_vqs();
                 })

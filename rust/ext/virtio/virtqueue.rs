@@ -206,7 +206,7 @@ impl<T: Buffer> Virtqueue<T> {
         // SAFETY: By the type invariants it is the token of a `T`, and the queue, which looks up its
         // own memory for it and not the device's, does not have it any more.
         let mut buffer = unsafe { T::from_token(NonNull::new(token)?) };
-        buffer.is_used();
+        buffer.set_used();
         let len = buffer.writable_len().min(len as usize);
         Some((buffer, len))
     }

@@ -109,7 +109,7 @@ impl VsockSock {
         }
     }
 
-    /// The CID that it is bound to ([`CID_ANY`] for all).
+    /// The CID that it is bound to ([`CID_ANY`](super::CID_ANY) for all).
     pub(crate) fn local_cid(&self) -> u32 {
         // SAFETY: The socket is alive; the CID is read whole.
         unsafe { (&raw const (*self.raw()).local_addr.svm_cid).read_volatile() }
