@@ -44,6 +44,8 @@ pub enum Kernel {
     /// Debian's.
     #[default]
     Stock,
+    /// Debian's of the next series.
+    Next,
     /// Our own, which watches memory and locks.
     Debug,
     /// User-mode Linux: a guest that is a process, at the machine's own speed, on a vhost-user device.
@@ -55,7 +57,7 @@ impl Kernel {
     /// What its machine needs more of, in MiB.
     pub fn memory_mib(self) -> u32 {
         match self {
-            Kernel::Stock => 768,
+            Kernel::Stock | Kernel::Next => 768,
             Kernel::Debug => 1536,
             Kernel::Uml => 512,
         }
@@ -63,7 +65,7 @@ impl Kernel {
 
     pub fn append(self) -> &'static str {
         match self {
-            Kernel::Stock | Kernel::Uml => "",
+            Kernel::Stock | Kernel::Next | Kernel::Uml => "",
             Kernel::Debug => "page_poison=1",
         }
     }
@@ -71,7 +73,7 @@ impl Kernel {
     /// How much longer everything may take.
     pub fn slowness(self) -> u32 {
         match self {
-            Kernel::Stock | Kernel::Uml => 1,
+            Kernel::Stock | Kernel::Next | Kernel::Uml => 1,
             Kernel::Debug => 4,
         }
     }

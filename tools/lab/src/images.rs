@@ -27,6 +27,9 @@ pub struct Places {
     images: PathBuf,
 }
 
+/// Where the kernel of the next series is, in the cache.
+pub const NEXT: &str = "kernel-7.3";
+
 const PROGRAMS: &[&str] = &[
     "vsock_test",
     "vsock_diag_test",
@@ -69,6 +72,7 @@ impl Places {
     pub fn guest_kernel(&self) -> PathBuf {
         match self.guest {
             Kernel::Stock => self.kernel(),
+            Kernel::Next => self.cache.join(NEXT).join("vmlinuz"),
             Kernel::Debug => self.cache.join("debug/arch/x86/boot/bzImage"),
             Kernel::Uml => self.cache.join("uml/linux"),
         }
@@ -81,6 +85,7 @@ impl Places {
     fn guest_modules(&self) -> Modules {
         match self.guest {
             Kernel::Stock => self.modules(),
+            Kernel::Next => Modules::new(self.cache.join(NEXT).join("modules")),
             Kernel::Debug => Modules::new(self.cache.join("debug")),
             Kernel::Uml => Modules::new(self.cache.join("uml/net")),
         }
@@ -89,6 +94,7 @@ impl Places {
     pub fn driver(&self) -> PathBuf {
         match self.guest {
             Kernel::Stock => self.checkout.join("rust/rvsock.ko"),
+            Kernel::Next => self.driver_for("next"),
             Kernel::Debug => self.driver_for("debug"),
             Kernel::Uml => self.driver_for("uml"),
         }
@@ -164,7 +170,9 @@ impl Places {
         fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         // A transport that has datagrams of its own.
         let others = match self.guest {
-            Kernel::Stock => modules.with_dependencies(&["vmw_vsock_vmci_transport"])?,
+            Kernel::Stock | Kernel::Next => {
+                modules.with_dependencies(&["vmw_vsock_vmci_transport"])?
+            }
             Kernel::Debug | Kernel::Uml => Vec::new(),
         };
         for (name, bytes) in base.iter().chain(&drivers).chain(&others) {
@@ -180,7 +188,7 @@ impl Places {
             }
         }
         let loopback = match self.guest {
-            Kernel::Stock => modules.with_dependencies(&["vsock_loopback"])?,
+            Kernel::Stock | Kernel::Next => modules.with_dependencies(&["vsock_loopback"])?,
             Kernel::Debug => Vec::new(),
         };
         let order: Vec<_> = loopback.iter().map(|(name, _)| name.as_str()).collect();

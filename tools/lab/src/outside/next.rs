@@ -2,7 +2,10 @@
 
 use std::{fs, process::Command, time::Instant};
 
-use crate::{images::Places, report::Report};
+use crate::{
+    images::{Places, NEXT},
+    report::Report,
+};
 
 const SERIES: &str = "7.3";
 
@@ -12,7 +15,7 @@ fn name() -> String {
 
 /// None where there is no such kernel to be had.
 pub fn names(places: &Places) -> Vec<String> {
-    let kernel = places.cache.join(format!("kernel-{SERIES}/.complete"));
+    let kernel = places.cache.join(NEXT).join(".complete");
     kernel.exists().then(name).into_iter().collect()
 }
 

@@ -254,7 +254,7 @@ fn on_sockets(s: &mut Session) -> Result<()> {
         "insmod /modules/rust_net_test.ko && for m in $(cat /modules/loopback); do insmod /modules/$m.ko 2>/dev/null; done; true",
     )?;
     let loopback: &[&str] = match s.config.guest {
-        Kernel::Stock => &["loopback"],
+        Kernel::Stock | Kernel::Next => &["loopback"],
         Kernel::Debug => &[],
     };
     let outcome = python_runs(s, Side::Guest, CALLS, loopback)?
