@@ -4,10 +4,11 @@
 //!
 //! C header: [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 //!
-//! For all callbacks of a transport it is promised that the socket is valid. Those that take the socket's data are
-//! called only after `init`, and before `destruct`. Those that use [`with`] or [`with_kept`] are called
-//! with the socket locked by the call that they serve, and the lock is not let go before they return, but
-//! by what [`with_kept`] is for. The `SAFETY` comments below say "as af_vsock promises" for this.
+//! For all callbacks of a transport it is promised that the socket is valid. Those that take the
+//! socket's data are called only after `init`, and before `destruct`. Those that use [`with`] or
+//! [`with_kept`] are called with the socket locked by the call that they serve, and the lock is not let
+//! go before they return, but by what [`with_kept`] is for. The `SAFETY` comments say "as af_vsock
+//! promises" for this.
 
 use super::{
     NewSock,
