@@ -44,7 +44,7 @@ pub enum Command {
     /// Tell the driver that the transport was reset, and forget all connections.
     Reset,
     /// Forget all connections, and tell the driver nothing.
-    Forget,
+    Become,
     /// Reset the connections of this port of the guest's.
     Abort(u32),
     Pause(Queue, bool),
@@ -178,7 +178,7 @@ fn obey(line: &str, switch: &Switch) -> Result<String, String> {
         ["become"] => {
             let cid = words.take("cid")?.ok_or("become needs cid=N")?;
             renumber(switch, &guests, cid)?;
-            Command::Forget
+            Command::Become
         }
         ["abort", port] => {
             let port = u32::try_from(number(port)?).map_err(|_| "that is no port")?;
@@ -227,7 +227,7 @@ fn ask(guest: &Shared, command: Command) -> Result<(), String> {
     if !guest.connected() {
         // A driver that comes later finds everything new; only what it would be told now is missing.
         return match command {
-            Command::Reset | Command::Forget => Ok(()),
+            Command::Reset | Command::Become => Ok(()),
             _ => Err(format!("nobody is connected to {}", guest.name)),
         };
     }
@@ -261,7 +261,7 @@ impl Guest {
                 // A driver that is just starting may have read the old CID.
                 self.events = 1;
             }
-            Command::Forget => self.forget_all(),
+            Command::Become => self.forget_all(),
             Command::Abort(port) => {
                 let found: Vec<usize> = (self.connections.iter())
                     .filter(|(_, connection)| connection.key.guest_port == port)

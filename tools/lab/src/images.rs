@@ -189,7 +189,7 @@ impl Places {
         }
         let loopback = match self.guest {
             Kernel::Stock | Kernel::Next => modules.with_dependencies(&["vsock_loopback"])?,
-            Kernel::Debug => Vec::new(),
+            Kernel::Debug | Kernel::Uml => Vec::new(),
         };
         let order: Vec<_> = loopback.iter().map(|(name, _)| name.as_str()).collect();
         fs.file(

@@ -255,7 +255,7 @@ fn on_sockets(s: &mut Session) -> Result<()> {
     )?;
     let loopback: &[&str] = match s.config.guest {
         Kernel::Stock | Kernel::Next => &["loopback"],
-        Kernel::Debug => &[],
+        Kernel::Debug | Kernel::Uml => &[],
     };
     let outcome = python_runs(s, Side::Guest, CALLS, loopback)?
         .success(LONG)
