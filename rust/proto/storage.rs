@@ -27,6 +27,8 @@
 const LINEAR_OVERHEAD: usize = 384;
 
 /// An sk_buff, its shared info, and the allocator's rounding of both: generously.
+// For tests.
+#[allow(dead_code)]
 const SKB_OVERHEAD: usize = 1024;
 
 /// The smallest bucket of a compact buffer that is stored behind another.
@@ -117,6 +119,8 @@ pub fn may_take_pages(arrival: &Arrival, unused: usize, buf_alloc: usize) -> boo
 /// which may be read almost to its end; the last, which may be almost empty; and the few small ones.
 ///
 /// What [`may_take_pages`] allows comes on top of that.
+// For tests.
+#[allow(dead_code)]
 pub const fn held_at_most(unread: usize, buffer: usize) -> usize {
     let greatest = if buffer > ALLOC_MAX_LARGE {
         buffer

@@ -180,6 +180,8 @@ impl HeaderMrg {
     }
 
     /// Writes the header.
+    // For tests.
+    #[allow(dead_code)]
     pub fn to_bytes(&self) -> [u8; HEADER_LEN_MRG] {
         let mut bytes = [0; HEADER_LEN_MRG];
         let rest = put(&mut bytes, self.header.to_bytes());

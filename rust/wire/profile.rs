@@ -97,14 +97,6 @@ impl Queues {
         }
     }
 
-    /// The index of the event queue: the last.
-    pub const fn event(self) -> usize {
-        match self {
-            Self::Three => 2,
-            Self::Five => 4,
-        }
-    }
-
     /// The index of the queue that receives datagrams.
     pub const fn dgram_rx(self) -> Option<usize> {
         match self {
@@ -262,11 +254,9 @@ mod tests {
     #[test]
     fn queue_indices() {
         assert_eq!(Queues::Three.count(), 3);
-        assert_eq!(Queues::Three.event(), 2);
         assert_eq!(Queues::Three.dgram_rx(), None);
         assert_eq!(Queues::Three.dgram_tx(), None);
         assert_eq!(Queues::Five.count(), 5);
-        assert_eq!(Queues::Five.event(), 4);
         assert_eq!(Queues::Five.dgram_rx(), Some(2));
         assert_eq!(Queues::Five.dgram_tx(), Some(3));
     }

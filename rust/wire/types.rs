@@ -102,11 +102,6 @@ impl ShutdownFlags {
         Self(raw & Self::BOTH.0)
     }
 
-    /// The bits of `raw` that mean nothing, to be counted (H4).
-    pub const fn unknown(raw: u32) -> u32 {
-        raw & !Self::BOTH.0
-    }
-
     /// The flags as they go into a header, or into `sk_shutdown`.
     pub const fn as_raw(self) -> u32 {
         self.0
@@ -116,12 +111,6 @@ impl ShutdownFlags {
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
-    }
-
-    /// What is in this set and not in `other`.
-    #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` is in this set.
@@ -157,11 +146,6 @@ impl SeqFlags {
     /// The known bits of `raw`; the others are dropped (H4).
     pub const fn from_raw(raw: u32) -> Self {
         Self(raw & (Self::EOM.0 | Self::EOR.0))
-    }
-
-    /// The bits of `raw` that mean nothing, to be counted (H4).
-    pub const fn unknown(raw: u32) -> u32 {
-        raw & !(Self::EOM.0 | Self::EOR.0)
     }
 
     /// The flags as they go into a header.
@@ -213,14 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn h4_shutdown_flags_split_known_from_unknown() {
+    fn h4_unknown_shutdown_flags_are_dropped() {
         assert_eq!(ShutdownFlags::from_raw(0), ShutdownFlags::NONE);
         assert_eq!(ShutdownFlags::from_raw(1), ShutdownFlags::RCV);
         assert_eq!(ShutdownFlags::from_raw(2), ShutdownFlags::SEND);
         assert_eq!(ShutdownFlags::from_raw(u32::MAX), ShutdownFlags::BOTH);
         assert_eq!(ShutdownFlags::from_raw(4), ShutdownFlags::NONE);
-        assert_eq!(ShutdownFlags::unknown(3), 0);
-        assert_eq!(ShutdownFlags::unknown(4 | 1), 4);
     }
 
     #[test]
@@ -229,18 +211,14 @@ mod tests {
         assert!(both.is_both());
         assert!(both.contains(ShutdownFlags::RCV));
         assert!(!ShutdownFlags::RCV.contains(ShutdownFlags::BOTH));
-        assert_eq!(both.without(ShutdownFlags::RCV), ShutdownFlags::SEND);
-        assert!(both.without(both).is_empty());
         assert_eq!(both.as_raw(), 3);
     }
 
     #[test]
-    fn h4_seq_flags_split_known_from_unknown() {
+    fn h4_unknown_seq_flags_are_dropped() {
         assert_eq!(SeqFlags::from_raw(1), SeqFlags::EOM);
         assert_eq!(SeqFlags::from_raw(2), SeqFlags::EOR);
         assert_eq!(SeqFlags::from_raw(u32::MAX).as_raw(), 3);
-        assert_eq!(SeqFlags::unknown(3), 0);
-        assert_eq!(SeqFlags::unknown(4 | 3), 4);
         assert!(SeqFlags::EOM.union(SeqFlags::EOR).contains(SeqFlags::EOM));
         assert!(!SeqFlags::NONE.contains(SeqFlags::EOM));
     }
