@@ -174,7 +174,7 @@ impl Conn {
         self.ty
     }
 
-    /// A header of a packet to the peer; the source's CID is the device's to fill in.
+    /// A header of a packet to the peer; the fields that speak of credit are filled in when it is sent.
     pub(super) fn header(&self, inner: &Inner, op: Op, flags: u32) -> Header {
         let src = Address {
             cid: device::guest_cid(),

@@ -5,18 +5,25 @@
 //!
 //! # Locks
 //!
-//! All of them are spinlocks that keep bottom halves away; none is held while memory of the user is
-//! touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
+//! Those on a packet's way are spinlocks that keep bottom halves away; none is held while memory of the
+//! user is touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
 //!
 //! 1. `Rx`: the receive queue and the buffers in it.
 //! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
 //! 3. `Tx`: the transmit queue and the packets that wait for room in it.
 //! 4. The list of connections that could not tell their news.
 //! 5. `Conn`: the state of one connection, its credit, what it has received.
-//! 6. A bucket of the table of connections; `Backlog`: what of one connection waits for room.
+//! 6. A bucket of a table, of connections or of ports; `Backlog`: what of one connection waits for room.
 //!
-//! af_vsock's own table lock is innermost as well. Packets, sockets and pages are freed with none of
-//! the locks 3 to 6 held, since the last reference to a socket may go with them.
+//! Nothing else is locked within these: `Requests::waiting` (requests that wait to be handled), the event
+//! queue, `Ports::next` (where to look for a port), `WeakSock::sk` (whether there is a socket), and
+//! af_vsock's own table lock.
+//!
+//! Mutexes come before all of them, and none within another: the configuration space, which is held
+//! while events are handled; the registrations with af_vsock; the connections that wait for their listeners.
+//!
+//! Packets, sockets and received pages are freed with none of the locks 3 to 6 held, since the last reference
+//! to a socket may go with them, and since there may be many.
 //!
 //! # Who runs what
 //!

@@ -280,7 +280,7 @@ impl Tx {
         }
     }
 
-    /// The device's name for how many packets it can have at once.
+    /// How many descriptors the queue has, zero while the device does not run.
     pub(super) fn size(&self) -> usize {
         self.inner.lock().queue.as_ref().map_or(0, Virtqueue::size)
     }

@@ -30,7 +30,7 @@ pub enum Send {
 pub enum SockError {
     /// ECONNRESET: the peer refused, or the host has lost the connection.
     ConnReset,
-    /// EPROTO: the peer answered a REQUEST by something that is no answer.
+    /// EPROTO: the peer accepted a REQUEST after it had sent what belongs to a connection.
     Proto,
     /// ENOBUFS: the peer sent more than its credit, so that bytes would be lost.
     NoBufs,
@@ -50,8 +50,6 @@ pub struct Actions {
     pub count_bad_op: bool,
     /// The connection is established: enter it into the tables, wake who waits in connect().
     pub established: bool,
-    /// The peer may have made room: wake writers if there is credit.
-    pub write_space: bool,
     /// [`Connection::peer_shutdown`] has grown: publish it and wake everybody.
     pub peer_shutdown_changed: bool,
     /// Take the socket out of the tables, so that the peer's port can connect anew at once.
@@ -76,7 +74,6 @@ impl Actions {
         discard: false,
         count_bad_op: false,
         established: false,
-        write_space: false,
         peer_shutdown_changed: false,
         unlink: false,
         send: None,

@@ -245,10 +245,8 @@ impl Connection {
                     ..Actions::NONE
                 }
             }
-            Op::CreditUpdate => Actions {
-                write_space: true,
-                ..Actions::NONE
-            },
+            // What it tells is in every packet.
+            Op::CreditUpdate => Actions::NONE,
             Op::CreditRequest => Actions::send(Send::CreditUpdate),
             Op::Shutdown => self.peer_shuts_down(flags, unread),
             Op::Rst => {
@@ -743,7 +741,7 @@ mod tests {
     #[test]
     fn credit_packets() {
         let mut connection = Connection::accepted();
-        assert!(connection.packet(Op::CreditUpdate, 0, false).write_space);
+        assert!(connection.packet(Op::CreditUpdate, 0, false).is_empty());
         assert_eq!(
             connection.packet(Op::CreditRequest, 0, false),
             Actions::send(Send::CreditUpdate)
