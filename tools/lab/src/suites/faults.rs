@@ -88,7 +88,7 @@ const IN_PIECES: Faults = Faults {
 const DEQUEUE: Faults = Faults {
     function: "9callbacks14stream_dequeue",
     percent: 100,
-    patient: false,
+    patient: true,
     order: 0,
 };
 pub const FIND_QUEUES: Faults = Faults {
