@@ -45,6 +45,12 @@ pub struct Underway {
     given_before: u64,
 }
 
+impl Default for Underway {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Underway {
     /// None.
     pub const fn new() -> Self {

@@ -98,7 +98,7 @@ impl Header {
     }
 
     /// Writes the header.
-    pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
+    pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let rest = put(&mut bytes, self.src_cid.to_le_bytes());
         let rest = put(rest, self.dst_cid.to_le_bytes());
@@ -182,7 +182,7 @@ impl HeaderMrg {
     /// Writes the header.
     // For tests.
     #[allow(dead_code)]
-    pub fn to_bytes(&self) -> [u8; HEADER_LEN_MRG] {
+    pub fn to_bytes(self) -> [u8; HEADER_LEN_MRG] {
         let mut bytes = [0; HEADER_LEN_MRG];
         let rest = put(&mut bytes, self.header.to_bytes());
         let _ = put(rest, self.num_buffers.to_le_bytes());

@@ -161,7 +161,10 @@ fn write(peer: Peer, bytes: usize, poll: bool) -> Result<()> {
             Err(e) => return Err(e).with_context(|| format!("send() after {sent} bytes")),
         }
     }
-    println!("OK sent={sent} seconds={:.3}", start.elapsed().as_secs_f64());
+    println!(
+        "OK sent={sent} seconds={:.3}",
+        start.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -199,7 +202,10 @@ fn error_taken(peer: Peer) -> Result<()> {
 fn late_answer(peer: Peer) -> Result<()> {
     let socket = Socket::plain(Kind::Stream)?;
     socket.connect_timeout(Duration::from_secs(1))?;
-    let error = socket.try_connect(peer).err().and_then(|e| e.raw_os_error());
+    let error = socket
+        .try_connect(peer)
+        .err()
+        .and_then(|e| e.raw_os_error());
     ensure!(
         error == Some(libc::ETIMEDOUT),
         "connect() was to time out, and gave {error:?}"
@@ -242,7 +248,11 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
     second.send(&[3; 10], 0)?;
     let mut back = [0; 10];
     let got = second.receive(&mut back, libc::MSG_WAITALL)?.len;
-    ensure!(got == 10 && back == [3; 10], "the echo was {:?}", &back[..got]);
+    ensure!(
+        got == 10 && back == [3; 10],
+        "the echo was {:?}",
+        &back[..got]
+    );
     println!("OK");
     Ok(())
 }

@@ -190,7 +190,13 @@ pub fn failing(
         let left: u64 = left.trim().parse().context("a number in times")?;
         failed |= left < TIMES;
     }
-    outcome?;
+    outcome.with_context(|| {
+        let stats = s.guest_sh("cat /sys/kernel/debug/rvsock/stats");
+        format!(
+            "the driver says: {}",
+            stats.unwrap_or_default().trim().replace('\n', ", ")
+        )
+    })?;
     ensure!(failed, "no allocation failed: the test has shown nothing");
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The memory that packets of a connection with the default buffer may wait in, in bytes.
-const OF_CONNECTION: i64 = 2 * 256 << 10;
+const OF_CONNECTION: i64 = 2 * (256 << 10);
 /// The same of all connections, or of all datagrams.
 const OF_ALL: i64 = 16 << 20;
 /// The packets in a ring of 256, if they are small.
