@@ -1,6 +1,9 @@
 //! Connections that only exist, empty or full: what they cost is measured beside them.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{ensure, Context, Result};
 
@@ -9,8 +12,11 @@ use crate::{
     stream,
 };
 
-/// Accepts a number of connections, and never reads.
-pub fn server(port: u32, connections: u64, kind: Kind) -> Result<()> {
+/// How long all bytes may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(120);
+
+/// Accepts a number of connections, waits until so many bytes are unread in each, and never reads.
+pub fn server(port: u32, connections: u64, kind: Kind, bytes: u64) -> Result<()> {
     stream::raise_file_limit()?;
     let listener = Socket::listening(kind, DEFAULT_BUFFER, port)?;
     println!("READY {port}");
@@ -21,6 +27,20 @@ pub fn server(port: u32, connections: u64, kind: Kind) -> Result<()> {
                 .accept()
                 .with_context(|| format!("accept of connection {i}"))?,
         );
+    }
+    let until = Instant::now() + ARRIVAL;
+    for (i, socket) in held.iter().enumerate() {
+        loop {
+            let unread = socket.unread()?;
+            if u64::try_from(unread).is_ok_and(|unread| unread >= bytes) {
+                break;
+            }
+            ensure!(
+                Instant::now() < until,
+                "connection {i} has {unread} of {bytes} bytes to read"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
     }
     println!("HELD {}", held.len());
     thread::sleep(Duration::MAX);

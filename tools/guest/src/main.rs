@@ -144,6 +144,9 @@ enum Command {
         connections: u64,
         #[arg(long, default_value = "stream")]
         kind: Kind,
+        /// How many bytes have to arrive in each before it says that they are held
+        #[arg(long, default_value_t = 0)]
+        bytes: u64,
     },
     /// Open a number of connections, write pieces to each, and hold them
     HoldClient {
@@ -328,7 +331,8 @@ fn main() -> Result<()> {
             port,
             connections,
             kind,
-        } => hold::server(port, connections, kind),
+            bytes,
+        } => hold::server(port, connections, kind, bytes),
         Command::HoldClient {
             peer,
             connections,

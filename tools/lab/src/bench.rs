@@ -265,7 +265,10 @@ impl Bench<'_> {
         let port = self.s.fresh_port();
         let server = self.s.server(
             Side::Guest,
-            &format!("hold-server --port {port} --connections {connections} --kind {kind}"),
+            &format!(
+                "hold-server --port {port} --connections {connections} --kind {kind} --bytes {}",
+                pieces * size
+            ),
         )?;
         let before = self.kernel_memory()?;
         let client = self.s.rvtest(
@@ -275,8 +278,8 @@ impl Bench<'_> {
                 Side::Guest.cid()
             ),
         )?;
-        server.expect("HELD", LONG)?;
         client.expect("FILLED", LONG)?;
+        server.expect("HELD", LONG)?;
         let held = self.kernel_memory()? - before;
         drop((server, client));
         // They end by themselves: what they held is nothing that the next one finds.

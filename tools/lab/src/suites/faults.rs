@@ -119,16 +119,16 @@ fn stream(s: &mut Session, reader: &str, size: u32) -> Result<()> {
     Ok(())
 }
 
-/// Single bytes from the host, 64 Ki of them, to one who reads nothing; each is a packet.
+/// Single bytes from the host, 16 Ki of them, to one who reads nothing; each is a packet.
 fn bytes_in_pieces(s: &mut Session) -> Result<()> {
-    const BYTES: u64 = 64 << 10;
+    const BYTES: u64 = 16 << 10;
     // Twice the bytes, the overhead of buffers of a page, and what one large buffer more or less holds; what else the
     // kernel does meanwhile.
     const MOST: i64 = 4 << 20;
     let port = s.fresh_port();
     let server = s.server(
         Side::Guest,
-        &format!("hold-server --port {port} --connections 1 --kind seqpacket"),
+        &format!("hold-server --port {port} --connections 1 --kind seqpacket --bytes {BYTES}"),
     )?;
     let held = |s: &Session| -> Result<i64> {
         let text = s.rvtest(Side::Guest, "memory")?.success(LONG)?;
