@@ -32,13 +32,6 @@
 
 use crate::ext::{
     module_info::module_softdep,
-    module_param::{
-        module_param_bool,
-        module_param_choice,
-        module_param_u32, //
-    },
-    net::vsock::declare_vsock_transport,
-    sync::RcuArc,
     virtio,
     work::Workqueues, //
 };
@@ -48,8 +41,7 @@ use kernel::{
         File, //
     },
     driver::Registration,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 
 mod driver;
@@ -73,87 +65,6 @@ module! {
 // So that programs find their own machine as well, at CID 1.
 module_softdep!("post: vsock_loopback");
 
-module_param_u32!(
-    rx_pool_kb,
-    1024,
-    64..=65536,
-    0o444,
-    "memory of the receive buffers of the device, in KiB"
-);
-module_param_u32!(
-    rx_buffer_order,
-    3,
-    0..=5,
-    0o444,
-    "size of a receive buffer: this power of two, in pages"
-);
-module_param_u32!(
-    mrg_buffer_order,
-    0,
-    0..=5,
-    0o444,
-    "the same for a device that merges receive buffers"
-);
-
-module_param_choice!(
-    profile,
-    ["auto", "ratified", "draft"],
-    0,
-    0o444,
-    "what feature bits 2 and 3 mean: read from the number of queues, as virtio 1.3 has it, or as the drafts of datagrams do"
-);
-
-module_param_u32!(
-    buffer_kb,
-    0,
-    0..=1 << 20,
-    0o644,
-    "SO_VM_SOCKETS_BUFFER_SIZE of new connections that left it alone, in KiB; 0: the kernel's 256"
-);
-
-module_param_bool!(
-    zerocopy,
-    true,
-    0o644,
-    "send MSG_ZEROCOPY from the user's pages; off: always copy, for hosts that cannot take packets in several pieces"
-);
-
-declare_vsock_transport! {
-    /// Named as the kernel's own tests look for it.
-    virtio_transport: connections::<driver::VirtioTransport>
-}
-
-declare_vsock_transport! {
-    /// Registered while the device has datagrams.
-    virtio_dgram_transport: datagrams::<driver::DatagramTransport>
-}
-
-/// All connections, while the module is loaded.
-static CONNECTIONS: RcuArc<driver::Connections> = RcuArc::new();
-
-/// All connections.
-fn connections() -> Option<Arc<driver::Connections>> {
-    CONNECTIONS.load()
-}
-
-/// Makes [`CONNECTIONS`] exist.
-struct Shared(Arc<driver::Connections>);
-
-impl Shared {
-    fn new() -> Result<Self> {
-        let connections = driver::Connections::new()?;
-        CONNECTIONS.replace(Some(connections.clone()));
-        Ok(Self(connections))
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.0.unregister();
-        CONNECTIONS.replace(None);
-    }
-}
-
 /// The loaded module. Its parts end in the order of the fields: the devices first, then what their sockets
 /// were served by.
 #[pin_data]
@@ -162,7 +73,7 @@ struct Rvsock {
     _stats: File<()>,
     #[pin]
     driver: Registration<virtio::Adapter<driver::Driver>>,
-    connections: Shared,
+    shared: driver::Shared,
     workqueues: Workqueues,
 }
 
@@ -170,12 +81,12 @@ impl kernel::InPlaceModule for Rvsock {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
             let workqueues = Workqueues::new()?;
-            let connections = Shared::new()?;
+            let shared = driver::Shared::new()?;
             // It stays as long as a file in it does.
             let debugfs = Dir::new(c"rvsock");
             Ok(try_pin_init!(Self {
                 workqueues,
-                connections,
+                shared,
                 _stats <- debugfs.read_callback_file(c"stats", (), &driver::show),
                 driver <- Registration::new(c"rvsock", module),
             }? Error))

@@ -8,7 +8,10 @@ pub(super) use lifecycle::Found;
 
 use super::{
     conn::Conn,
-    dgram,
+    dgram::{
+        self,
+        Ports, //
+    },
     event::{
         read_guest_cid,
         Events, //
@@ -22,6 +25,7 @@ use super::{
         new_pair,
         Pair, //
     },
+    parameters,
     probe::Driver,
     request::Requests,
     route,
@@ -29,7 +33,10 @@ use super::{
         Counter,
         STATS, //
     },
-    table::Connections, //
+    table::{
+        self,
+        Connections, //
+    },
 };
 use crate::{
     ext::{
@@ -94,6 +101,7 @@ static DEVICE: RcuArc<Vsock> = RcuArc::new();
 #[pin_data]
 pub(crate) struct Vsock {
     table: Arc<Connections>,
+    ports: Arc<Ports>,
     pub(super) profile: Profile,
     pub(super) features: u64,
     /// The device on its bus.
@@ -165,7 +173,7 @@ pub(super) fn can_pin(msg: &Msg) -> bool {
     let most = with(|device| device.streams.tx.size())
         .unwrap_or(0)
         .saturating_sub(1);
-    crate::zerocopy.get() && msg.can_be_pinned(most)
+    parameters::zerocopy.get() && msg.can_be_pinned(most)
 }
 
 /// Takes the packet out that small writes of `conn` are put together in while others wait, if there is one.
@@ -226,16 +234,15 @@ pub(super) fn refuse(header: &Header) {
 }
 
 impl Vsock {
-    pub(super) fn new(
-        table: Arc<Connections>,
-        profile: Profile,
-        dev: &virtio::Device<Core<'_>>,
-    ) -> Result<Arc<Self>> {
+    pub(super) fn new(profile: Profile, dev: &virtio::Device<Core<'_>>) -> Result<Arc<Self>> {
         let features = dev.features();
         let dev: ARef<virtio::Device> = dev.into();
+        let table = table::all().ok_or(ENODEV)?;
+        let ports = dgram::ports().ok_or(ENODEV)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 table,
+                ports,
                 profile,
                 features,
                 dev,
@@ -264,6 +271,11 @@ impl Vsock {
     /// All connections.
     pub(super) fn connections(&self) -> &Arc<Connections> {
         &self.table
+    }
+
+    /// The ports of datagram sockets.
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
     }
 
     /// Whether sockets of type `ty` work.
@@ -340,7 +352,7 @@ impl Vsock {
 
     /// The same for datagrams.
     fn datagrams_have_room(&self) {
-        self.table.ports.tell_of_room();
+        self.ports.tell_of_room();
     }
 
     /// Somebody waits until packets are sent.
@@ -435,7 +447,7 @@ impl Vsock {
         if before != cid && before != CID_ANY && net_ratelimit() {
             pr_info!("guest CID was {before}, is {cid}\n");
         }
-        self.table.ports.rebind(cid);
+        self.ports.rebind(cid);
     }
 
     /// Where framing was lost, only a reset helps (M2). Does not sleep.
@@ -473,7 +485,7 @@ impl Vsock {
         if !self.profile.dgram {
             return;
         }
-        match vsock::Registration::new(&crate::virtio_dgram_transport, vsock::Role::Datagrams) {
+        match vsock::Registration::new(&dgram::virtio_dgram_transport, vsock::Role::Datagrams) {
             Ok(registration) => *self.registration.lock() = Some(registration),
             Err(error) => {
                 let reason = if error == EBUSY {

@@ -22,8 +22,7 @@ use super::{
     stats::{
         Counter,
         STATS, //
-    },
-    table::Connections, //
+    }, //
 };
 use crate::{
     ext::{
@@ -32,6 +31,7 @@ use crate::{
             msg::Msg,
             skbuff::SkBuff,
             vsock::{
+                declare_vsock_transport,
                 may_bind_reserved_port,
                 random,
                 Addr,
@@ -49,6 +49,8 @@ use crate::{
         },
         sync::{
             new_spinlock_bh,
+            Kept,
+            RcuArc,
             SpinLockBh, //
         }, //
     },
@@ -77,12 +79,17 @@ use kernel::{
 };
 
 /// Datagrams through the virtio socket device.
-pub(crate) struct DatagramTransport;
+pub(super) struct DatagramTransport;
+
+declare_vsock_transport! {
+    /// Registered while the device has datagrams.
+    virtio_dgram_transport: datagrams::<DatagramTransport>
+}
 
 /// What we keep for a datagram socket.
-pub(crate) struct DgramSock {
+pub(super) struct DgramSock {
     sk: WeakSock,
-    table: Arc<Connections>,
+    ports: Arc<Ports>,
 }
 
 /// A port of datagram sockets.
@@ -93,6 +100,14 @@ impl hash_table::Key for Port {
     fn mixed(&self) -> u32 {
         self.0.wrapping_mul(0x9e37_79b1)
     }
+}
+
+/// The ports, while the module is loaded.
+static PORTS: RcuArc<Ports> = RcuArc::new();
+
+/// The ports; none when the module is being unloaded.
+pub(super) fn ports() -> Option<Arc<Ports>> {
+    PORTS.load()
 }
 
 /// The ports that datagram sockets are bound to.
@@ -106,12 +121,20 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// None.
-    pub(super) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            bound <- HashTable::new(),
-            next <- new_spinlock_bh!(random(), "Ports::next"),
-        })
+    /// Makes [`ports`] find ports that nobody is bound to, for as long as what is returned is kept. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn keep() -> Result<Kept<Self>> {
+        let ports = Arc::pin_init(
+            pin_init!(Self {
+                bound <- HashTable::new(),
+                next <- new_spinlock_bh!(random(), "Ports::next"),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(PORTS.keep(ports))
     }
 
     /// Binds `sock` to `port`, or to one that is free (D5).
@@ -168,15 +191,15 @@ impl Serves for DatagramTransport {
         _listener: Option<&VsockSock>,
     ) -> Result<Arc<DgramSock>> {
         sk.account_memory();
-        let table = crate::connections().ok_or(ENODEV)?;
-        Ok(Arc::new(DgramSock { sk: way, table }, GFP_KERNEL)?)
+        let ports = ports().ok_or(ENODEV)?;
+        Ok(Arc::new(DgramSock { sk: way, ports }, GFP_KERNEL)?)
     }
 
     fn destruct(_sock: Arc<DgramSock>) {}
 
     fn release(sock: ArcBorrow<'_, DgramSock>, sk: Releasing<'_>) {
         let port = Port(sk.local_addr().port);
-        sock.table.ports.bound.remove(port, &sock.into());
+        sock.ports.bound.remove(port, &sock.into());
         sk.remove_from_tables();
     }
 
@@ -203,7 +226,7 @@ impl Datagrams for DatagramTransport {
         if !sk.is_global() || (addr.cid != CID_ANY && addr.cid != device::guest_cid()) {
             return Err(NetError::AddrNotAvail.into());
         }
-        let port = sock.table.ports.bind(addr.port, &sock.into())?;
+        let port = sock.ports.bind(addr.port, &sock.into())?;
         sk.set_local_addr(Addr {
             cid: addr.cid,
             port,
@@ -290,7 +313,7 @@ fn offer(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
 
 /// The socket at `port`, if it wants to hear from `from`.
 fn find(device: &Vsock, from: Address, port: u32) -> Option<ARef<VsockSock>> {
-    let sock = device.connections().ports.bound.find(Port(port))?;
+    let sock = device.ports().bound.find(Port(port))?;
     let sk = sock.sk.upgrade()?;
     let peer = sk.datagram_peer().map(|peer| Address {
         cid: peer.cid,

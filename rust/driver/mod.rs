@@ -48,6 +48,7 @@ mod inbox;
 mod news;
 mod packet;
 mod pair;
+mod parameters;
 mod payload;
 mod probe;
 mod report;
@@ -63,9 +64,31 @@ mod unread;
 mod waiting;
 
 pub(crate) use self::{
-    dgram::DatagramTransport,
     probe::Driver,
-    stats::show,
-    table::Connections,
-    transport::VirtioTransport, //
+    stats::show, //
 };
+
+use crate::ext::sync::Kept;
+use kernel::prelude::*;
+
+/// What sockets are served by while the module is loaded. Its parts end in the order of the fields.
+pub(crate) struct Shared {
+    _slot: Kept<transport::Slot>,
+    _connections: Kept<table::Connections>,
+    _ports: Kept<dgram::Ports>,
+}
+
+impl Shared {
+    /// No sockets yet. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            _slot: transport::Slot::keep()?,
+            _connections: table::Connections::keep()?,
+            _ports: dgram::Ports::keep()?,
+        })
+    }
+}

@@ -2,9 +2,13 @@
 
 //! The driver on its bus: which devices it takes, and what they are (Documentation/datagrams.rst).
 
-use super::device::{
-    Found,
-    Vsock, //
+use super::{
+    device::{
+        Found,
+        Vsock, //
+    },
+    parameters,
+    transport, //
 };
 use crate::{
     ext::virtio::{
@@ -112,7 +116,7 @@ impl virtio::Driver for Driver {
 
 /// The administrator's word on what the feature bits mean.
 fn choice() -> Choice {
-    match crate::profile.get() {
+    match parameters::profile.get() {
         1 => Choice::Ratified,
         2 => Choice::Draft,
         _ => Choice::Auto,
@@ -130,10 +134,7 @@ impl Driver {
 
     fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         let (vsock, found) = Self::negotiate(dev)?;
-        vsock
-            .connections()
-            .register()
-            .inspect_err(|_| vsock.stop(dev))?;
+        transport::register().inspect_err(|_| vsock.stop(dev))?;
         vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
         // Before anything slow: sockets that outlived the device work already.
         vsock.register_datagrams();
@@ -146,13 +147,12 @@ impl Driver {
         let (offered, choice) = (dev.features(), choice());
         let mut attempt = first_attempt(offered, choice);
         loop {
-            let table = crate::connections().ok_or(ENODEV)?;
             let profile = attempt.profile();
             if profile.is_useless() {
                 pr_err!("the device offers no type of socket (features {offered:#x})\n");
                 return Err(ENODEV);
             }
-            let vsock = Vsock::new(table, profile, dev)?;
+            let vsock = Vsock::new(profile, dev)?;
             match vsock.find_queues(dev) {
                 Ok(found) => return Ok((vsock, found)),
                 Err(error) => {

@@ -17,6 +17,7 @@ use super::{
     },
     transport::{
         socket_type,
+        virtio_transport,
         VirtioTransport, //
     }, //
 };
@@ -284,7 +285,7 @@ impl Requests {
         let child = listener.create_child::<VirtioTransport>(
             local,
             remote,
-            &crate::virtio_transport,
+            &virtio_transport,
             |new, _| {
                 let new: Arc<Conn> = new.into();
                 new.accept(local.port, remote, request)?;

@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All connections, those that are being made included, by their addresses; and datagram sockets.
+//! All connections, those that are being made included, by their addresses.
 //!
 //! af_vsock's own tables find listeners, and are what user space sees; but they do not hold
 //! connections that are being made, and belong to all transports.
 
 use super::{
     conn::Conn,
-    dgram::Ports,
     hash_table::{
         self,
         HashTable, //
     }, //
 };
 use crate::ext::{
-    net::vsock::{
-        self,
-        Addr, //
-    },
+    net::vsock::Addr,
     sync::{
         new_spinlock_bh,
+        Kept,
+        RcuArc,
         SpinLockBh, //
     },
     work::{
@@ -28,12 +26,8 @@ use crate::ext::{
     }, //
 };
 use kernel::{
-    new_mutex,
     prelude::*,
-    sync::{
-        Arc,
-        Mutex, //
-    },
+    sync::Arc,
     time::msecs_to_jiffies, //
 };
 
@@ -64,16 +58,19 @@ impl hash_table::Key for Key {
     }
 }
 
-/// The connections of all sockets that this driver serves, and the ports of those without.
+/// The connections, while the module is loaded.
+static ALL: RcuArc<Connections> = RcuArc::new();
+
+/// The connections; none when the module is being unloaded.
+pub(super) fn all() -> Option<Arc<Connections>> {
+    ALL.load()
+}
+
+/// The connections of all sockets that this driver serves.
 #[pin_data]
-pub(crate) struct Connections {
+pub(super) struct Connections {
     #[pin]
     by_address: HashTable<Key, Conn>,
-    #[pin]
-    pub(super) ports: Ports,
-    /// What makes af_vsock's connections from this guest ours: from the first device on.
-    #[pin]
-    transport: Mutex<Option<vsock::Registration>>,
     /// A list of connections that could not tell af_vsock what is new.
     #[pin]
     untold: SpinLockBh<Option<Arc<Conn>>>,
@@ -82,45 +79,21 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// No connections. May sleep.
-    pub(crate) fn new() -> Result<Arc<Self>> {
-        Arc::pin_init(
+    /// Makes [`all`] find a table without connections, for as long as what is returned is kept. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn keep() -> Result<Kept<Self>> {
+        let table = Arc::pin_init(
             pin_init!(Self {
                 by_address <- HashTable::new(),
-                ports <- Ports::new(),
-                transport <- new_mutex!(None, "Connections::transport"),
                 untold <- new_spinlock_bh!(None, "Connections::untold"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
-        )
-    }
-
-    /// Has af_vsock give us its connections, from the first device on: before, others may serve them. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// - `EBUSY`: another transport has them.
-    /// - `EINTR`: a signal came.
-    pub(super) fn register(&self) -> Result {
-        let mut transport = self.transport.lock();
-        if transport.is_none() {
-            let registered =
-                vsock::Registration::new(&crate::virtio_transport, vsock::Role::GuestToHost);
-            *transport = Some(registered.inspect_err(|error| {
-                if *error == EBUSY {
-                    pr_err!(
-                        "another guest-to-host transport is in use; unload it first: rmmod vmw_vsock_virtio_transport (or vmw_vsock_vmci_transport, hv_sock)\n"
-                    );
-                }
-            })?);
-        }
-        Ok(())
-    }
-
-    /// The module ends, and all its sockets have. Sleeps.
-    pub(crate) fn unregister(&self) {
-        drop(self.transport.lock().take());
+        )?;
+        Ok(ALL.keep(table))
     }
 
     /// Enters `conn` under `key`.

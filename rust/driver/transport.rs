@@ -4,23 +4,34 @@
 
 use super::{
     conn::Conn,
-    device, //
+    device,
+    parameters,
+    table, //
 };
 use crate::{
-    ext::net::{
-        msg::Msg,
-        skbuff::SkBuff,
-        vsock::{
-            Addr,
-            NewSock,
-            OwnedSock,
-            Releasing,
-            Serves,
-            SockType,
-            Transport,
-            UserOwned,
-            VsockSock,
-            WeakSock, //
+    ext::{
+        net::{
+            msg::Msg,
+            skbuff::SkBuff,
+            vsock::{
+                declare_vsock_transport,
+                Addr,
+                NewSock,
+                OwnedSock,
+                Registration,
+                Releasing,
+                Role,
+                Serves,
+                SockType,
+                Transport,
+                UserOwned,
+                VsockSock,
+                WeakSock, //
+            }, //
+        },
+        sync::{
+            Kept,
+            RcuArc, //
         }, //
     },
     wire::{
@@ -29,15 +40,70 @@ use crate::{
     }, //
 };
 use kernel::{
+    new_mutex,
     prelude::*,
     sync::{
         Arc,
-        ArcBorrow, //
+        ArcBorrow,
+        Mutex, //
     }, //
 };
 
 /// Connections through the virtio socket device.
-pub(crate) struct VirtioTransport;
+pub(super) struct VirtioTransport;
+
+declare_vsock_transport! {
+    /// Named as the kernel's own tests look for it.
+    virtio_transport: connections::<VirtioTransport>
+}
+
+/// The guest-to-host slot, while the module is loaded.
+static SLOT: RcuArc<Slot> = RcuArc::new();
+
+/// What makes af_vsock's connections from this guest ours: taken by the first device, then kept.
+#[pin_data]
+pub(super) struct Slot {
+    #[pin]
+    registration: Mutex<Option<Registration>>,
+}
+
+impl Slot {
+    /// Not taken yet. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn keep() -> Result<Kept<Self>> {
+        let slot = Arc::pin_init(
+            pin_init!(Self { registration <- new_mutex!(None, "Slot::registration") }),
+            GFP_KERNEL,
+        )?;
+        Ok(SLOT.keep(slot))
+    }
+}
+
+/// Has af_vsock give us its connections, from the first device on: before, others may serve them. Sleeps.
+///
+/// # Errors
+///
+/// - `EBUSY`: another transport has them.
+/// - `EINTR`: a signal came.
+/// - `ENODEV`: the module is being unloaded.
+pub(super) fn register() -> Result {
+    let slot = SLOT.load().ok_or(ENODEV)?;
+    let mut registration = slot.registration.lock();
+    if registration.is_none() {
+        let new = Registration::new(&virtio_transport, Role::GuestToHost);
+        *registration = Some(new.inspect_err(|error| {
+            if *error == EBUSY {
+                pr_err!(
+                    "another guest-to-host transport is in use; unload it first: rmmod vmw_vsock_virtio_transport (or vmw_vsock_vmci_transport, hv_sock)\n"
+                );
+            }
+        })?);
+    }
+    Ok(())
+}
 
 /// What a socket's type is on the wire.
 pub(super) fn socket_type(ty: SockType) -> SocketType {
@@ -57,7 +123,7 @@ const DEFAULT_BUFFER: u64 = 256 * 1024;
 /// and no other bound, gets the administrator's too.
 fn wanted_buffer(sk: &NewSock<'_>) -> u64 {
     let (size, bound) = (sk.buffer_size(), sk.buffer_max_size());
-    match crate::buffer_kb.get() {
+    match parameters::buffer_kb.get() {
         kb @ 1.. if size == DEFAULT_BUFFER && bound == DEFAULT_BUFFER => {
             u64::from(kb).saturating_mul(1024)
         }
@@ -76,7 +142,7 @@ impl Serves for VirtioTransport {
     fn init(sk: &NewSock<'_>, way: WeakSock, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
         let size = buf_alloc(wanted_buffer(sk));
         sk.set_buffer_size(u64::from(size));
-        let table = crate::connections().ok_or(ENODEV)?;
+        let table = table::all().ok_or(ENODEV)?;
         Conn::new(way, socket_type(sk.sock_type()), size, table)
     }
 

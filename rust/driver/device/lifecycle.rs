@@ -9,6 +9,7 @@ use super::{
 use crate::{
     driver::{
         event::read_guest_cid,
+        parameters,
         rx::Shape, //
     },
     ext::{
@@ -122,13 +123,13 @@ impl Vsock {
 
     /// The receive buffers of connections; with datagrams they have half of the memory.
     fn shape(&self) -> Shape {
-        let memory = crate::rx_pool_kb.get() as usize * 1024;
+        let memory = parameters::rx_pool_kb.get() as usize * 1024;
         let merges = self.profile.mrg_rxbuf;
         Shape {
             order: if merges {
-                crate::mrg_buffer_order.get()
+                parameters::mrg_buffer_order.get()
             } else {
-                crate::rx_buffer_order.get()
+                parameters::rx_buffer_order.get()
             },
             memory: if self.profile.dgram {
                 memory / 2

@@ -5,7 +5,10 @@
 mod rcu_arc;
 mod spinlock_bh;
 
-pub(crate) use rcu_arc::RcuArc;
+pub(crate) use rcu_arc::{
+    Kept,
+    RcuArc, //
+};
 pub(crate) use spinlock_bh::new_spinlock_bh;
 pub(crate) use spinlock_bh::{
     SpinLockBh,

@@ -136,6 +136,27 @@ impl<T: Send + Sync + 'static> RcuArc<T> {
     }
 }
 
+impl<T: Send + Sync + 'static> RcuArc<T> {
+    /// Puts `new` into the slot, for as long as what is returned is kept.
+    ///
+    /// # Context
+    ///
+    /// May sleep, as [`replace`](Self::replace); so may dropping what is returned.
+    pub(crate) fn keep(&'static self, new: Arc<T>) -> Kept<T> {
+        drop(self.replace(Some(new)));
+        Kept(self)
+    }
+}
+
+/// Empties a slot when it is dropped: see [`RcuArc::keep`].
+pub(crate) struct Kept<T: Send + Sync + 'static>(&'static RcuArc<T>);
+
+impl<T: Send + Sync + 'static> Drop for Kept<T> {
+    fn drop(&mut self) {
+        drop(self.0.replace(None));
+    }
+}
+
 impl<T: Send + Sync + 'static> Default for RcuArc<T> {
     fn default() -> Self {
         Self::new()
