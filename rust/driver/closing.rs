@@ -68,7 +68,7 @@ impl Conn {
         }
         self.send_all(&actions, GFP_KERNEL);
         let sk: UserOwned<'_> = if actions.start_close_timer {
-            if self.unsent() > 0 {
+            if self.backlog.unsent() > 0 {
                 device::with(|device| device.want_sent());
             }
             let sk = sk.linger();

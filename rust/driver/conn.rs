@@ -8,19 +8,21 @@
 //! with the socket locked holds up nobody but itself.
 
 use super::{
-    backlog::Backlog,
     closing::Closing,
     data::Stored,
     device,
     inbox::Inbox,
     news::News,
-    packet::{
+    queue::{
         self,
-        Kind,
-        Packet, //
+        Advertised,
+        Backlog,
+        Cause,
+        Packet,
+        Payload,
+        Routed,
+        Sender, //
     },
-    payload::Payload,
-    route::Routed,
     stats::{
         Counter,
         STATS, //
@@ -61,7 +63,6 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Atomic,
             AtomicFlag,
             Relaxed, //
         },
@@ -78,8 +79,6 @@ use kernel::{
 pub(crate) struct Conn {
     pub(super) sk: WeakSock,
     ty: SocketType,
-    /// Bytes that the device has not yet taken.
-    pub(super) unsent: Atomic<i64>,
     /// A credit update waits for room in the transmit queue, and will tell the newest.
     update_waits: AtomicFlag,
     pub(super) table: Arc<Connections>,
@@ -140,7 +139,6 @@ impl Conn {
             pin_init!(Self {
                 sk,
                 ty,
-                unsent: Atomic::new(0),
                 update_waits: AtomicFlag::new(false),
                 table,
                 backlog <- Backlog::new(buf_alloc),
@@ -188,18 +186,6 @@ impl Conn {
             flags,
             ..Header::new(src, dst, self.ty, op)
         }
-    }
-
-    /// What packets say of our buffer; from now on the peer counts as told. None for a packet that may not
-    /// go out any more: the connection is over, and its successor between the same ports would suffer for it.
-    /// `last`: it is the RST.
-    pub(super) fn advertise(&self, last: bool) -> Option<(u32, u32)> {
-        let mut inner = self.inner.lock();
-        let live = matches!(
-            inner.state.state(),
-            State::Connecting | State::Established | State::Closing
-        );
-        (live || (last && !self.is_replaced(&inner))).then(|| inner.credit.rx.advertise())
     }
 
     /// The number of bytes to read.
@@ -327,7 +313,7 @@ impl Conn {
     /// `ENOMEM`: no memory.
     pub(super) fn response(self: &Arc<Self>) -> Result<Packet> {
         let header = self.header(&self.inner.lock(), Op::Response, 0);
-        packet::control(&header, Some(self.clone()), Kind::Call, GFP_KERNEL)
+        queue::control(&header, Some(self.clone()), Cause::Call, GFP_KERNEL)
     }
 
     pub(super) fn unlink(self: &Arc<Self>, inner: &mut Inner) {
@@ -477,13 +463,14 @@ impl Conn {
         let Some(what) = what else {
             return Ok(());
         };
-        let (op, flags, kind) = match what {
-            Send::Request => (Op::Request, 0, Kind::Call),
-            Send::Rst => (Op::Rst, 0, Kind::Last),
-            Send::Shutdown(flags) => (Op::Shutdown, flags.as_raw(), Kind::Call),
-            Send::CreditUpdate => (Op::CreditUpdate, 0, Kind::CreditUpdate),
+        let (op, flags, cause) = match what {
+            Send::Request => (Op::Request, 0, Cause::Call),
+            Send::Rst => (Op::Rst, 0, Cause::Last),
+            Send::Shutdown(flags) => (Op::Shutdown, flags.as_raw(), Cause::Call),
+            Send::CreditUpdate => (Op::CreditUpdate, 0, Cause::CreditUpdate),
         };
-        if kind == Kind::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full) {
+        if cause == Cause::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full)
+        {
             return Ok(());
         }
         let header = {
@@ -497,10 +484,10 @@ impl Conn {
             wanted.then(|| self.header(&inner, op, flags))
         };
         let result = header.map_or(Ok(()), |header| {
-            packet::control(&header, Some(self.clone()), kind, gfp).and_then(device::send)
+            queue::control(&header, Some(self.clone()), cause, gfp).and_then(device::send)
         });
-        if (header.is_none() || result.is_err()) && kind == Kind::CreditUpdate {
-            self.update_is_sent();
+        if (header.is_none() || result.is_err()) && cause == Cause::CreditUpdate {
+            self.update_left();
         }
         if result == Err(ENOMEM) && what != Send::Request {
             {
@@ -518,11 +505,6 @@ impl Conn {
     /// There is another connection between the addresses of this one, which has left the table.
     fn is_replaced(&self, inner: &Inner) -> bool {
         inner.key.is_none() && self.table.find(inner.addresses()).is_some()
-    }
-
-    /// A credit update does not wait any more: it was sent, or dropped.
-    pub(super) fn update_is_sent(&self) {
-        self.update_waits.store(false, Relaxed);
     }
 
     /// Puts itself at the front of a list, unless it is in it; returns whether it is alone there. The list's
@@ -562,5 +544,33 @@ impl Conn {
         // A writer who waits in poll() does not come by again.
         self.ask_for_credit();
         self.wake(Stored::Silently, room);
+    }
+}
+
+impl Sender for Conn {
+    fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    fn advertise(&self, last: bool) -> Option<Advertised> {
+        let mut inner = self.inner.lock();
+        let live = matches!(
+            inner.state.state(),
+            State::Connecting | State::Established | State::Closing
+        );
+        // A successor between the same ports would suffer for it.
+        if !live && (!last || self.is_replaced(&inner)) {
+            return None;
+        }
+        let (buf_alloc, fwd_cnt) = inner.credit.rx.advertise();
+        Some(Advertised { buf_alloc, fwd_cnt })
+    }
+
+    fn taken(&self) {
+        self.tell_of_room();
+    }
+
+    fn update_left(&self) {
+        self.update_waits.store(false, Relaxed);
     }
 }

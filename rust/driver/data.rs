@@ -12,11 +12,11 @@ use super::{
         self,
         Message, //
     },
-    packet::{
+    queue::{
         self,
+        Payload,
         Pinned, //
-    },
-    payload::Payload, //
+    }, //
 };
 use crate::{
     ext::{
@@ -207,14 +207,14 @@ impl Conn {
         len: usize,
         zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
     ) -> Result<usize> {
-        if zerocopy.is_none() && packet::is_small(len) {
+        if zerocopy.is_none() && queue::is_small(len) {
             if let Some(mut open) = device::take_open(self) {
-                let added = packet::extend(&mut open, self, msg, len);
+                let added = queue::extend(&mut open, msg, len);
                 device::send(open)?;
                 return added;
             }
         }
-        let (packet, len) = packet::data(header, self, sk, msg, len, zerocopy)?;
+        let (packet, len) = queue::data(header, self.clone(), sk, msg, len, zerocopy)?;
         device::send(packet)?;
         Ok(len)
     }

@@ -12,21 +12,18 @@ use super::{
         self,
         Ports, //
     },
-    event::{
-        read_guest_cid,
-        Events, //
-    },
-    packet::{
-        self,
-        Kind,
-        Packet, //
-    },
     pair::{
         new_pair,
         Pair, //
     },
     parameters,
     probe::Driver,
+    queue::{
+        self,
+        Cause,
+        Events,
+        Packet, //
+    },
     request::Requests,
     route,
     stats::{
@@ -64,6 +61,7 @@ use crate::{
     },
     proto::reset_reply,
     wire::{
+        Config,
         Header,
         Profile,
         Queues,
@@ -182,7 +180,7 @@ pub(super) fn take_open(conn: &Conn) -> Option<Packet> {
     if !conn.backlog.has_open() {
         return None;
     }
-    with(|device| device.streams.tx.take_open(conn)).flatten()
+    with(|device| device.streams.tx.take_open(&conn.backlog)).flatten()
 }
 
 /// Whether so much waits to be sent that all writers have to wait; `conn`'s, if so, is woken when they need
@@ -248,8 +246,8 @@ impl Vsock {
                 dev,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                streams <- new_pair!(streams, |device| device.requests.has_room(), route::route, Self::streams_have_room),
-                datagrams <- new_pair!(datagrams, |_| true, dgram::receive, Self::datagrams_have_room),
+                streams <- new_pair!(streams, |device: &Vsock| device.requests.has_room(), route::route, Self::streams_have_room),
+                datagrams <- new_pair!(datagrams, |_: &Vsock| true, dgram::receive, Self::datagrams_have_room),
                 events <- Events::new(),
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
@@ -296,7 +294,7 @@ impl Vsock {
         let mut reply = reset_reply(header)?;
         STATS.count(Counter::Refused);
         reply.src_cid = u64::from(self.cid());
-        packet::control(&reply, None, Kind::Reply, GFP_ATOMIC).ok()
+        queue::control(&reply, None, Cause::Reply, GFP_ATOMIC).ok()
     }
 
     /// Answers `header`'s packet by RST. Without memory the peer has its time-out.
@@ -342,7 +340,7 @@ impl Vsock {
 
     /// Drops the packets of `conn` that wait to be sent; returns whether there were any. Does not sleep.
     pub(super) fn withdraw(&self, conn: &Arc<Conn>) -> bool {
-        self.streams.tx.withdraw(conn)
+        self.streams.tx.withdraw(&**conn)
     }
 
     /// Writers may go on that had to wait, as too much did.
@@ -497,6 +495,21 @@ impl Vsock {
             }
         }
     }
+}
+
+/// Our own CID, as the device says now. May sleep.
+///
+/// # Errors
+///
+/// `EINVAL` if it is one that no machine can have; `EIO` and others if it cannot be read.
+pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
+    let guest_cid = config.read_u64(0)?;
+    Config { guest_cid }.cid().map_err(|cid| {
+        if net_ratelimit() {
+            pr_err!("the device gives this machine CID {cid}, which is reserved\n");
+        }
+        EINVAL
+    })
 }
 
 impl Handler for Vsock {

@@ -16,9 +16,11 @@ use super::{
         self,
         HashTable, //
     },
-    packet,
-    payload::Payload,
-    route::Routed,
+    queue::{
+        self,
+        Payload,
+        Routed, //
+    },
     stats::{
         Counter,
         STATS, //
@@ -277,7 +279,7 @@ impl Datagrams for DatagramTransport {
                 Op::Rw,
             )
         };
-        device::send_datagram(packet::datagram(header, sk, msg, len)?)
+        device::send_datagram(queue::datagram(header, sk, msg, len)?)
     }
 }
 
@@ -344,7 +346,7 @@ fn deliver(sk: &VsockSock, from: Address, payload: &mut Payload) -> bool {
 fn buffer(payload: &mut Payload) -> Result<SkBuff> {
     let len = payload.len();
     if payload.fits_pages() && len.saturating_mul(2) >= payload.memory() {
-        let mut skb = payload.take_head()?;
+        let mut skb = payload.take_spare_skb()?;
         return if payload.move_to(&mut skb) {
             Ok(skb)
         } else {

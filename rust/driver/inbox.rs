@@ -15,7 +15,7 @@ pub(super) use super::unread::{
     Queue, //
 };
 use super::{
-    payload::Payload,
+    queue::Payload,
     unread::{
         mark,
         part_at,
@@ -280,7 +280,7 @@ impl Inbox {
                 form: message.map_or(Form::Bytes, |_| Form::Part(SeqFlags::NONE)),
                 unused: core::mem::take(&mut unused),
             };
-            let mut skb = payload.take_head()?.with_control(fresh);
+            let mut skb = payload.take_spare_skb()?.with_control(fresh);
             let all = payload.move_to(&mut skb);
             if let (true, Some(flags)) = (all, message) {
                 skb.control_mut().form = Form::Part(flags);

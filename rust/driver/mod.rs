@@ -36,32 +36,26 @@
 #![deny(unsafe_code)]
 
 mod abandoned;
-mod backlog;
 mod closing;
 mod conn;
 mod data;
 mod device;
 mod dgram;
-mod event;
 mod hash_table;
 mod inbox;
 mod news;
-mod packet;
 mod pair;
 mod parameters;
-mod payload;
 mod probe;
+mod queue;
 mod report;
 mod request;
 mod route;
-mod rx;
 mod stats;
 mod table;
-mod tap;
 mod transport;
-mod tx;
 mod unread;
-mod waiting;
+mod writer;
 
 pub(crate) use self::{
     probe::Driver,

@@ -5,16 +5,14 @@
 
 use super::{
     device::Vsock,
-    packet::Packet,
-    payload::Payload,
-    route::Routed,
-    rx::{
-        Rest,
-        Rx,
-        Shape, //
-    },
-    tx::{
+    queue::{
         Afterwards,
+        BufferLayout,
+        Outcome,
+        Packet,
+        Payload,
+        Routed,
+        Rx,
         Tx, //
     }, //
 };
@@ -74,8 +72,8 @@ pub(super) struct Pair {
 macro_rules! new_pair {
     ($field:ident, $has_room:expr, $route:path, $tell_of_room:path) => {
         pin_init!($crate::driver::pair::Pair {
-            rx <- $crate::driver::rx::Rx::new(),
-            tx <- $crate::driver::tx::Tx::new(),
+            rx <- $crate::driver::queue::Rx::new(),
+            tx <- $crate::driver::queue::Tx::new(),
             rx_work <- new_work!(
                 |device: Arc<Vsock>| device.$field.receive(&device, $has_room, $route),
                 "Vsock::rx_work"
@@ -106,15 +104,18 @@ impl Pair {
         has_room: fn(&Vsock) -> bool,
         route: fn(&Arc<Vsock>, &Header, &mut Payload) -> Routed,
     ) {
-        match self.rx.poll(device, has_room, route) {
-            Rest::Nothing => {}
-            Rest::More => {
+        match self.rx.poll(
+            || has_room(device),
+            |header, payload| route(device, header, payload),
+        ) {
+            Outcome::Nothing => {}
+            Outcome::More => {
                 self.rx_work.queue(device, Where::Bh);
             }
-            Rest::Refill => {
+            Outcome::Refill => {
                 self.refill_work.queue_in(device, 0);
             }
-            Rest::Reset => device.restart_later(),
+            Outcome::Reset => device.restart_later(),
         }
     }
 
@@ -176,9 +177,9 @@ impl Pair {
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(super) fn start(&self, rx: Queue, tx: Queue, shape: Shape) -> Result {
-        self.tx.start(Virtqueue::new(tx), shape.header_len);
-        self.rx.start(Virtqueue::new(rx), shape)
+    pub(super) fn start(&self, rx: Queue, tx: Queue, layout: BufferLayout) -> Result {
+        self.tx.start(Virtqueue::new(tx), layout.header_len);
+        self.rx.start(Virtqueue::new(rx), layout)
     }
 
     /// The queues are no more. Sleeps.

@@ -4,7 +4,10 @@
 
 use super::{
     device::Vsock,
-    payload::Payload,
+    queue::{
+        Payload,
+        Routed, //
+    },
     stats::{
         Counter,
         STATS, //
@@ -20,15 +23,6 @@ use crate::{
     }, //
 };
 use kernel::sync::Arc;
-
-/// What became of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Routed {
-    /// All that was to be done.
-    Done,
-    /// Nothing: it has to wait for [memory](Payload::lacks_room), and is to come again.
-    Held,
-}
 
 /// Finds which connection a packet is for.
 pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) -> Routed {

@@ -276,10 +276,10 @@ impl Transport for VirtioTransport {
     }
 
     fn unsent_bytes(conn: ArcBorrow<'_, Conn>) -> usize {
-        if conn.unsent() > 0 {
+        if conn.backlog.unsent() > 0 {
             device::with(|device| device.want_sent());
         }
-        conn.unsent()
+        conn.backlog.unsent()
     }
 
     fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>, mode: u32) -> Result {

@@ -3,14 +3,14 @@
 //! From when a device's queues are found until they end.
 
 use super::{
+    read_guest_cid,
     Vsock,
     DEVICE, //
 };
 use crate::{
     driver::{
-        event::read_guest_cid,
         parameters,
-        rx::Shape, //
+        queue::BufferLayout, //
     },
     ext::{
         mm::PageBlock,
@@ -102,9 +102,9 @@ impl Vsock {
         let cid = read_guest_cid(&config)?;
         *self.config.lock() = Some(config);
         let before = self.cid.xchg(cid, Relaxed);
-        self.streams.start(rx, tx, self.shape())?;
+        self.streams.start(rx, tx, self.layout())?;
         if let Some([rx, tx]) = datagrams {
-            self.datagrams.start(rx, tx, self.datagram_shape())?;
+            self.datagrams.start(rx, tx, self.datagram_layout())?;
         }
         self.events.start(Virtqueue::new(events))?;
         dev.ready()?;
@@ -122,10 +122,10 @@ impl Vsock {
     }
 
     /// The receive buffers of connections; with datagrams they have half of the memory.
-    fn shape(&self) -> Shape {
+    fn layout(&self) -> BufferLayout {
         let memory = parameters::rx_pool_kb.get() as usize * 1024;
         let merges = self.profile.mrg_rxbuf;
-        Shape {
+        BufferLayout {
             order: if merges {
                 parameters::mrg_buffer_order.get()
             } else {
@@ -143,16 +143,16 @@ impl Vsock {
 
     /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
     /// the greatest, and there are four at the least (D8).
-    fn datagram_shape(&self) -> Shape {
-        let shape = self.shape();
-        if shape.merges {
-            return shape;
+    fn datagram_layout(&self) -> BufferLayout {
+        let layout = self.layout();
+        if layout.merges {
+            return layout;
         }
         let order = PageBlock::MAX_ORDER;
-        Shape {
+        BufferLayout {
             order,
-            memory: shape.memory.max(4 * (PAGE_SIZE << order)),
-            ..shape
+            memory: layout.memory.max(4 * (PAGE_SIZE << order)),
+            ..layout
         }
     }
 

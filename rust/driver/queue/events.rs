@@ -2,26 +2,19 @@
 
 //! Events of the device: it has lost all connections (C5).
 
-use super::stats::{
-    Counter,
-    STATS, //
-};
 use crate::{
+    driver::stats::{
+        Counter,
+        STATS, //
+    },
     ext::{
-        net::net_ratelimit,
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
         },
-        virtio::{
-            ConfigSpace,
-            Virtqueue, //
-        }, //
+        virtio::Virtqueue, //
     },
-    wire::{
-        Config,
-        Event, //
-    }, //
+    wire::Event, //
 };
 use kernel::prelude::*;
 
@@ -37,7 +30,7 @@ type Buffer = KBox<[u8; APART]>;
 
 /// The event queue.
 #[pin_data]
-pub(super) struct Events {
+pub(in crate::driver) struct Events {
     #[pin]
     queue: SpinLockBh<Option<Inner>>,
 }
@@ -50,16 +43,16 @@ struct Inner {
 
 /// What [`Events::take`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(in crate::driver) struct Taken {
     /// The device has lost its connections.
-    pub(super) reset: bool,
+    pub(in crate::driver) reset: bool,
     /// There is, or may be, more.
-    pub(super) more: bool,
+    pub(in crate::driver) more: bool,
 }
 
 impl Events {
     /// Not running.
-    pub(super) fn new() -> impl PinInit<Self> {
+    pub(in crate::driver) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             queue <- new_spinlock_bh!(None, "Events::queue"),
         })
@@ -70,7 +63,7 @@ impl Events {
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(super) fn start(&self, mut queue: Virtqueue<Buffer>) -> Result {
+    pub(in crate::driver) fn start(&self, mut queue: Virtqueue<Buffer>) -> Result {
         for _ in 0..BUFFERS.min(queue.size()) {
             let buffer = KBox::new([0; APART], GFP_KERNEL)?;
             if queue.add(buffer).is_err() {
@@ -83,14 +76,14 @@ impl Events {
     }
 
     /// The device may report events.
-    pub(super) fn kick(&self) {
+    pub(in crate::driver) fn kick(&self) {
         if let Some(inner) = &mut *self.queue.lock() {
             inner.queue.kick();
         }
     }
 
     /// Lets the queue go.
-    pub(super) fn stop(&self) {
+    pub(in crate::driver) fn stop(&self) {
         let queue = self.queue.lock().take();
         drop(queue);
     }
@@ -99,7 +92,7 @@ impl Events {
     ///
     /// The device gets the buffers back by [`give_back`](Self::give_back), when the events are handled:
     /// some hosts take that as the word that they are, and let new connections in.
-    pub(super) fn take(&self) -> Taken {
+    pub(in crate::driver) fn take(&self) -> Taken {
         let mut found = Taken::default();
         let mut slot = self.queue.lock();
         let Some(Inner { queue, taken }) = &mut *slot else {
@@ -125,7 +118,7 @@ impl Events {
     }
 
     /// Lets the device report events in the buffers of those that were taken. Does not sleep.
-    pub(super) fn give_back(&self) {
+    pub(in crate::driver) fn give_back(&self) {
         let mut slot = self.queue.lock();
         let Some(Inner { queue, taken }) = &mut *slot else {
             return;
@@ -136,19 +129,4 @@ impl Events {
         }
         queue.kick();
     }
-}
-
-/// Our own CID, as the device says now. May sleep.
-///
-/// # Errors
-///
-/// `EINVAL` if it is one that no machine can have; `EIO` and others if it cannot be read.
-pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
-    let guest_cid = config.read_u64(0)?;
-    Config { guest_cid }.cid().map_err(|cid| {
-        if net_ratelimit() {
-            pr_err!("the device gives this machine CID {cid}, which is reserved\n");
-        }
-        EINVAL
-    })
 }

@@ -6,16 +6,14 @@
 //! posted again at once; only a large payload takes its pages along, and new ones take their place.
 
 use super::{
-    device::Vsock,
     payload::Payload,
-    route::Routed,
-    stats::{
-        Counter,
-        STATS, //
-    },
     tap, //
 };
 use crate::{
+    driver::stats::{
+        Counter,
+        STATS, //
+    },
     ext::{
         mm::PageBlock,
         net::skbuff::SkBuff,
@@ -40,8 +38,7 @@ use crate::{
 };
 use kernel::{
     alloc::Flags,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 
 /// What a buffer holds where a header comes, until the device writes one.
@@ -52,25 +49,25 @@ const BUDGET: usize = 64;
 
 /// A receive queue: of connections, or of datagrams.
 #[pin_data]
-pub(super) struct Rx {
+pub(in crate::driver) struct Rx {
     #[pin]
     inner: SpinLockBh<Inner>,
 }
 
 /// The buffers of a receive queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+pub(in crate::driver) struct BufferLayout {
     /// The size of each is a page, doubled as many times.
-    pub(super) order: u32,
+    pub(in crate::driver) order: u32,
     /// The memory of all of them, in bytes.
-    pub(super) memory: usize,
+    pub(in crate::driver) memory: usize,
     /// The length of the header of each packet in bytes.
-    pub(super) header_len: usize,
+    pub(in crate::driver) header_len: usize,
     /// Whether a packet may take several of them (M1).
-    pub(super) merges: bool,
+    pub(in crate::driver) merges: bool,
 }
 
-impl Shape {
+impl BufferLayout {
     const NONE: Self = Self {
         order: 0,
         memory: 0,
@@ -96,7 +93,7 @@ impl Shape {
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<PageBlock>>,
-    shape: Shape,
+    layout: BufferLayout,
     /// The buffers that the device has.
     supply: Supply,
     /// The payload of the packet that is being received, and its buffers.
@@ -123,9 +120,18 @@ enum Next {
     Lost,
 }
 
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::driver) enum Routed {
+    /// All that was to be done.
+    Done,
+    /// Nothing: it has to wait for [memory](Payload::lacks_room), and is to come again.
+    Held,
+}
+
 /// What is left to do after [`Rx::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(in crate::driver) enum Outcome {
     /// Nothing before the device's next interrupt, or before there is room.
     Nothing,
     /// There is, or may be, more to receive.
@@ -138,12 +144,12 @@ pub(super) enum Rest {
 
 impl Rx {
     /// Not running.
-    pub(super) fn new() -> impl PinInit<Self> {
+    pub(in crate::driver) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
-                    shape: Shape::NONE,
+                    layout: BufferLayout::NONE,
                     supply: Supply::new(0, 1),
                     payload: Payload::new(),
                     held: None,
@@ -155,18 +161,22 @@ impl Rx {
         })
     }
 
-    /// Receives through `queue` from now on, into buffers of `shape`. May sleep.
+    /// Receives through `queue` from now on, into buffers of `layout`. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(super) fn start(&self, queue: Virtqueue<PageBlock>, shape: Shape) -> Result {
-        let buffers = if shape.merges { queue.size() } else { 1 };
+    pub(in crate::driver) fn start(
+        &self,
+        queue: Virtqueue<PageBlock>,
+        layout: BufferLayout,
+    ) -> Result {
+        let buffers = if layout.merges { queue.size() } else { 1 };
         let payload = Payload::with_capacity(buffers, GFP_KERNEL)?;
         let mut inner = self.inner.lock();
-        let target = (shape.memory / shape.buffer()).clamp(1, queue.size());
-        inner.supply = Supply::new(target, shape.most());
-        inner.shape = shape;
+        let target = (layout.memory / layout.buffer()).clamp(1, queue.size());
+        inner.supply = Supply::new(target, layout.most());
+        inner.layout = layout;
         inner.payload = payload;
         inner.held = None;
         inner.seen = false;
@@ -176,7 +186,7 @@ impl Rx {
     }
 
     /// Takes back all buffers; the device must not use them any more, or is reset by this.
-    pub(super) fn stop(&self) {
+    pub(in crate::driver) fn stop(&self) {
         let (queue, payload) = {
             let mut inner = self.inner.lock();
             let payload = core::mem::replace(&mut inner.payload, Payload::new());
@@ -190,7 +200,7 @@ impl Rx {
     /// Sees to it that the device has the buffers that it is to have. Sleeps if `flags` allow it.
     ///
     /// Returns whether it has enough to go on.
-    pub(super) fn refill(&self, flags: Flags) -> bool {
+    pub(in crate::driver) fn refill(&self, flags: Flags) -> bool {
         loop {
             let order = {
                 let mut inner = self.inner.lock();
@@ -202,7 +212,7 @@ impl Rx {
                     // To find memory for more may take its time.
                     inner.tell_if_due();
                 }
-                inner.shape.order
+                inner.layout.order
             };
             // Allocated without the lock, as that may sleep.
             let block = PageBlock::alloc(order, flags).or_else(|_| PageBlock::alloc(0, flags));
@@ -219,21 +229,21 @@ impl Rx {
     /// # Errors
     ///
     /// `ENOMEM`: it has to wait longer.
-    pub(super) fn help_held(&self) -> Result<bool> {
+    pub(in crate::driver) fn help_held(&self) -> Result<bool> {
         let mut waited = false;
         loop {
-            let (heads, room) = {
+            let (spare_skbs, room) = {
                 let inner = self.inner.lock();
                 waited |= inner.held.is_some();
                 let held = inner.held.is_some();
                 (
-                    held && inner.payload.lacks_heads(),
+                    held && inner.payload.lacks_spare_skbs(),
                     inner.payload.lacks_room().filter(|_| held),
                 )
             };
-            if heads {
-                let head = SkBuff::alloc(0, GFP_KERNEL, ())?;
-                self.inner.lock().payload.add_head(head);
+            if spare_skbs {
+                let skb = SkBuff::alloc(0, GFP_KERNEL, ())?;
+                self.inner.lock().payload.add_spare_skb(skb);
             } else if let Some(room) = room {
                 let room = SkBuff::alloc(room, GFP_KERNEL, ())?;
                 self.inner.lock().payload.add_room(room);
@@ -245,22 +255,21 @@ impl Rx {
 
     /// Receives packets until there are none, or others shall have their turn, or `has_room` says that
     /// there is no room for one, and has `route` find whom each is for. Does not sleep.
-    pub(super) fn poll(
+    pub(in crate::driver) fn poll(
         &self,
-        device: &Arc<Vsock>,
-        has_room: fn(&Vsock) -> bool,
-        route: fn(&Arc<Vsock>, &Header, &mut Payload) -> Routed,
-    ) -> Rest {
+        has_room: impl Fn() -> bool,
+        mut route: impl FnMut(&Header, &mut Payload) -> Routed,
+    ) -> Outcome {
         let mut inner = self.inner.lock();
         if let Some(queue) = &mut inner.queue {
             queue.disable_cb();
         }
         if inner.lost {
-            return Rest::Nothing;
+            return Outcome::Nothing;
         }
         for _ in 0..BUDGET {
-            if !has_room(device) {
-                return Rest::Nothing;
+            if !has_room() {
+                return Outcome::Nothing;
             }
             match inner.next() {
                 Next::Packet(header) => {
@@ -269,30 +278,30 @@ impl Rx {
                         STATS.count(Counter::RxPackets);
                         STATS.add(Counter::RxBytes, header.len);
                     }
-                    if route(device, &header, &mut inner.payload) == Routed::Held {
+                    if route(&header, &mut inner.payload) == Routed::Held {
                         inner.held = Some(header);
                         STATS.count(Counter::RxHeld);
-                        return Rest::Refill;
+                        return Outcome::Refill;
                     }
                     inner.seen = false;
                 }
-                Next::Held => return Rest::Refill,
+                Next::Held => return Outcome::Refill,
                 Next::Junk(counter) => STATS.count(counter),
                 Next::Nothing => return inner.pause(),
                 Next::Lost => {
                     inner.lost = true;
                     STATS.count(Counter::FramingLost);
-                    return Rest::Reset;
+                    return Outcome::Reset;
                 }
             }
             inner.post_again();
             inner.tell_if_due();
         }
-        Rest::More
+        Outcome::More
     }
 
     /// Tells the device of buffers though it has not asked for that. Does not sleep.
-    pub(super) fn notify(&self) {
+    pub(in crate::driver) fn notify(&self) {
         let mut inner = self.inner.lock();
         inner.supply.tell();
         if let Some(queue) = &mut inner.queue {
@@ -302,15 +311,15 @@ impl Rx {
     }
 
     /// Whether there is a queue to receive from.
-    pub(super) fn is_running(&self) -> bool {
+    pub(in crate::driver) fn is_running(&self) -> bool {
         self.inner.lock().queue.is_some()
     }
 
     /// How many buffers the device can have, and how many it is to have, of how many bytes.
-    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+    pub(in crate::driver) fn sizes(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
         let size = inner.queue.as_ref().map_or(0, Virtqueue::size);
-        (size, inner.supply.target(), inner.shape.buffer())
+        (size, inner.supply.target(), inner.layout.buffer())
     }
 }
 
@@ -331,12 +340,12 @@ impl Inner {
         let Next::Packet(header) = next else {
             return next;
         };
-        while self.payload.lacks_heads() {
-            let Ok(head) = SkBuff::alloc(0, GFP_ATOMIC, ()) else {
+        while self.payload.lacks_spare_skbs() {
+            let Ok(skb) = SkBuff::alloc(0, GFP_ATOMIC, ()) else {
                 self.held = Some(header);
                 return Next::Held;
             };
-            self.payload.add_head(head);
+            self.payload.add_spare_skb(skb);
         }
         Next::Packet(header)
     }
@@ -346,9 +355,9 @@ impl Inner {
         let Some((block, first)) = self.take() else {
             return Next::Nothing;
         };
-        let Shape {
+        let BufferLayout {
             header_len, merges, ..
-        } = self.shape;
+        } = self.layout;
         let mut bytes = [0; HEADER_LEN_MRG];
         if let Some(bytes) = bytes.get_mut(..header_len) {
             // What is shorter than a header is found out below.
@@ -388,18 +397,18 @@ impl Inner {
     }
 
     /// There is nothing more just now.
-    fn pause(&mut self) -> Rest {
+    fn pause(&mut self) -> Outcome {
         let Some(queue) = &mut self.queue else {
-            return Rest::Nothing;
+            return Outcome::Nothing;
         };
         // A broken queue has more for ever, and gives none.
         if !queue.enable_cb() && !queue.is_broken() {
-            return Rest::More;
+            return Outcome::More;
         }
         if self.supply.lacks_many() {
-            Rest::Refill
+            Outcome::Refill
         } else {
-            Rest::Nothing
+            Outcome::Nothing
         }
     }
 
@@ -430,7 +439,7 @@ impl Inner {
             self.post(block);
         }
         while self.supply.lacks_some() {
-            let block = PageBlock::alloc(self.shape.order, GFP_ATOMIC);
+            let block = PageBlock::alloc(self.layout.order, GFP_ATOMIC);
             if !block.is_ok_and(|block| self.post(block)) {
                 return;
             }

@@ -7,20 +7,21 @@
 //! device is slow; [`Underway`] says when.
 
 use super::{
-    conn::Conn,
+    backlog::Backlog,
     packet::{
         self,
         Packet,
+        Sender,
         Sent, //
-    },
-    stats::{
-        Counter,
-        STATS, //
     },
     tap,
     waiting::Waiting, //
 };
 use crate::{
+    driver::stats::{
+        Counter,
+        STATS, //
+    },
     ext::{
         net::skbuff::SkBuffQueue,
         sync::{
@@ -53,7 +54,7 @@ use kernel::{
 
 /// The transmit queue.
 #[pin_data]
-pub(super) struct Tx {
+pub(in crate::driver) struct Tx {
     /// So much waits that writers have to wait; said under the lock as well.
     full: AtomicFlag,
     #[pin]
@@ -82,29 +83,29 @@ enum NotAdded {
 
 /// What is to be done once no lock is held.
 #[derive(Default)]
-pub(super) struct Afterwards {
+pub(in crate::driver) struct Afterwards {
     /// Start the timer that calls [`Tx::reclaim`].
-    pub(super) start_timer: Option<Start>,
+    pub(in crate::driver) start_timer: Option<Start>,
     /// Tell writers that had to wait, as too much did.
-    pub(super) tell_of_room: bool,
+    pub(in crate::driver) tell_of_room: bool,
     /// The device has not moved for long: it may not know that there is anything for it.
-    pub(super) stuck: bool,
+    pub(in crate::driver) stuck: bool,
 }
 
 /// How many packets there are.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Gauge {
+pub(in crate::driver) struct Gauge {
     /// With the device.
-    pub(super) in_flight: u64,
+    pub(in crate::driver) in_flight: u64,
     /// Waiting for room.
-    pub(super) waiting: usize,
+    pub(in crate::driver) waiting: usize,
     /// The memory of what waits, in bytes.
-    pub(super) memory: usize,
+    pub(in crate::driver) memory: usize,
 }
 
 impl Tx {
     /// Not running.
-    pub(super) fn new() -> impl PinInit<Self> {
+    pub(in crate::driver) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             full: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
@@ -120,7 +121,7 @@ impl Tx {
     }
 
     /// Sends through `queue` from now on, with headers of `header_len` bytes.
-    pub(super) fn start(&self, mut queue: Virtqueue<Packet>, header_len: usize) {
+    pub(in crate::driver) fn start(&self, mut queue: Virtqueue<Packet>, header_len: usize) {
         queue.disable_cb();
         let mut inner = self.inner.lock();
         inner.queue = Some(queue);
@@ -129,7 +130,7 @@ impl Tx {
     }
 
     /// Takes back all packets; the device must not use them any more, or is reset by this.
-    pub(super) fn stop(&self) {
+    pub(in crate::driver) fn stop(&self) {
         let (queue, waiting) = {
             let mut inner = self.inner.lock();
             inner.underway = Underway::new();
@@ -147,7 +148,7 @@ impl Tx {
     /// # Errors
     ///
     /// `ENODEV` if there is no device (any more).
-    pub(super) fn send(&self, packet: Packet) -> Result<Afterwards> {
+    pub(in crate::driver) fn send(&self, packet: Packet) -> Result<Afterwards> {
         let mut done = SkBuffQueue::new();
         let result = {
             let mut inner = self.inner.lock();
@@ -171,7 +172,7 @@ impl Tx {
     }
 
     /// Sends `packet` if there is room at once; it is dropped if not, and counted. Does not sleep.
-    pub(super) fn send_if_room(&self, packet: Packet) -> Afterwards {
+    pub(in crate::driver) fn send_if_room(&self, packet: Packet) -> Afterwards {
         let mut done = SkBuffQueue::new();
         let (dropped, afterwards) = {
             let mut inner = self.inner.lock();
@@ -193,7 +194,7 @@ impl Tx {
 
     /// Takes back what the device has taken, and gives it what waits; `timer` if that is why. Does not
     /// sleep.
-    pub(super) fn reclaim(&self, timer: bool) -> Afterwards {
+    pub(in crate::driver) fn reclaim(&self, timer: bool) -> Afterwards {
         let mut done = SkBuffQueue::new();
         let afterwards = {
             let mut inner = self.inner.lock();
@@ -216,7 +217,7 @@ impl Tx {
     }
 
     /// Somebody waits until all that was sent so far is taken: has the device say so. Does not sleep.
-    pub(super) fn want_interrupt(&self) {
+    pub(in crate::driver) fn want_interrupt(&self) {
         let mut done = SkBuffQueue::new();
         {
             let mut inner = self.inner.lock();
@@ -231,37 +232,37 @@ impl Tx {
 
     /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. Who had to
     /// wait for room is told when packets are taken back, or sent.
-    pub(super) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
+    pub(in crate::driver) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
         let purged = self.inner.lock().waiting.extract(unwanted);
         // Freed without the lock.
         !purged.is_empty()
     }
 
-    /// Drops the waiting packets of `conn`; returns whether there were any. Does not sleep.
-    pub(super) fn withdraw(&self, conn: &Arc<Conn>) -> bool {
+    /// Drops the waiting packets of `sender`; returns whether there were any. Does not sleep.
+    pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
+        let is_it = |other: &Arc<dyn Sender>| core::ptr::addr_eq(Arc::as_ptr(other), sender);
         // To look for them takes the longer the more wait.
-        conn.backlog.has_packets()
-            && self.purge(|sent| sent.conn().is_some_and(|other| Arc::ptr_eq(other, conn)))
+        sender.backlog().has_packets() && self.purge(|sent| sent.sender().is_some_and(is_it))
     }
 
-    /// Takes the packet of `conn` out that small writes are put together in, if there is one.
-    pub(super) fn take_open(&self, conn: &Conn) -> Option<Packet> {
-        self.inner.lock().waiting.take_open(conn)
+    /// Takes the packet out of `backlog` that small writes are put together in, if there is one.
+    pub(in crate::driver) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
+        self.inner.lock().waiting.take_open(backlog)
     }
 
     /// Whether so much waits that writers have to wait.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::driver) fn is_full(&self) -> bool {
         self.full.load(Relaxed)
     }
 
     /// The same, in order with [`Afterwards::tell_of_room`]: who is told that it is full, and can be found
     /// as one who waits before asking, is told of room.
-    pub(super) fn is_full_still(&self) -> bool {
+    pub(in crate::driver) fn is_full_still(&self) -> bool {
         self.inner.lock().waiting.is_full()
     }
 
     /// Waits until the device has taken all packets, `limit` at most. Sleeps.
-    pub(super) fn drain(&self, limit: Delta) {
+    pub(in crate::driver) fn drain(&self, limit: Delta) {
         let since = Instant::<Monotonic>::now();
         loop {
             let mut done = SkBuffQueue::new();
@@ -281,12 +282,12 @@ impl Tx {
     }
 
     /// How many descriptors the queue has, zero while the device does not run.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::driver) fn size(&self) -> usize {
         self.inner.lock().queue.as_ref().map_or(0, Virtqueue::size)
     }
 
     /// How many packets there are just now.
-    pub(super) fn gauge(&self) -> Gauge {
+    pub(in crate::driver) fn gauge(&self) -> Gauge {
         let inner = self.inner.lock();
         Gauge {
             in_flight: inner.underway.in_flight(),

@@ -2,8 +2,8 @@
 
 //! The payload of a received packet, in the buffers that it came in.
 
-use super::unread::MARK_LEN;
 use crate::{
+    driver::unread::MARK_LEN,
     ext::{
         mm::PageBlock,
         net::skbuff::{
@@ -29,12 +29,12 @@ struct Piece {
 /// The payload of a packet.
 ///
 /// Its buffers are either copied from, and stay, or taken out with their pages.
-pub(super) struct Payload {
+pub(in crate::driver) struct Payload {
     pieces: KVec<Piece>,
     len: usize,
     damaged: bool,
     /// Empty socket buffers that the pages can move to: to store a packet takes no memory then.
-    heads: SkBuffQueue<()>,
+    spare_skbs: SkBuffQueue<()>,
     /// An empty socket buffer that the payload can be copied to.
     room: Option<SkBuff>,
     /// The packet waits for one.
@@ -43,24 +43,24 @@ pub(super) struct Payload {
 
 impl Payload {
     /// None, and no room for buffers.
-    pub(super) const fn new() -> Self {
+    pub(in crate::driver) const fn new() -> Self {
         Self {
             pieces: KVec::new(),
             len: 0,
             damaged: false,
-            heads: SkBuffQueue::new(),
+            spare_skbs: SkBuffQueue::new(),
             room: None,
             waits_for_room: false,
         }
     }
 
     /// None, with room for as many buffers as a packet can have.
-    pub(super) fn with_capacity(buffers: usize, flags: Flags) -> Result<Self> {
+    pub(in crate::driver) fn with_capacity(buffers: usize, flags: Flags) -> Result<Self> {
         Ok(Self {
             pieces: KVec::with_capacity(buffers, flags)?,
             len: 0,
             damaged: false,
-            heads: SkBuffQueue::new(),
+            spare_skbs: SkBuffQueue::new(),
             room: None,
             waits_for_room: false,
         })
@@ -68,7 +68,7 @@ impl Payload {
 
     /// Adds a buffer of which `len` bytes from `offset` on are payload; without room for it, it is
     /// freed, and the packet is damaged.
-    pub(super) fn add(&mut self, block: PageBlock, offset: usize, len: usize) {
+    pub(in crate::driver) fn add(&mut self, block: PageBlock, offset: usize, len: usize) {
         let piece = Piece { block, offset, len };
         if self.pieces.push_within_capacity(piece).is_err() {
             self.damaged = true;
@@ -76,7 +76,7 @@ impl Payload {
     }
 
     /// All buffers are there: `len` bytes are payload, or, if that is none, some were lost (M2).
-    pub(super) fn complete(&mut self, len: Option<usize>) {
+    pub(in crate::driver) fn complete(&mut self, len: Option<usize>) {
         self.damaged |= len.is_none();
         self.len = len.unwrap_or(0);
         let mut left = self.len;
@@ -87,24 +87,24 @@ impl Payload {
     }
 
     /// How many bytes there are; none if bytes were lost.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::driver) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether bytes were lost.
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(in crate::driver) fn is_damaged(&self) -> bool {
         self.damaged
     }
 
     /// The memory of its buffers in bytes.
-    pub(super) fn memory(&self) -> usize {
+    pub(in crate::driver) fn memory(&self) -> usize {
         self.pieces
             .iter()
             .fold(0, |sum, piece| sum.saturating_add(piece.block.len()))
     }
 
     /// Calls `f` with each buffer, and with where in it payload begins and how long it is.
-    pub(super) fn try_for_each(
+    pub(in crate::driver) fn try_for_each(
         &self,
         mut f: impl FnMut(&PageBlock, usize, usize) -> Result,
     ) -> Result {
@@ -114,23 +114,27 @@ impl Payload {
     }
 
     /// Whether one socket buffer can take all its pages.
-    pub(super) fn fits_pages(&self) -> bool {
+    pub(in crate::driver) fn fits_pages(&self) -> bool {
         self.pieces.len() <= SkBuff::<()>::MAX_PAGES
     }
 
     /// Whether there are too few socket buffers for its pages.
-    pub(super) fn lacks_heads(&self) -> bool {
-        self.pieces.len() > self.heads.len().saturating_mul(SkBuff::<()>::MAX_PAGES)
+    pub(in crate::driver) fn lacks_spare_skbs(&self) -> bool {
+        self.pieces.len()
+            > self
+                .spare_skbs
+                .len()
+                .saturating_mul(SkBuff::<()>::MAX_PAGES)
     }
 
     /// Provides an empty socket buffer for its pages.
-    pub(super) fn add_head(&mut self, head: SkBuff) {
-        self.heads.push_back(head);
+    pub(in crate::driver) fn add_spare_skb(&mut self, skb: SkBuff) {
+        self.spare_skbs.push_back(skb);
     }
 
     /// Finds a socket buffer to copy `len` bytes to, with room for `capacity` bytes, or less if there is no
     /// memory for so many; returns whether there is one. Does not sleep.
-    pub(super) fn find_room(&mut self, len: usize, capacity: usize) -> bool {
+    pub(in crate::driver) fn find_room(&mut self, len: usize, capacity: usize) -> bool {
         let mut capacity = Some(capacity);
         while let Some(bytes) = capacity {
             if self.has_room(len) {
@@ -149,26 +153,26 @@ impl Payload {
     }
 
     /// The packet is to wait until there is [room](Self::add_room). Returns false.
-    pub(super) fn waits_for_room(&mut self) -> bool {
+    pub(in crate::driver) fn waits_for_room(&mut self) -> bool {
         self.waits_for_room = true;
         false
     }
 
     /// How many bytes a socket buffer must have room for that the packet waits for.
-    pub(super) fn lacks_room(&self) -> Option<usize> {
+    pub(in crate::driver) fn lacks_room(&self) -> Option<usize> {
         // Whatever precedes the payload where it is stored.
         self.waits_for_room
             .then(|| self.len.saturating_add(MARK_LEN))
     }
 
     /// Provides an empty socket buffer to copy the payload to.
-    pub(super) fn add_room(&mut self, room: SkBuff) {
+    pub(in crate::driver) fn add_room(&mut self, room: SkBuff) {
         self.waits_for_room = false;
         self.room = Some(room);
     }
 
     /// Takes the socket buffer to copy `len` bytes to, if there is one.
-    pub(super) fn take_room(&mut self, len: usize) -> Option<SkBuff> {
+    pub(in crate::driver) fn take_room(&mut self, len: usize) -> Option<SkBuff> {
         if self.has_room(len) {
             self.room.take()
         } else {
@@ -180,13 +184,13 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: there is none left; not for a packet that [lacks](Self::lacks_heads) none.
-    pub(super) fn take_head(&mut self) -> Result<SkBuff> {
-        self.heads.pop_front().ok_or(ENOMEM)
+    /// `ENOMEM`: there is none left; not for a packet that [lacks](Self::lacks_spare_skbs) none.
+    pub(in crate::driver) fn take_spare_skb(&mut self) -> Result<SkBuff> {
+        self.spare_skbs.pop_front().ok_or(ENOMEM)
     }
 
     /// Moves as many pages to `skb` as it can take; returns whether that was all of them.
-    pub(super) fn move_to<C: ControlBlock>(&mut self, skb: &mut SkBuff<C>) -> bool {
+    pub(in crate::driver) fn move_to<C: ControlBlock>(&mut self, skb: &mut SkBuff<C>) -> bool {
         while let Some(Piece { block, offset, len }) = self.take_first() {
             if let Err((_, block)) = skb.add_block(block, offset, len) {
                 let _ = self
@@ -205,7 +209,7 @@ impl Payload {
     }
 
     /// Takes back a buffer that nobody has taken. When there is none, the next packet can come.
-    pub(super) fn reclaim(&mut self) -> Option<PageBlock> {
+    pub(in crate::driver) fn reclaim(&mut self) -> Option<PageBlock> {
         let block = self.pieces.pop().map(|piece| piece.block);
         if block.is_none() {
             self.len = 0;

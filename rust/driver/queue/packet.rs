@@ -2,7 +2,7 @@
 
 //! Packets to be sent: a socket buffer with the header first, and who it is from.
 
-use super::conn::Conn;
+use super::backlog::Backlog;
 use crate::{
     ext::{
         mm::PageBlock,
@@ -51,13 +51,38 @@ const OPEN_ROOM: usize = PAGE_SIZE - 384 - HEADER_LEN_MRG;
 /// Where a header speaks of the length of the payload.
 const LEN_OFFSET: usize = 24;
 
+/// Who sends packets, as far as a packet asks. None of it sleeps.
+pub(in crate::driver) trait Sender: Send + Sync {
+    /// What of its packets waits.
+    fn backlog(&self) -> &Backlog;
+
+    /// What packets say of the sender's buffer; from now on the peer counts as told. None for a packet that may
+    /// not go out any more. `last`: it is the one that ends the connection.
+    fn advertise(&self, last: bool) -> Option<Advertised>;
+
+    /// A packet has gone, whatever became of it: there may be room. Nothing is locked.
+    fn taken(&self);
+
+    /// A credit update does not wait any more: it is sent now, or dropped.
+    fn update_left(&self);
+}
+
+/// What a packet says of its sender's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::driver) struct Advertised {
+    /// Its size in bytes.
+    pub(in crate::driver) buf_alloc: u32,
+    /// How many bytes its reader has taken.
+    pub(in crate::driver) fwd_cnt: u32,
+}
+
 /// What a packet carries besides its bytes.
 ///
 /// The sender is kept here, as its socket may by the time belong to another transport, or be gone.
-pub(super) struct Sent {
-    conn: Option<Arc<Conn>>,
+pub(in crate::driver) struct Sent {
+    sender: Option<Arc<dyn Sender>>,
     payload: u32,
-    kind: Kind,
+    cause: Cause,
     /// More of the user's bytes may be added to it while it waits.
     open: bool,
     /// Its header is the longer one, of devices that merge receive buffers.
@@ -68,7 +93,7 @@ pub(super) struct Sent {
 
 /// Why a packet is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::driver) enum Cause {
     /// A call asked for it.
     Call,
     /// It carries a user's bytes.
@@ -94,62 +119,63 @@ impl ControlBlock for Sent {
 impl Drop for Sent {
     fn drop(&mut self) {
         self.waits_no_longer();
-        if let Some(conn) = &self.conn {
-            conn.taken_by_device(self.payload);
+        if let Some(sender) = &self.sender {
+            sender.backlog().taken(self.payload);
+            sender.taken();
         }
     }
 }
 
 impl Sent {
-    fn new(conn: Option<Arc<Conn>>, kind: Kind) -> Self {
+    fn new(sender: Option<Arc<dyn Sender>>, cause: Cause) -> Self {
         Self {
-            conn,
+            sender,
             payload: 0,
-            kind,
+            cause,
             open: false,
             wide: false,
             tapped: false,
         }
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        self.kind
+    pub(in crate::driver) fn cause(&self) -> Cause {
+        self.cause
     }
 
-    pub(super) fn conn(&self) -> Option<&Arc<Conn>> {
-        self.conn.as_ref()
+    pub(in crate::driver) fn sender(&self) -> Option<&Arc<dyn Sender>> {
+        self.sender.as_ref()
     }
 
     /// From now on another credit update may wait.
-    pub(super) fn waits_no_longer(&self) {
-        if let (Kind::CreditUpdate, Some(conn)) = (self.kind, &self.conn) {
-            conn.update_is_sent();
+    pub(in crate::driver) fn waits_no_longer(&self) {
+        if let (Cause::CreditUpdate, Some(sender)) = (self.cause, &self.sender) {
+            sender.update_left();
         }
     }
 
     /// Whether monitors have seen it; from now on they have.
-    pub(super) fn tap(&mut self) -> bool {
+    pub(in crate::driver) fn tap(&mut self) -> bool {
         core::mem::replace(&mut self.tapped, true)
     }
 }
 
 /// A packet to be sent.
-pub(super) type Packet = SkBuff<Sent>;
+pub(in crate::driver) type Packet = SkBuff<Sent>;
 
 /// Makes a packet without payload. Sleeps if `flags` allow it.
 ///
-/// With `conn`, the fields that speak of credit are filled in when it is sent.
+/// With a `sender`, the fields that speak of credit are filled in when it is sent.
 ///
 /// # Errors
 ///
 /// `ENOMEM`: no memory.
-pub(super) fn control(
+pub(in crate::driver) fn control(
     header: &Header,
-    conn: Option<Arc<Conn>>,
-    kind: Kind,
+    sender: Option<Arc<dyn Sender>>,
+    cause: Cause,
     flags: Flags,
 ) -> Result<Packet> {
-    let mut packet = blank(0, flags, Sent::new(conn, kind))?;
+    let mut packet = blank(0, flags, Sent::new(sender, cause))?;
     packet.overwrite(0, &header.to_bytes())?;
     Ok(packet)
 }
@@ -164,9 +190,9 @@ pub(super) fn control(
 ///
 /// - `ENOMEM`: no memory.
 /// - `EFAULT`: the user's memory cannot be read.
-pub(super) fn data(
+pub(in crate::driver) fn data(
     mut header: Header,
-    conn: &Arc<Conn>,
+    sender: Arc<dyn Sender>,
     sk: &VsockSock,
     msg: &mut Msg,
     len: usize,
@@ -181,12 +207,12 @@ pub(super) fn data(
             (packet, len)
         }
         None => {
-            open = conn.socket_type() == SocketType::Stream && conn.backlog.has_packets();
+            open = header.socket_type() == Ok(SocketType::Stream) && sender.backlog().has_packets();
             copy(sk, msg, len, if open { OPEN_ROOM } else { 0 })?
         }
     };
     header.len = u32::try_from(len).map_err(|_| EINVAL)?;
-    if conn.socket_type() == SocketType::Seqpacket && msg.left() == 0 {
+    if header.socket_type() == Ok(SocketType::Seqpacket) && msg.left() == 0 {
         let eor = if msg.ends_record() {
             SeqFlags::EOR
         } else {
@@ -195,38 +221,41 @@ pub(super) fn data(
         header.flags = SeqFlags::EOM.union(eor).as_raw();
     }
     packet.overwrite(0, &header.to_bytes())?;
-    conn.given_to_device(header.len);
+    sender.backlog().given(header.len);
     let sent = packet.control_mut();
     sent.payload = header.len;
-    sent.conn = Some(conn.clone());
+    sent.sender = Some(sender);
     sent.open = open;
     Ok((packet, len))
 }
 
 /// Whether more of the user's bytes may be added to `packet`.
-pub(super) fn is_open(packet: &Packet) -> bool {
+pub(in crate::driver) fn is_open(packet: &Packet) -> bool {
     packet.control().open && packet.tailroom() > 0
 }
 
 /// Whether a write of `len` bytes is one of those that are put together.
-pub(super) const fn is_small(len: usize) -> bool {
+pub(in crate::driver) const fn is_small(len: usize) -> bool {
     len <= LINEAR_MAX
 }
 
-/// Adds up to `len` bytes of the user's to the open `packet` of `conn`; returns how many they are. May
+/// Adds up to `len` bytes of the user's to the open `packet`; returns how many they are. May
 /// sleep.
 ///
 /// # Errors
 ///
 /// `EFAULT`: the user's memory cannot be read; the packet is as before.
-pub(super) fn extend(packet: &mut Packet, conn: &Conn, msg: &mut Msg, len: usize) -> Result<usize> {
+pub(in crate::driver) fn extend(packet: &mut Packet, msg: &mut Msg, len: usize) -> Result<usize> {
     let len = len.min(packet.tailroom());
     let more = u32::try_from(len).map_err(|_| EINVAL)?;
     let payload = packet.control().payload.checked_add(more).ok_or(EINVAL)?;
     packet.put_msg(msg, len)?;
     packet.overwrite(LEN_OFFSET, &payload.to_le_bytes())?;
-    packet.control_mut().payload = payload;
-    conn.given_to_device(more);
+    let sent = packet.control_mut();
+    sent.payload = payload;
+    if let Some(sender) = &sent.sender {
+        sender.backlog().given(more);
+    }
     Ok(len)
 }
 
@@ -236,20 +265,20 @@ pub(super) fn extend(packet: &mut Packet, conn: &Conn, msg: &mut Msg, len: usize
 /// # Errors
 ///
 /// As [`Sending::datagram`].
-pub(super) fn datagram(
+pub(in crate::driver) fn datagram(
     header: impl FnOnce(&UserOwned<'_>) -> Header,
     sk: Sending<'_>,
     msg: &mut Msg,
     len: usize,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
-    let sent = Sent::new(None, Kind::Payload);
+    let sent = Sent::new(None, Cause::Payload);
     sk.datagram(HEADROOM, |sk| header(sk).to_bytes(), msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pinned {
+pub(in crate::driver) enum Pinned {
     Yes,
     No,
 }
@@ -265,12 +294,12 @@ fn blank(linear: usize, flags: Flags, sent: Sent) -> Result<Packet> {
 /// A packet for a user's bytes, with room for `linear` of them behind the header. It counts for the user's
 /// memory cgroup (K5).
 fn payload(linear: usize) -> Result<Packet> {
-    blank(linear, GFP_KERNEL_ACCOUNT, Sent::new(None, Kind::Payload))
+    blank(linear, GFP_KERNEL_ACCOUNT, Sent::new(None, Cause::Payload))
 }
 
 /// Makes the header of `packet` as long as the device has it, that is, `header_len`: as late as can
 /// be, since the packet may wait longer than a device lives.
-pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
+pub(in crate::driver) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
     if packet.control().header_len() == header_len {
         return Ok(());
     }
@@ -337,12 +366,12 @@ fn pin(
 /// # Errors
 ///
 /// `EINVAL`: its connection is over, and it may not go out any more.
-pub(super) fn stamp(packet: &mut Packet) -> Result {
-    let Some(conn) = packet.control().conn.clone() else {
+pub(in crate::driver) fn stamp(packet: &mut Packet) -> Result {
+    let Some(sender) = packet.control().sender.clone() else {
         return Ok(());
     };
-    let last = packet.control().kind == Kind::Last;
-    let (buf_alloc, fwd_cnt) = conn.advertise(last).ok_or(EINVAL)?;
+    let last = packet.control().cause == Cause::Last;
+    let Advertised { buf_alloc, fwd_cnt } = sender.advertise(last).ok_or(EINVAL)?;
     packet.overwrite(CREDIT_OFFSET, &buf_alloc.to_le_bytes())?;
     packet.overwrite(CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
 }

@@ -7,29 +7,16 @@
 //! they are put together in one that stays here, open, until it is full, something else follows, or its
 //! turn comes.
 
-use super::{
-    conn::Conn,
-    data::Stored,
-    device,
-    packet::{
-        self,
-        Kind,
-        Packet, //
-    }, //
-};
-use crate::{
-    ext::sync::{
-        new_spinlock_bh,
-        SpinLockBh, //
-    },
-    proto::State,
-    wire::Op, //
+use super::packet::Packet;
+use crate::ext::sync::{
+    new_spinlock_bh,
+    SpinLockBh, //
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        Arc, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     }, //
 };
 
@@ -38,7 +25,9 @@ use kernel::{
 /// There is an open packet only while other packets of the connection wait, whose turn comes first: so
 /// whoever takes the last of those takes the open one too.
 #[pin_data]
-pub(super) struct Backlog {
+pub(in crate::driver) struct Backlog {
+    /// Bytes of the user's that the device has not yet taken.
+    unsent: Atomic<i64>,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -62,8 +51,9 @@ const fn limit(buf_alloc: u32) -> usize {
 
 impl Backlog {
     /// Nothing, of a connection with a buffer of `buf_alloc` bytes.
-    pub(super) fn new(buf_alloc: u32) -> impl PinInit<Self> {
+    pub(in crate::driver) fn new(buf_alloc: u32) -> impl PinInit<Self> {
         pin_init!(Self {
+            unsent: Atomic::new(0),
             inner <- new_spinlock_bh!(
                 Inner {
                     packets: 0,
@@ -77,26 +67,41 @@ impl Backlog {
         })
     }
 
+    /// A packet with so many bytes of the user's is made.
+    pub(in crate::driver) fn given(&self, bytes: u32) {
+        self.unsent.add(i64::from(bytes), Relaxed);
+    }
+
+    /// A packet with so many bytes has gone, as all do whatever becomes of them.
+    pub(in crate::driver) fn taken(&self, bytes: u32) {
+        self.unsent.add(-i64::from(bytes), Relaxed);
+    }
+
+    /// The number of bytes that the device has not yet taken.
+    pub(in crate::driver) fn unsent(&self) -> usize {
+        usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
+    }
+
     /// The connection's buffer has another size. Returns whether a writer is to be told of room.
-    pub(super) fn set_buf_alloc(&self, buf_alloc: u32) -> bool {
+    pub(in crate::driver) fn set_buf_alloc(&self, buf_alloc: u32) -> bool {
         self.inner.lock().limit = limit(buf_alloc);
         self.has_room_again()
     }
 
     /// Whether packets of the connection wait.
-    pub(super) fn has_packets(&self) -> bool {
+    pub(in crate::driver) fn has_packets(&self) -> bool {
         self.inner.lock().packets > 0
     }
 
     /// A packet of the connection goes into the list, of `memory` bytes if it has payload.
-    pub(super) fn enters(&self, memory: usize) {
+    pub(in crate::driver) fn enters(&self, memory: usize) {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_add(1);
         inner.memory = inner.memory.saturating_add(memory);
     }
 
     /// A packet of the connection has left the list. If it was the last one, returns the open one.
-    pub(super) fn leaves(&self, memory: usize) -> Option<Packet> {
+    pub(in crate::driver) fn leaves(&self, memory: usize) -> Option<Packet> {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
         inner.memory = inner.memory.saturating_sub(memory);
@@ -108,7 +113,7 @@ impl Backlog {
     }
 
     /// Keeps `packet` open behind those that wait; returns it if there are none.
-    pub(super) fn park(&self, packet: Packet) -> Option<Packet> {
+    pub(in crate::driver) fn park(&self, packet: Packet) -> Option<Packet> {
         let mut inner = self.inner.lock();
         if inner.packets == 0 {
             return Some(packet);
@@ -118,17 +123,17 @@ impl Backlog {
     }
 
     /// Takes the open packet out: to be added to, or to be closed.
-    pub(super) fn take_open(&self) -> Option<Packet> {
+    pub(in crate::driver) fn take_open(&self) -> Option<Packet> {
         self.inner.lock().take_open()
     }
 
     /// Whether there is an open packet.
-    pub(super) fn has_open(&self) -> bool {
+    pub(in crate::driver) fn has_open(&self) -> bool {
         self.inner.lock().open.is_some()
     }
 
     /// Whether a writer has to wait for memory; one that does is told when there is room.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::driver) fn is_full(&self) -> bool {
         let mut inner = self.inner.lock();
         let full = inner.memory >= inner.limit;
         inner.refused |= full;
@@ -136,12 +141,12 @@ impl Backlog {
     }
 
     /// A writer is to be told when there is room, for whatever reason there is none.
-    pub(super) fn refuse(&self) {
+    pub(in crate::driver) fn refuse(&self) {
         self.inner.lock().refused = true;
     }
 
     /// Whether there is room for one who was told that there is none; who asks tells him.
-    pub(super) fn has_room_again(&self) -> bool {
+    pub(in crate::driver) fn has_room_again(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.memory < inner.limit && core::mem::replace(&mut inner.refused, false)
     }
@@ -152,87 +157,5 @@ impl Inner {
         let open = self.open.take()?;
         self.memory = self.memory.saturating_sub(open.truesize());
         Some(open)
-    }
-}
-
-impl Conn {
-    /// Wakes a writer who was told that too much waits, if there is room now. Nothing is locked.
-    pub(super) fn tell_of_room(&self) {
-        if self.backlog.has_room_again() {
-            self.wake(Stored::Silently, true);
-        }
-    }
-
-    /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
-    /// so is woken when there is room.
-    pub(super) fn has_too_much_waiting(&self) -> bool {
-        self.backlog.is_full() || device::streams_are_full(self)
-    }
-
-    /// The number of bytes that may be sent. A peer that does not know that there is no room is asked, since
-    /// a writer who polls comes by here alone (K6).
-    pub(super) fn writable(self: &Arc<Self>) -> u32 {
-        let free = self.inner.lock().credit.tx.free();
-        if free == 0 {
-            self.ask_for_credit();
-        } else if self.has_too_much_waiting() {
-            return 0;
-        }
-        free
-    }
-
-    /// Asks a peer for credit that does not know that we wait.
-    pub(super) fn ask_for_credit(self: &Arc<Self>) {
-        let asks = {
-            let mut inner = self.inner.lock();
-            inner.state.state() == State::Established && inner.credit.tx.ask()
-        };
-        if asks {
-            self.request_credit();
-            self.table.look_again();
-        }
-    }
-
-    fn request_credit(self: &Arc<Self>) {
-        let header = self.header(&self.inner.lock(), Op::CreditRequest, 0);
-        let sent = packet::control(&header, Some(self.clone()), Kind::Call, GFP_ATOMIC)
-            .and_then(device::send);
-        if sent.is_err() {
-            self.inner.lock().credit.tx.could_not_ask();
-        }
-    }
-
-    /// Looks after a writer whom the peer leaves without room (K6); returns whether to look again.
-    pub(super) fn look_after_writer(self: &Arc<Self>) -> bool {
-        let (asks, stuck, room) = {
-            let mut inner = self.inner.lock();
-            if inner.state.state() != State::Established {
-                return false;
-            }
-            let tx = &mut inner.credit.tx;
-            let had_room = tx.free() > 0;
-            (tx.look(), tx.is_stuck(), tx.free() > 0 && !had_room)
-        };
-        if asks {
-            self.request_credit();
-        }
-        self.wake(Stored::Silently, room);
-        stuck
-    }
-
-    /// A packet with so many bytes of the user's is made.
-    pub(super) fn given_to_device(&self, bytes: u32) {
-        self.unsent.add(i64::from(bytes), Relaxed);
-    }
-
-    /// A packet with so many bytes has gone, as all do whatever becomes of them. Nothing is locked.
-    pub(super) fn taken_by_device(&self, bytes: u32) {
-        self.unsent.add(-i64::from(bytes), Relaxed);
-        self.tell_of_room();
-    }
-
-    /// The number of bytes that the device has not yet taken.
-    pub(super) fn unsent(&self) -> usize {
-        usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
     }
 }

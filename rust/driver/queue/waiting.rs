@@ -3,19 +3,21 @@
 //! Packets that wait for room in a transmit queue, in their order, and how much memory they hold.
 
 use super::{
-    conn::Conn,
+    backlog::Backlog,
     packet::{
         self,
-        Kind,
+        Cause,
         Packet,
         Sent, //
     },
-    stats::{
+};
+use crate::{
+    driver::stats::{
         Counter,
         STATS, //
-    }, //
+    },
+    ext::net::skbuff::SkBuffQueue, //
 };
-use crate::ext::net::skbuff::SkBuffQueue;
 
 /// How many replies wait at most (C6): more are dropped, and their peers have time-outs.
 const REPLIES_MAX: usize = 1024;
@@ -39,9 +41,9 @@ pub(super) struct Waiting {
 
 /// The memory that a packet counts for.
 fn weight(packet: &Packet) -> usize {
-    match packet.control().kind() {
-        Kind::Payload => packet.truesize(),
-        Kind::Call | Kind::CreditUpdate | Kind::Reply | Kind::Last => 0,
+    match packet.control().cause() {
+        Cause::Payload => packet.truesize(),
+        Cause::Call | Cause::CreditUpdate | Cause::Reply | Cause::Last => 0,
     }
 }
 
@@ -86,20 +88,20 @@ impl Waiting {
 
     /// Has `packet` wait; returns it if it may not, as there are too many replies.
     pub(super) fn push(&mut self, packet: Packet) -> Option<Packet> {
-        let kind = packet.control().kind();
-        if kind == Kind::Reply && self.replies >= REPLIES_MAX {
+        let cause = packet.control().cause();
+        if cause == Cause::Reply && self.replies >= REPLIES_MAX {
             STATS.count(Counter::ReplyDropped);
             return Some(packet);
         }
         // A credit update may overtake payload; nothing else.
-        let conn = packet.control().conn().cloned();
-        if let Some(conn) = conn.filter(|_| kind != Kind::CreditUpdate) {
-            if let Some(open) = self.take_open(&conn) {
+        let sender = packet.control().sender().cloned();
+        if let Some(sender) = sender.filter(|_| cause != Cause::CreditUpdate) {
+            if let Some(open) = self.take_open(sender.backlog()) {
                 self.enter(open);
             }
             if packet::is_open(&packet) {
                 let weight = weight(&packet);
-                match conn.backlog.park(packet) {
+                match sender.backlog().park(packet) {
                     None => self.memory = self.memory.saturating_add(weight),
                     Some(packet) => self.enter(packet),
                 }
@@ -125,9 +127,9 @@ impl Waiting {
         self.packets.push_front(packet);
     }
 
-    /// Takes the packet of `conn` out that small writes are put together in, if there is one.
-    pub(super) fn take_open(&mut self, conn: &Conn) -> Option<Packet> {
-        let open = conn.backlog.take_open()?;
+    /// Takes the packet out of `backlog` that small writes are put together in, if there is one.
+    pub(super) fn take_open(&mut self, backlog: &Backlog) -> Option<Packet> {
+        let open = backlog.take_open()?;
         self.memory = self.memory.saturating_sub(weight(&open));
         Some(open)
     }
@@ -158,24 +160,24 @@ impl Waiting {
 
     /// `packet` is about to wait.
     fn entering(&mut self, packet: &Packet) {
-        if packet.control().kind() == Kind::Reply {
+        if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_add(1);
         }
         let weight = weight(packet);
         self.memory = self.memory.saturating_add(weight);
-        if let Some(conn) = packet.control().conn() {
-            conn.backlog.enters(weight);
+        if let Some(sender) = packet.control().sender() {
+            sender.backlog().enters(weight);
         }
     }
 
     /// `packet` waits no longer. Returns one that was open behind it, and is counted nowhere now.
     fn leaves(&mut self, packet: &Packet) -> Option<Packet> {
-        if packet.control().kind() == Kind::Reply {
+        if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_sub(1);
         }
         let weight_of = weight(packet);
         self.memory = self.memory.saturating_sub(weight_of);
-        let open = packet.control().conn()?.backlog.leaves(weight_of)?;
+        let open = packet.control().sender()?.backlog().leaves(weight_of)?;
         self.memory = self.memory.saturating_sub(weight(&open));
         Some(open)
     }

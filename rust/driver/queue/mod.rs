@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtqueues, and what is on them.
+//!
+//! - `rx`: a receive queue: buffers to the device, packets from it;
+//! - `payload`: what a received packet brought, in the buffers that it came in;
+//! - `tx`: a transmit queue: packets to the device, in order, and back to memory;
+//! - `packet`: a packet to be sent, and what it asks of its [`Sender`];
+//! - `waiting`, `backlog`: packets that wait for room, and what of one sender does;
+//! - `events`: what the device tells of itself;
+//! - `tap`: copies for monitors.
+
+mod backlog;
+mod events;
+mod packet;
+mod payload;
+mod rx;
+mod tap;
+mod tx;
+mod waiting;
+
+pub(super) use self::{
+    backlog::Backlog,
+    events::Events,
+    packet::{
+        control,
+        data,
+        datagram,
+        extend,
+        is_small,
+        Advertised,
+        Cause,
+        Packet,
+        Pinned,
+        Sender, //
+    },
+    payload::Payload,
+    rx::{
+        BufferLayout,
+        Outcome,
+        Routed,
+        Rx, //
+    },
+    tx::{
+        Afterwards,
+        Tx, //
+    }, //
+};
