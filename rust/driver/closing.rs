@@ -4,8 +4,8 @@
 
 use super::{
     conn::Conn,
-    device,
     inbox::Inbox,
+    link,
     news::News, //
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Conn {
         self.send_all(&actions, GFP_KERNEL);
         let sk: UserOwned<'_> = if actions.start_close_timer {
             if self.backlog.unsent() > 0 {
-                device::with(|device| device.want_sent());
+                link::with(|link| link.streams.want_sent());
             }
             let sk = sk.linger();
             let mut inner = self.inner.lock();

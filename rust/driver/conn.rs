@@ -10,8 +10,8 @@
 use super::{
     closing::Closing,
     data::Stored,
-    device,
     inbox::Inbox,
+    link,
     news::News,
     queue::{
         self,
@@ -175,7 +175,7 @@ impl Conn {
     /// A header of a packet to the peer; the fields that speak of credit are filled in when it is sent.
     pub(super) fn header(&self, inner: &Inner, op: Op, flags: u32) -> Header {
         let src = Address {
-            cid: device::guest_cid(),
+            cid: link::guest_cid(),
             port: inner.local_port,
         };
         let dst = Address {
@@ -394,7 +394,9 @@ impl Conn {
             return Routed::Held;
         }
         if actions.reply_rst {
-            device::refuse(header);
+            if let Some(link) = link::running() {
+                link.refuse(header);
+            }
         }
         self.follow(actions);
         if due {
@@ -450,7 +452,7 @@ impl Conn {
 
     /// Takes back the packets that the device has not yet seen; returns whether there were any.
     pub(super) fn withdraw(self: &Arc<Self>) -> bool {
-        device::with(|device| device.withdraw(self)).unwrap_or(false)
+        link::with(|link| link.withdraw(&**self)).unwrap_or(false)
     }
 
     /// Sends a control packet. Sleeps if `gfp` allows it.
@@ -484,7 +486,7 @@ impl Conn {
             wanted.then(|| self.header(&inner, op, flags))
         };
         let result = header.map_or(Ok(()), |header| {
-            queue::control(&header, Some(self.clone()), cause, gfp).and_then(device::send)
+            queue::control(&header, Some(self.clone()), cause, gfp).and_then(link::send)
         });
         if (header.is_none() || result.is_err()) && cause == Cause::CreditUpdate {
             self.update_left();

@@ -7,11 +7,15 @@ use super::{
         Conn,
         Inner, //
     },
-    device,
     inbox::{
         self,
         Message, //
     },
+    link::{
+        self,
+        Link, //
+    },
+    parameters,
     queue::{
         self,
         Payload,
@@ -136,6 +140,7 @@ impl Conn {
         if self.has_too_much_waiting() {
             return Ok(0);
         }
+        let link = link::running();
         let want = u32::try_from(len).unwrap_or(u32::MAX);
         let message = self.socket_type() == SocketType::Seqpacket;
         let (granted, header) = {
@@ -153,6 +158,11 @@ impl Conn {
         if granted == 0 {
             return Ok(0);
         }
+        let Some(link) = link else {
+            let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
+            self.inner.lock().credit.tx.give_back(unsent);
+            return Err(ENODEV);
+        };
         let zerocopy = match ZeroCopy::begin(sk, msg, granted) {
             Ok(zerocopy) => zerocopy,
             Err(error) => {
@@ -164,7 +174,7 @@ impl Conn {
         let pinned = match &zerocopy {
             Some(zerocopy) => {
                 // All of it, or none: the notification speaks of the whole call.
-                let pinned = granted == len && device::can_pin(msg);
+                let pinned = granted == len && parameters::zerocopy.get() && link.can_pin(msg);
                 if !pinned {
                     zerocopy.is_copied();
                 }
@@ -176,9 +186,11 @@ impl Conn {
         let mut result = Ok(());
         while sent < granted && result.is_ok() {
             let left = granted.saturating_sub(sent);
-            result = self.send_piece(header, sk, msg, left, pinned).map(|len| {
-                sent = sent.saturating_add(len);
-            });
+            result = self
+                .send_piece(&link, header, sk, msg, left, pinned)
+                .map(|len| {
+                    sent = sent.saturating_add(len);
+                });
             if sent < granted && self.has_too_much_waiting() {
                 break;
             }
@@ -186,7 +198,7 @@ impl Conn {
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
-            device::with(|device| device.want_sent());
+            link.streams.want_sent();
         }
         if sent < granted {
             let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
@@ -201,6 +213,7 @@ impl Conn {
     /// Sends up to `len` bytes as one packet, or adds them to one that waits. May sleep.
     fn send_piece(
         self: &Arc<Self>,
+        link: &Arc<Link>,
         header: Header,
         sk: &OwnedSock<'_>,
         msg: &mut Msg,
@@ -208,14 +221,14 @@ impl Conn {
         zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
     ) -> Result<usize> {
         if zerocopy.is_none() && queue::is_small(len) {
-            if let Some(mut open) = device::take_open(self) {
+            if let Some(mut open) = link.take_open(&self.backlog) {
                 let added = queue::extend(&mut open, msg, len);
-                device::send(open)?;
+                link.send(open)?;
                 return added;
             }
         }
         let (packet, len) = queue::data(header, self.clone(), sk, msg, len, zerocopy)?;
-        device::send(packet)?;
+        link.send(packet)?;
         Ok(len)
     }
 

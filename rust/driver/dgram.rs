@@ -8,18 +8,18 @@
 //! nothing (ENODEV), and goes on with the next.
 
 use super::{
-    device::{
-        self,
-        Vsock, //
-    },
     hash_table::{
         self,
         HashTable, //
     },
+    link::{
+        self,
+        Link,
+        Outbox, //
+    },
     queue::{
         self,
-        Payload,
-        Routed, //
+        Payload, //
     },
     stats::{
         Counter,
@@ -112,6 +112,18 @@ pub(super) fn ports() -> Option<Arc<Ports>> {
     PORTS.load()
 }
 
+/// So much waits no longer that senders had to wait: they look again.
+pub(super) fn tell_of_room() {
+    let Some(ports) = ports() else {
+        return;
+    };
+    ports.bound.for_each(|sock| {
+        if let Some(sk) = sock.sk.upgrade() {
+            sk.write_space();
+        }
+    });
+}
+
 /// The ports that datagram sockets are bound to.
 #[pin_data]
 pub(super) struct Ports {
@@ -166,15 +178,6 @@ impl Ports {
         Err(NetError::AddrNotAvail.into())
     }
 
-    /// So much waits no longer that senders had to wait: they look again.
-    pub(super) fn tell_of_room(&self) {
-        self.bound.for_each(|sock| {
-            if let Some(sk) = sock.sk.upgrade() {
-                sk.write_space();
-            }
-        });
-    }
-
     /// The machine has another CID: sockets that were bound to the old one answer on the new (C5).
     pub(super) fn rebind(&self, cid: u32) {
         self.bound.for_each(|sock| {
@@ -207,14 +210,14 @@ impl Serves for DatagramTransport {
 
     fn deferred(_sock: ArcBorrow<'_, DgramSock>, sk: &OwnedSock<'_>) {
         // The only news is that of `Ports::rebind`.
-        let cid = device::guest_cid();
+        let cid = link::guest_cid();
         if cid != CID_ANY {
             sk.rebind_cid(cid);
         }
     }
 
     fn local_cid() -> u32 {
-        device::guest_cid()
+        link::guest_cid()
     }
 
     fn has_remote_cid(_cid: u32) -> bool {
@@ -225,7 +228,7 @@ impl Serves for DatagramTransport {
 impl Datagrams for DatagramTransport {
     fn bind(sock: ArcBorrow<'_, DgramSock>, sk: &UserOwned<'_>, addr: Addr) -> Result {
         // af_vsock has seen that it is a CID of this machine; it may be one of another transport.
-        if !sk.is_global() || (addr.cid != CID_ANY && addr.cid != device::guest_cid()) {
+        if !sk.is_global() || (addr.cid != CID_ANY && addr.cid != link::guest_cid()) {
             return Err(NetError::AddrNotAvail.into());
         }
         let port = sock.ports.bind(addr.port, &sock.into())?;
@@ -237,7 +240,7 @@ impl Datagrams for DatagramTransport {
     }
 
     fn allow(sk: &VsockSock, remote: Addr) -> bool {
-        sk.is_global() && proto::is_destination(remote.cid, device::guest_cid())
+        sk.is_global() && proto::is_destination(remote.cid, link::guest_cid())
     }
 
     fn enqueue(
@@ -250,17 +253,18 @@ impl Datagrams for DatagramTransport {
         if len > DGRAM_MAX {
             return Err(NetError::MsgSize.into());
         }
-        if !device::serves(SocketType::Dgram) {
+        if !link::serves(SocketType::Dgram) {
             return Err(ENODEV);
         }
         // The buffers of sockets that were closed hold memory still (K5).
-        if device::datagrams_are_full() {
-            sk = sk.wait_until(msg, || !device::datagrams_are_full_still())?;
+        let full = |is_full: fn(&Outbox) -> bool| link::with(|link| is_full(&link.datagrams));
+        if full(Outbox::is_full) == Some(true) {
+            sk = sk.wait_until(msg, || full(Outbox::is_full_still) != Some(true))?;
         }
         if sk.sndbuf_is_full() {
             // What the device has taken makes room at once, and what it takes from now on, when it
             // does.
-            device::with(|device| device.want_datagrams_sent());
+            link::with(|link| link.datagrams.want_sent());
         }
         let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
         // The CID, like the device, may be another after the waiting.
@@ -268,7 +272,7 @@ impl Datagrams for DatagramTransport {
             len: bytes,
             ..Header::new(
                 Address {
-                    cid: device::guest_cid(),
+                    cid: link::guest_cid(),
                     port: sk.local_addr().port,
                 },
                 Address {
@@ -279,23 +283,19 @@ impl Datagrams for DatagramTransport {
                 Op::Rw,
             )
         };
-        device::send_datagram(queue::datagram(header, sk, msg, len)?)
+        let packet = queue::datagram(header, sk, msg, len)?;
+        link::running().ok_or(ENODEV)?.send_datagram(packet)
     }
 }
 
 /// A packet has come on the queue of datagrams.
-pub(super) fn receive(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) -> Routed {
-    offer(device, header, payload);
-    Routed::Done
-}
-
-fn offer(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
-    match proto::datagram(header, device.cid()) {
+pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload: &mut Payload) {
+    match proto::datagram(header, link.cid()) {
         // Counted already: what remains of it is nobody's (M2).
         _ if payload.is_damaged() => {}
         Datagram::Payload { from, port } => {
-            let Some(sk) = find(device, from, port) else {
-                device.refuse_datagram(header);
+            let Some(sk) = find(ports, from, port) else {
+                link.refuse_datagram(header);
                 return;
             };
             if !deliver(&sk, from, payload) {
@@ -304,7 +304,7 @@ fn offer(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
         }
         Datagram::Refused { by, port } => {
             // Only who is connected is told, as nobody else would know what of.
-            if let Some(sk) = find(device, by, port).filter(|sk| sk.datagram_peer().is_some()) {
+            if let Some(sk) = find(ports, by, port).filter(|sk| sk.datagram_peer().is_some()) {
                 sk.report_error(NetError::ConnRefused.into());
             }
         }
@@ -314,8 +314,8 @@ fn offer(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) {
 }
 
 /// The socket at `port`, if it wants to hear from `from`.
-fn find(device: &Vsock, from: Address, port: u32) -> Option<ARef<VsockSock>> {
-    let sock = device.ports().bound.find(Port(port))?;
+fn find(ports: &Ports, from: Address, port: u32) -> Option<ARef<VsockSock>> {
+    let sock = ports.bound.find(Port(port))?;
     let sk = sock.sk.upgrade()?;
     let peer = sk.datagram_peer().map(|peer| Address {
         cid: peer.cid,

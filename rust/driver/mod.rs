@@ -36,21 +36,19 @@
 #![deny(unsafe_code)]
 
 mod abandoned;
+mod accept;
 mod closing;
 mod conn;
 mod data;
+mod debugfs;
 mod device;
 mod dgram;
 mod hash_table;
 mod inbox;
+mod link;
 mod news;
-mod pair;
 mod parameters;
-mod probe;
 mod queue;
-mod report;
-mod request;
-mod route;
 mod stats;
 mod table;
 mod transport;
@@ -58,8 +56,8 @@ mod unread;
 mod writer;
 
 pub(crate) use self::{
-    probe::Driver,
-    stats::show, //
+    debugfs::show,
+    device::Driver, //
 };
 
 use crate::ext::sync::Kept;

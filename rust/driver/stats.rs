@@ -2,13 +2,9 @@
 
 //! Counters of what went wrong, since the module was loaded.
 
-use super::report;
-use kernel::{
-    fmt,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
 };
 
 macro_rules! counters {
@@ -89,13 +85,4 @@ impl Stats {
             .get(counter as usize)
             .map_or(0, |cell| cell.load(Relaxed))
     }
-}
-
-/// Shows the device and the counters, a name and a value per line.
-pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    report::show(f)?;
-    for (counter, name) in Counter::ALL {
-        writeln!(f, "{name}: {}", STATS.get(*counter))?;
-    }
-    Ok(())
 }

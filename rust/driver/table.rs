@@ -66,6 +66,13 @@ pub(super) fn all() -> Option<Arc<Connections>> {
     ALL.load()
 }
 
+/// Writers may go on that had to wait, as too much waited of all. Does not sleep.
+pub(super) fn tell_of_room() {
+    if let Some(table) = all() {
+        table.for_each(|conn| conn.tell_of_room());
+    }
+}
+
 /// The connections of all sockets that this driver serves.
 #[pin_data]
 pub(super) struct Connections {

@@ -4,7 +4,7 @@
 
 use super::{
     conn::Conn,
-    device,
+    link,
     parameters,
     table, //
 };
@@ -159,7 +159,7 @@ impl Serves for VirtioTransport {
     }
 
     fn local_cid() -> u32 {
-        device::guest_cid()
+        link::guest_cid()
     }
 
     fn has_remote_cid(_cid: u32) -> bool {
@@ -173,7 +173,7 @@ impl Transport for VirtioTransport {
 
     fn connect(conn: ArcBorrow<'_, Conn>, sk: &UserOwned<'_>) -> Result {
         let remote = sk.remote_addr();
-        if remote.cid == device::guest_cid() || !device::takes_connections() {
+        if remote.cid == link::guest_cid() || !link::takes_connections() {
             return Err(ENODEV);
         }
         Arc::from(conn).connect(sk.local_addr().port, remote, sk.rcvlowat())
@@ -238,11 +238,11 @@ impl Transport for VirtioTransport {
     }
 
     fn seqpacket_allow(sk: &VsockSock, _remote_cid: u32) -> bool {
-        sk.is_global() && device::serves(SocketType::Seqpacket)
+        sk.is_global() && link::serves(SocketType::Seqpacket)
     }
 
     fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
-        sk.is_global() && !device::refuses(socket_type(sk.sock_type()))
+        sk.is_global() && !link::refuses(socket_type(sk.sock_type()))
     }
 
     fn read_skbs(conn: ArcBorrow<'_, Conn>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {
@@ -277,7 +277,7 @@ impl Transport for VirtioTransport {
 
     fn unsent_bytes(conn: ArcBorrow<'_, Conn>) -> usize {
         if conn.backlog.unsent() > 0 {
-            device::with(|device| device.want_sent());
+            link::with(|link| link.streams.want_sent());
         }
         conn.backlog.unsent()
     }

@@ -5,7 +5,7 @@
 use super::{
     conn::Conn,
     data::Stored,
-    device,
+    link,
     queue::{
         self,
         Cause, //
@@ -31,7 +31,8 @@ impl Conn {
     /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
     /// so is woken when there is room.
     pub(super) fn has_too_much_waiting(&self) -> bool {
-        self.backlog.is_full() || device::streams_are_full(self)
+        self.backlog.is_full()
+            || link::with(|link| link.is_full_for(&self.backlog)).unwrap_or(false)
     }
 
     /// The number of bytes that may be sent. A peer that does not know that there is no room is asked, since
@@ -61,7 +62,7 @@ impl Conn {
     fn request_credit(self: &Arc<Self>) {
         let header = self.header(&self.inner.lock(), Op::CreditRequest, 0);
         let sent = queue::control(&header, Some(self.clone()), Cause::Call, GFP_ATOMIC)
-            .and_then(device::send);
+            .and_then(link::send);
         if sent.is_err() {
             self.inner.lock().credit.tx.could_not_ask();
         }

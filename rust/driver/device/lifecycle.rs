@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     driver::{
+        link::Link,
         parameters,
         queue::BufferLayout, //
     },
@@ -29,7 +30,6 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     sync::{
-        atomic::Relaxed,
         Arc, //
     },
     time::{
@@ -46,7 +46,7 @@ const FAREWELL_TIME: Delta = Delta::from_secs(1);
 const LAST_WORDS_TIME: Delta = Delta::from_millis(700);
 
 /// The queues of a device, as they are found.
-pub(in crate::driver) struct Found {
+pub(super) struct Found {
     streams: [Queue; 2],
     datagrams: Option<[Queue; 2]>,
     events: Queue,
@@ -54,17 +54,14 @@ pub(in crate::driver) struct Found {
 
 impl Vsock {
     /// Finds the queues. Sleeps.
-    pub(in crate::driver) fn find_queues(
-        self: &Arc<Self>,
-        dev: &virtio::Device<Core<'_>>,
-    ) -> Result<Found> {
+    pub(super) fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
         fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
             names.map(|name| VqSpec {
                 name,
                 callback: true,
             })
         }
-        Ok(match self.profile.queues {
+        Ok(match self.link.profile.queues {
             Queues::Three => {
                 let [rx, tx, events] =
                     dev.find_vqs(self.clone(), specs([c"rx", c"tx", c"event"]))?;
@@ -88,11 +85,7 @@ impl Vsock {
     }
 
     /// Starts to use the queues that were found. Sleeps.
-    pub(in crate::driver) fn start(
-        self: &Arc<Self>,
-        dev: &virtio::Device<Core<'_>>,
-        found: Found,
-    ) -> Result {
+    pub(super) fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
         let Found {
             streams: [rx, tx],
             datagrams,
@@ -101,22 +94,27 @@ impl Vsock {
         let config = rx.config();
         let cid = read_guest_cid(&config)?;
         *self.config.lock() = Some(config);
-        let before = self.cid.xchg(cid, Relaxed);
-        self.streams.start(rx, tx, self.layout())?;
+        let before = self.link.set_cid(cid);
+        self.link.streams.start(tx, self.link.profile.header_len());
+        self.streams.start(rx, self.layout())?;
         if let Some([rx, tx]) = datagrams {
-            self.datagrams.start(rx, tx, self.datagram_layout())?;
+            self.link
+                .datagrams
+                .start(tx, self.link.profile.header_len());
+            self.datagrams.start(rx, self.datagram_layout())?;
         }
         self.events.start(Virtqueue::new(events))?;
         dev.ready()?;
         self.streams.rx.refill(GFP_KERNEL);
         self.datagrams.rx.refill(GFP_KERNEL);
         self.events.kick();
-        self.leaving.store(false, Relaxed);
+        self.link.set_leaving(false);
+        self.link.publish();
         DEVICE.replace(Some(self.clone()));
         self.rebind(before);
         // What came before DEVICE was set.
-        self.streams.rx_work.queue(self, Where::Bh);
-        self.datagrams.rx_work.queue(self, Where::Bh);
+        self.streams.used(self);
+        self.datagrams.used(self);
         self.event_work.queue(self, Where::Unbound);
         Ok(())
     }
@@ -124,19 +122,19 @@ impl Vsock {
     /// The receive buffers of connections; with datagrams they have half of the memory.
     fn layout(&self) -> BufferLayout {
         let memory = parameters::rx_pool_kb.get() as usize * 1024;
-        let merges = self.profile.mrg_rxbuf;
+        let merges = self.link.profile.mrg_rxbuf;
         BufferLayout {
             order: if merges {
                 parameters::mrg_buffer_order.get()
             } else {
                 parameters::rx_buffer_order.get()
             },
-            memory: if self.profile.dgram {
+            memory: if self.link.profile.dgram {
                 memory / 2
             } else {
                 memory
             },
-            header_len: self.profile.header_len(),
+            header_len: self.link.profile.header_len(),
             merges,
         }
     }
@@ -157,7 +155,7 @@ impl Vsock {
     }
 
     /// Finds the queues again, as they were, and goes on. Sleeps.
-    pub(in crate::driver) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
+    pub(super) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
         self.find_queues(dev)
             .and_then(|found| self.start(dev, found))
             .inspect_err(|_| self.stop(dev))
@@ -166,22 +164,25 @@ impl Vsock {
     /// Ends all connections and stops to use the device. Sleeps.
     ///
     /// What waits to be sent goes first, then the peers are told, unless the device is gone (C7).
-    pub(in crate::driver) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
+    pub(super) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
         // From here on nothing new begins, from either side; what waits to begin is refused.
-        self.leaving.store(true, Relaxed);
+        self.link.set_leaving(true);
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
         let since = Instant::<Monotonic>::now();
         let left = |limit: Delta| limit - since.elapsed();
-        self.streams.tx.drain(left(LAST_WORDS_TIME));
+        self.link.streams.drain(left(LAST_WORDS_TIME));
         self.table.for_each(|conn| conn.lost(true));
-        self.streams.tx.drain(left(FAREWELL_TIME));
-        self.datagrams.tx.drain(left(FAREWELL_TIME));
+        self.link.streams.drain(left(FAREWELL_TIME));
+        self.link.datagrams.drain(left(FAREWELL_TIME));
+        Link::withdraw_all();
         drop(DEVICE.replace(None));
         dev.delete_vqs();
-        self.streams.stop(self);
-        self.datagrams.stop(self);
+        self.streams.stop();
+        self.link.streams.stop();
+        self.datagrams.stop();
+        self.link.datagrams.stop();
         self.events.stop();
         *self.config.lock() = None;
         self.event_work.cancel_sync();

@@ -142,6 +142,17 @@ pub(in crate::driver) enum Outcome {
     Reset,
 }
 
+/// How large a receive queue is.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::driver) struct Sizes {
+    /// How many buffers the device can have.
+    pub(in crate::driver) queue: usize,
+    /// How many it is to have.
+    pub(in crate::driver) buffers: usize,
+    /// The size of each in bytes.
+    pub(in crate::driver) buffer_bytes: usize,
+}
+
 impl Rx {
     /// Not running.
     pub(in crate::driver) fn new() -> impl PinInit<Self> {
@@ -315,11 +326,14 @@ impl Rx {
         self.inner.lock().queue.is_some()
     }
 
-    /// How many buffers the device can have, and how many it is to have, of how many bytes.
-    pub(in crate::driver) fn sizes(&self) -> (usize, usize, usize) {
+    /// How large it is.
+    pub(in crate::driver) fn sizes(&self) -> Sizes {
         let inner = self.inner.lock();
-        let size = inner.queue.as_ref().map_or(0, Virtqueue::size);
-        (size, inner.supply.target(), inner.layout.buffer())
+        Sizes {
+            queue: inner.queue.as_ref().map_or(0, Virtqueue::size),
+            buffers: inner.supply.target(),
+            buffer_bytes: inner.layout.buffer(),
+        }
     }
 }
 

@@ -7,10 +7,7 @@
 
 use super::{
     conn::Conn,
-    device::{
-        send,
-        Vsock, //
-    },
+    link::Link,
     stats::{
         Counter,
         STATS, //
@@ -69,6 +66,18 @@ const MOMENT: Delta = Delta::from_millis(1);
 
 /// The pause between such tries.
 const PAUSE: Delta = Delta::from_micros(50);
+
+/// What the device does for those who want to connect.
+pub(super) trait Device {
+    /// The way out through it.
+    fn link(&self) -> &Arc<Link>;
+
+    /// Whether this machine has become `cid` without being told: some hosts restore a guest so. Sleeps.
+    fn has_become(&self, cid: u32) -> bool;
+
+    /// There is room for requests again: it receives what waits. Does not sleep.
+    fn has_room(&self);
+}
 
 /// Requests that wait to be handled.
 #[pin_data]
@@ -136,19 +145,19 @@ impl Requests {
     }
 
     /// Answers all requests by RST, as long as there is a way. May sleep.
-    pub(super) fn refuse_all(&self, device: &Arc<Vsock>) {
+    pub(super) fn refuse_all(&self, device: &impl Device) {
         for request in self.take_waiting(device) {
-            device.refuse_request(&request);
+            device.link().refuse_request(&request);
         }
         for queue in self.take_held_up() {
             for connection in queue.connections {
-                refuse(device, connection);
+                refuse(device.link(), connection);
             }
         }
     }
 
     /// Handles what there is; returns whether some have to be tried again later. Sleeps.
-    pub(super) fn handle(&self, device: &Arc<Vsock>) -> bool {
+    pub(super) fn handle(&self, device: &impl Device) -> bool {
         loop {
             self.retry(device);
             self.admit_all(device);
@@ -166,7 +175,7 @@ impl Requests {
     }
 
     /// Handles what waits, in the order in which it came.
-    fn admit_all(&self, device: &Arc<Vsock>) {
+    fn admit_all(&self, device: &impl Device) {
         let mut tried = Instant::<Monotonic>::now();
         loop {
             let batch = self.take_waiting(device);
@@ -183,7 +192,7 @@ impl Requests {
         }
     }
 
-    fn admit_or_refuse(&self, device: &Arc<Vsock>, request: &Header) {
+    fn admit_or_refuse(&self, device: &impl Device, request: &Header) {
         match self.admit(device, request) {
             Ok(()) => {}
             // The peer's connect() was interrupted and called again before we came to answer the
@@ -196,13 +205,13 @@ impl Requests {
                     "request from port {} refused: {refused:?}\n",
                     request.src_port
                 );
-                device.refuse_request(request);
+                device.link().refuse_request(request);
             }
         }
     }
 
     /// Takes all that wait to be handled, and so makes room. Sleeps.
-    fn take_waiting(&self, device: &Arc<Vsock>) -> KVec<Header> {
+    fn take_waiting(&self, device: &impl Device) -> KVec<Header> {
         if self.waiting.lock().requests.is_empty() {
             return KVec::new();
         }
@@ -213,7 +222,7 @@ impl Requests {
             (requests, core::mem::replace(&mut waiting.paused, false))
         };
         if paused {
-            device.receive_again();
+            device.has_room();
         }
         requests
     }
@@ -223,7 +232,7 @@ impl Requests {
     }
 
     /// Tries again what was held up; of those whose listener is owned still, the first alone.
-    fn retry(&self, device: &Arc<Vsock>) {
+    fn retry(&self, device: &impl Device) {
         for queue in self.take_held_up() {
             let Queue {
                 listener,
@@ -234,7 +243,7 @@ impl Requests {
                 let again = if owned {
                     Some(connection)
                 } else {
-                    enqueue(device, &listener, connection)
+                    enqueue(device.link(), &listener, connection)
                 };
                 if let Some(connection) = again {
                     owned = true;
@@ -246,20 +255,20 @@ impl Requests {
 
     /// Has a connection wait for its listener; refuses it if it has waited for long, or as many do as the
     /// listener would have wait in its backlog.
-    fn hold_up(&self, device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) {
+    fn hold_up(&self, device: &impl Device, listener: &Listener, connection: HeldUp) {
         if connection.since.elapsed() >= PATIENCE {
-            return refuse(device, connection);
+            return refuse(device.link(), connection);
         }
         if let Err(connection) = keep(&mut self.held_up.lock(), listener, connection) {
-            refuse(device, connection);
+            refuse(device.link(), connection);
         }
     }
 
     /// Makes a connection of a request, or says why not.
-    fn admit(&self, device: &Arc<Vsock>, request: &Header) -> Result {
+    fn admit(&self, device: &impl Device, request: &Header) -> Result {
         let peer = request.src().map_err(|_| EINVAL)?;
         let here = request.dst().map_err(|_| EINVAL)?;
-        if here.cid != device.cid() && !device.has_become(here.cid) {
+        if here.cid != device.link().cid() && !device.has_become(here.cid) {
             return Err(EINVAL);
         }
         let ty = request.socket_type().map_err(|_| EINVAL)?;
@@ -302,7 +311,7 @@ impl Requests {
             conn,
             since: Instant::now(),
         };
-        if let Some(connection) = enqueue(device, &listener, connection) {
+        if let Some(connection) = enqueue(device.link(), &listener, connection) {
             self.hold_up(device, &listener, connection);
         }
         Ok(())
@@ -340,17 +349,17 @@ fn keep(held_up: &mut KVVec<Queue>, listener: &Listener, connection: HeldUp) -> 
 }
 
 /// Ends `connection`, and tells its peer.
-fn refuse(device: &Arc<Vsock>, connection: HeldUp) {
+fn refuse(link: &Arc<Link>, connection: HeldUp) {
     let HeldUp { request, child, .. } = connection;
     drop(child);
-    device.refuse_request(&request);
+    link.refuse_request(&request);
 }
 
 /// Queues a connection for `accept()`, or refuses it; gives it back if a user call owns its listener. Sleeps.
-fn enqueue(device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) -> Option<HeldUp> {
+fn enqueue(link: &Arc<Link>, listener: &Listener, connection: HeldUp) -> Option<HeldUp> {
     // Found before the listener's lock is taken: an answer that is not sent leaves both sides waiting.
     let Ok(response) = connection.conn.response() else {
-        refuse(device, connection);
+        refuse(link, connection);
         return None;
     };
     let HeldUp {
@@ -362,7 +371,7 @@ fn enqueue(device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) -> Opti
     // The answer must be on its way before accept() returns, as its user may send at once. Without
     // a device the connection is reset sooner or later.
     let respond = || {
-        let _ = send(response);
+        let _ = link.send(response);
     };
     match listener.enqueue(child, respond) {
         Ok(()) => listener.wake(),
@@ -376,7 +385,7 @@ fn enqueue(device: &Arc<Vsock>, listener: &Listener, connection: HeldUp) -> Opti
         }
         Err((Refused::Never, child)) => {
             drop(child);
-            device.refuse_request(&request);
+            link.refuse_request(&request);
         }
     }
     None

@@ -2,19 +2,20 @@
 
 //! Whom a received packet is for: a connection, a listener, or nobody.
 
-use super::{
-    device::Vsock,
-    queue::{
-        Payload,
-        Routed, //
-    },
-    stats::{
-        Counter,
-        STATS, //
-    },
-    table::Key, //
-};
+use super::Vsock;
 use crate::{
+    driver::{
+        dgram,
+        queue::{
+            Payload,
+            Routed, //
+        },
+        stats::{
+            Counter,
+            STATS, //
+        },
+        table::Key, //
+    },
     ext::net::vsock::Addr,
     wire::{
         Header,
@@ -32,13 +33,13 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
     };
     let ty = match header.socket_type() {
         // Datagrams have queues of their own (D1).
-        Ok(SocketType::Dgram) if device.serves(SocketType::Dgram) => {
+        Ok(SocketType::Dgram) if device.link.serves(SocketType::Dgram) => {
             STATS.count(Counter::BadOp);
             return Routed::Done;
         }
-        Ok(ty) if device.serves(ty) => ty,
+        Ok(ty) if device.link.serves(ty) => ty,
         Ok(_) | Err(_) => {
-            device.refuse(header);
+            device.link.refuse(header);
             return Routed::Done;
         }
     };
@@ -46,7 +47,7 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         STATS.count(Counter::BadOp);
         return Routed::Done;
     };
-    if dst.cid != device.cid() {
+    if dst.cid != device.link.cid() {
         // A request may be the first that is heard of a new CID. An RST would bear our own (C1): to the
         // sender it would be about another connection, maybe one that lives.
         match op {
@@ -62,12 +63,22 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         },
         local_port: dst.port,
     };
-    match device.connections().find(key) {
+    match device.table.find(key) {
         Some(conn) if conn.socket_type() == ty => return conn.receive(header, op, payload),
         // Of what nobody knows, nothing is lost.
         _ if payload.is_damaged() => {}
         None if op == Op::Request => device.request(*header),
-        Some(_) | None => device.refuse(header),
+        Some(_) | None => device.link.refuse(header),
     }
+    Routed::Done
+}
+
+/// Finds which socket a datagram is for.
+pub(super) fn route_datagram(
+    device: &Arc<Vsock>,
+    header: &Header,
+    payload: &mut Payload,
+) -> Routed {
+    dgram::receive(&device.link, &device.ports, header, payload);
     Routed::Done
 }

@@ -3,14 +3,14 @@
 //! The driver on its bus: which devices it takes, and what they are (Documentation/datagrams.rst).
 
 use super::{
-    device::{
-        Found,
-        Vsock, //
-    },
-    parameters,
-    transport, //
+    lifecycle::Found,
+    Vsock, //
 };
 use crate::{
+    driver::{
+        parameters,
+        transport, //
+    },
     ext::virtio::{
         self,
         virtio_device_table, //
@@ -20,12 +20,15 @@ use crate::{
         first_attempt,
         Choice,
         Config,
+        Dialect,
         Feature,
+        Profile,
         Queues, //
     }, //
 };
 use kernel::{
     device::Core,
+    fmt,
     prelude::*,
     sync::{
         atomic::{
@@ -164,5 +167,54 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+impl Vsock {
+    /// What was negotiated, as one line of the log.
+    fn announce(&self, dev: &virtio::Device<Core<'_>>) {
+        let sizes = self.streams.rx.sizes();
+        pr_info!(
+            "virtio{}: guest CID {}, features {:#x} ({}:{}), {} queues, rx {} deep with {} buffers of {} bytes, tx {} deep\n",
+            dev.index(),
+            self.link.cid(),
+            self.features,
+            self.dialect(),
+            Offers(&self.link.profile),
+            self.link.profile.queues.count(),
+            sizes.queue,
+            sizes.buffers,
+            sizes.buffer_bytes,
+            self.link.streams.tx().size(),
+        );
+    }
+
+    /// The reading of the feature bits, as users know it.
+    pub(in crate::driver) fn dialect(&self) -> &'static str {
+        match self.link.profile.dialect {
+            Dialect::Ratified => "ratified",
+            Dialect::Draft => "draft",
+        }
+    }
+}
+
+/// What a device offers, each after a space.
+pub(in crate::driver) struct Offers<'a>(pub(in crate::driver) &'a Profile);
+
+impl fmt::Display for Offers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = self.0;
+        for (offered, name) in [
+            (profile.stream, "stream"),
+            (profile.seqpacket, "seqpacket"),
+            (profile.dgram, "dgram"),
+            (profile.mrg_rxbuf, "mrg_rxbuf"),
+            (profile.no_implied_stream, "no_implied_stream"),
+        ] {
+            if offered {
+                write!(f, " {name}")?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the driver says of the device: a line of the log, and the head of what debugfs shows.
+
+use super::{
+    device::{
+        self,
+        Offers,
+        Vsock, //
+    },
+    queue::{
+        Rx,
+        Tx, //
+    },
+    stats::{
+        Counter,
+        STATS, //
+    }, //
+};
+use kernel::{
+    fmt,
+    prelude::*, //
+};
+
+/// What `stats` in debugfs shows: the device and the counters, a name and a value per line.
+pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match device::running() {
+        None => writeln!(f, "device: none")?,
+        Some(device) => show_device(&device, f)?,
+    }
+    for (counter, name) in Counter::ALL {
+        writeln!(f, "{name}: {}", STATS.get(*counter))?;
+    }
+    Ok(())
+}
+
+fn show_device(device: &Vsock, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let link = &device.link;
+    writeln!(f, "device: running")?;
+    writeln!(f, "guest_cid: {}", link.cid())?;
+    writeln!(f, "features: {:#x}", device.features)?;
+    writeln!(f, "profile: {}", device.dialect())?;
+    f.write_fmt(fmt!("offers:{}\n", Offers(&link.profile)))?;
+    writeln!(f, "queues: {}", link.profile.queues.count())?;
+    show_queues(f, "", device.rx(), link.streams.tx())?;
+    if link.profile.dgram {
+        let registered = device.has_registered_datagrams();
+        writeln!(
+            f,
+            "dgram_registered: {}",
+            if registered { "yes" } else { "no" }
+        )?;
+        show_queues(f, "dgram_", device.dgram_rx(), link.datagrams.tx())?;
+    }
+    Ok(())
+}
+
+fn show_queues(f: &mut fmt::Formatter<'_>, prefix: &str, rx: &Rx, tx: &Tx) -> fmt::Result {
+    let sizes = rx.sizes();
+    writeln!(f, "{prefix}rx_queue: {}", sizes.queue)?;
+    writeln!(f, "{prefix}rx_buffers: {}", sizes.buffers)?;
+    writeln!(f, "{prefix}rx_buffer_bytes: {}", sizes.buffer_bytes)?;
+    writeln!(f, "{prefix}tx_queue: {}", tx.size())?;
+    let gauge = tx.gauge();
+    writeln!(f, "{prefix}tx_in_flight: {}", gauge.in_flight)?;
+    writeln!(f, "{prefix}tx_waiting: {}", gauge.waiting)?;
+    writeln!(f, "{prefix}tx_waiting_bytes: {}", gauge.memory)
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device: what belongs to one, and how socket calls reach it.
+
+mod bus;
+mod lifecycle;
+mod receiver;
+mod route;
+
+pub(crate) use bus::Driver;
+pub(super) use bus::Offers;
+
+use self::receiver::{
+    new_receiver,
+    Receiver, //
+};
+use super::{
+    accept::{
+        self,
+        Requests, //
+    },
+    dgram::{
+        self,
+        Ports, //
+    },
+    link::Link,
+    queue::{
+        Events,
+        Rx, //
+    },
+    table::{
+        self,
+        Connections, //
+    }, //
+};
+use crate::{
+    ext::{
+        net::{
+            net_ratelimit,
+            vsock::{
+                self,
+                CID_ANY, //
+            }, //
+        },
+        sync::RcuArc,
+        virtio::{
+            self,
+            ConfigSpace,
+            Handler, //
+        },
+        work::{
+            new_delayed_work,
+            new_work,
+            DelayedWork,
+            Where,
+            Work, //
+        }, //
+    },
+    wire::{
+        Config,
+        Header,
+        Profile,
+        Queues, //
+    }, //
+};
+use kernel::{
+    device::Core,
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    },
+    time::msecs_to_jiffies, //
+};
+
+/// When a listener is tried again, in milliseconds.
+const RETRY_INTERVAL: u32 = 10;
+
+/// How long a device that has lost count waits for its reset, in milliseconds: it may do so again.
+const RESTART_DELAY: u32 = 1000;
+
+/// The device that runs, if there is one.
+static DEVICE: RcuArc<Vsock> = RcuArc::new();
+
+/// The device that runs, if there is one.
+pub(super) fn running() -> Option<Arc<Vsock>> {
+    DEVICE.load()
+}
+
+/// A virtio socket device.
+#[pin_data]
+pub(crate) struct Vsock {
+    /// The way out through it.
+    pub(super) link: Arc<Link>,
+    table: Arc<Connections>,
+    ports: Arc<Ports>,
+    pub(super) features: u64,
+    /// The device on its bus.
+    dev: ARef<virtio::Device>,
+    /// What comes for connections.
+    #[pin]
+    streams: Receiver,
+    /// Datagrams that come, where there are some.
+    #[pin]
+    datagrams: Receiver,
+    #[pin]
+    events: Events,
+    #[pin]
+    requests: Requests,
+    /// Where the CID is to be read; none unless the device runs.
+    #[pin]
+    config: Mutex<Option<ConfigSpace>>,
+    /// What makes SOCK_DGRAM exist (D9).
+    #[pin]
+    registration: Mutex<Option<vsock::Registration>>,
+    #[pin]
+    event_work: Work<Vsock>,
+    #[pin]
+    request_work: Work<Vsock>,
+    #[pin]
+    retry_work: DelayedWork<Vsock>,
+    #[pin]
+    restart_work: DelayedWork<Vsock>,
+}
+
+impl Vsock {
+    pub(super) fn new(profile: Profile, dev: &virtio::Device<Core<'_>>) -> Result<Arc<Self>> {
+        let features = dev.features();
+        let dev: ARef<virtio::Device> = dev.into();
+        let table = table::all().ok_or(ENODEV)?;
+        let ports = dgram::ports().ok_or(ENODEV)?;
+        let streams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
+        let datagrams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
+        let link = Link::new(
+            profile,
+            (streams.clone(), table::tell_of_room),
+            (datagrams.clone(), dgram::tell_of_room),
+        )?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                link,
+                table,
+                ports,
+                features,
+                dev,
+                streams <- new_receiver!(streams, streams, |device| device.requests.has_room(), route::route),
+                datagrams <- new_receiver!(datagrams, datagrams, |_| true, route::route_datagram),
+                events <- Events::new(),
+                requests <- Requests::new(),
+                config <- new_mutex!(None, "Vsock::config"),
+                registration <- new_mutex!(None, "Vsock::registration"),
+                event_work <- new_work!(Self::event, "Vsock::event_work"),
+                request_work <- new_work!(Self::requested, "Vsock::request_work"),
+                retry_work <- new_delayed_work!(Self::retry, "Vsock::retry_work"),
+                restart_work <- new_delayed_work!(Self::restart, "Vsock::restart_work"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has `request` handled where one may sleep.
+    pub(super) fn request(self: &Arc<Self>, request: Header) {
+        if !self.link.is_leaving() && self.requests.push(request) {
+            self.request_work.queue(self, Where::Percpu);
+        } else {
+            self.link.refuse_request(&request);
+        }
+    }
+
+    /// The receive queue of connections.
+    pub(super) fn rx(&self) -> &Rx {
+        &self.streams.rx
+    }
+
+    /// The receive queue of datagrams.
+    pub(super) fn dgram_rx(&self) -> &Rx {
+        &self.datagrams.rx
+    }
+
+    fn requested(self: Arc<Self>) {
+        // What the host told before it made these requests comes first (C5).
+        if self.handle_events() {
+            self.event_work.queue(&self, Where::Unbound);
+        }
+        if self.link.is_leaving() {
+            self.requests.refuse_all(&self);
+        } else if self.requests.handle(&self) {
+            self.retry_work
+                .queue_in(&self, msecs_to_jiffies(RETRY_INTERVAL));
+        }
+    }
+
+    /// Some requests wait for their listeners.
+    fn retry(self: Arc<Self>) {
+        self.request_work.queue(&self, Where::Percpu);
+    }
+
+    fn event(self: Arc<Self>) {
+        if self.handle_events() {
+            self.event_work.queue(&self, Where::Unbound);
+        }
+    }
+
+    /// Handles the events that there are; returns whether there are, or may be, more. Sleeps.
+    ///
+    /// They are handled when this returns, whoever does it: nobody passes the lock meanwhile.
+    fn handle_events(&self) -> bool {
+        let config = self.config.lock();
+        let taken = self.events.take();
+        if taken.reset {
+            self.transport_reset(config.as_ref());
+        }
+        // Some hosts wait for this before they let new connections in (C5).
+        self.events.give_back();
+        taken.more
+    }
+
+    /// The host has lost all connections, and we may have become another machine (C5). Sleeps.
+    ///
+    /// The connections end before `guest_cid` is read, which some hosts take for the word that they have. What
+    /// was begun since then with the old CID has to end too, and its peer is told.
+    fn transport_reset(&self, config: Option<&ConfigSpace>) {
+        let before = self.link.cid();
+        self.drop_connections(false);
+        if let Some(Ok(cid)) = config.map(read_guest_cid) {
+            if cid != before {
+                let _ = self.link.set_cid(cid);
+                self.drop_connections(true);
+                self.rebind(before);
+            }
+        }
+        if net_ratelimit() {
+            pr_info!(
+                "the host has reset its connections; guest CID {}\n",
+                self.link.cid()
+            );
+        }
+    }
+
+    fn drop_connections(&self, tell_peers: bool) {
+        self.link.purge();
+        self.table.for_each(|conn| conn.lost(tell_peers));
+    }
+
+    /// Has the datagram sockets that are bound to another CID follow this machine's, which was `before`.
+    fn rebind(&self, before: u32) {
+        let cid = self.link.cid();
+        if before != cid && before != CID_ANY && net_ratelimit() {
+            pr_info!("guest CID was {before}, is {cid}\n");
+        }
+        self.ports.rebind(cid);
+    }
+
+    /// Where framing was lost, only a reset helps (M2). Does not sleep.
+    pub(super) fn restart_later(self: &Arc<Self>) {
+        self.restart_work
+            .queue_in(self, msecs_to_jiffies(RESTART_DELAY));
+    }
+
+    /// Resets the device and starts it again. Sleeps.
+    fn restart(self: Arc<Self>) {
+        let done = virtio::Adapter::<Driver>::restart(&self.dev, |bound| {
+            // It may have stopped meanwhile, or be another one's device.
+            core::ptr::eq(&raw const **bound, &raw const *self)
+                && DEVICE
+                    .with(|device| core::ptr::eq(device, &raw const *self))
+                    .unwrap_or(false)
+        });
+        if net_ratelimit() {
+            pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
+        }
+    }
+
+    /// Whether SOCK_DGRAM is ours.
+    pub(super) fn has_registered_datagrams(&self) -> bool {
+        self.registration.lock().is_some()
+    }
+
+    /// SOCK_DGRAM exists no longer. Sleeps.
+    pub(super) fn unregister_datagrams(&self) {
+        drop(self.registration.lock().take());
+    }
+
+    /// Makes SOCK_DGRAM exist, if the device has datagrams (D9). Sleeps.
+    ///
+    /// Whether or not it can, streams work.
+    pub(super) fn register_datagrams(&self) {
+        if !self.link.profile.dgram {
+            return;
+        }
+        match vsock::Registration::new(&dgram::virtio_dgram_transport, vsock::Role::Datagrams) {
+            Ok(registration) => *self.registration.lock() = Some(registration),
+            Err(error) => {
+                let reason = if error == EBUSY {
+                    "another transport has it (vmw_vsock_vmci_transport?)"
+                } else {
+                    "registration was interrupted; bind the device again"
+                };
+                pr_warn!("no SOCK_DGRAM: {reason}\n");
+            }
+        }
+    }
+}
+
+/// Our own CID, as the device says now. May sleep.
+///
+/// # Errors
+///
+/// `EINVAL` if it is one that no machine can have; `EIO` and others if it cannot be read.
+pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
+    let guest_cid = config.read_u64(0)?;
+    Config { guest_cid }.cid().map_err(|cid| {
+        if net_ratelimit() {
+            pr_err!("the device gives this machine CID {cid}, which is reserved\n");
+        }
+        EINVAL
+    })
+}
+
+impl accept::Device for Arc<Vsock> {
+    fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    fn has_become(&self, cid: u32) -> bool {
+        let config = self.config.lock();
+        let is = config.as_ref().map(read_guest_cid);
+        if cid != self.link.cid() && is == Some(Ok(cid)) {
+            self.transport_reset(config.as_ref());
+        }
+        cid == self.link.cid()
+    }
+
+    fn has_room(&self) {
+        if self.streams.rx.is_running() {
+            self.streams.used(self);
+        }
+    }
+}
+
+impl Handler for Vsock {
+    fn used(self: ArcBorrow<'_, Self>, index: usize) {
+        // Set by `start()`; until then nobody waits for anything.
+        if DEVICE.is_empty() {
+            return;
+        }
+        let queues = self.link.profile.queues;
+        if index == Queues::RX {
+            self.streams.used(&self.into());
+        } else if index == Queues::TX {
+            self.link.streams.used(&self.link);
+        } else if queues.dgram_rx() == Some(index) {
+            self.datagrams.used(&self.into());
+        } else if queues.dgram_tx() == Some(index) {
+            self.link.datagrams.used(&self.link);
+        } else {
+            self.event_work.queue(&self, Where::Unbound);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The way out: who this machine is, what its device offers, and the queues that packets leave by.
+//!
+//! Whoever sends needs no more than this; socket calls find it by RCU, as it may go at any time. It knows no
+//! connection: those are above it.
+
+use super::{
+    queue::{
+        self,
+        Afterwards,
+        Backlog,
+        Cause,
+        Packet,
+        Rx,
+        Sender,
+        Tx, //
+    },
+    stats::{
+        Counter,
+        STATS, //
+    }, //
+};
+use crate::{
+    ext::{
+        net::{
+            msg::Msg,
+            vsock::CID_ANY, //
+        },
+        sync::RcuArc,
+        virtio::{
+            Queue,
+            Virtqueue, //
+        },
+        work::{
+            new_delayed_work,
+            new_work,
+            DelayedWork,
+            Where,
+            Work, //
+        }, //
+    },
+    proto::{
+        reset_reply,
+        Start,
+        Timer, //
+    },
+    wire::{
+        Header,
+        Profile,
+        SocketType, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    }, //
+};
+
+/// When sent packets are reclaimed that nobody else reclaims, in milliseconds.
+const RECLAIM_INTERVAL: u32 = 20;
+
+/// How often a device is looked at that is to interrupt for what it takes, in milliseconds.
+const SLOW_INTERVAL: u32 = 1000;
+
+/// The way out through the device that runs, if there is one.
+static LINK: RcuArc<Link> = RcuArc::new();
+
+/// The way out through a virtio socket device.
+#[pin_data]
+pub(super) struct Link {
+    pub(super) profile: Profile,
+    /// Our own CID.
+    cid: Atomic<u32>,
+    /// The device is about to go: no connection begins any more.
+    leaving: AtomicFlag,
+    /// For the packets of connections.
+    #[pin]
+    pub(super) streams: Outbox,
+    /// For datagrams, where there are some.
+    #[pin]
+    pub(super) datagrams: Outbox,
+}
+
+/// A transmit queue, and what works on it: there is one for connections, and one for datagrams, so that neither
+/// waits for the other (D7).
+#[pin_data]
+pub(super) struct Outbox {
+    #[pin]
+    tx: Tx,
+    #[pin]
+    tx_work: Work<Link>,
+    #[pin]
+    reclaim_work: DelayedWork<Link>,
+    /// The other queue of the pair.
+    rx: Arc<Rx>,
+    /// Tells writers of room that had to wait, as too much waited to be sent.
+    tell_of_room: fn(),
+}
+
+/// Makes an [`Outbox`] initialiser; what the works do is for the outbox in this field.
+macro_rules! new_outbox {
+    ($field:ident, $rx:expr, $tell_of_room:expr) => {
+        pin_init!(Outbox {
+            tx <- Tx::new(),
+            tx_work <- new_work!(
+                |link: Arc<Link>| link.$field.reclaim(&link, false),
+                "Outbox::tx_work"
+            ),
+            reclaim_work <- new_delayed_work!(
+                |link: Arc<Link>| link.$field.reclaim(&link, true),
+                "Outbox::reclaim_work"
+            ),
+            rx: $rx,
+            tell_of_room: $tell_of_room,
+        })
+    };
+}
+
+/// The way out, if there is one.
+pub(super) fn running() -> Option<Arc<Link>> {
+    LINK.load()
+}
+
+/// Calls `f` with the way out, if there is one. Nothing in it may sleep.
+pub(super) fn with<R>(f: impl FnOnce(&Link) -> R) -> Option<R> {
+    LINK.with(f)
+}
+
+/// Our own CID, or [`CID_ANY`] if there is no device.
+pub(super) fn guest_cid() -> u32 {
+    with(Link::cid).unwrap_or(CID_ANY)
+}
+
+/// Whether connections may begin: there is a device, and it is not about to go.
+pub(super) fn takes_connections() -> bool {
+    with(|link| !link.is_leaving()).unwrap_or(false)
+}
+
+/// Whether sockets of type `ty` work: there is a device, and it has said so.
+pub(super) fn serves(ty: SocketType) -> bool {
+    with(|link| link.serves(ty)).unwrap_or(false)
+}
+
+/// Whether there is a device for which sockets of type `ty` do not work.
+pub(super) fn refuses(ty: SocketType) -> bool {
+    with(|link| !link.serves(ty)).unwrap_or(false)
+}
+
+/// Sends `packet`. Does not sleep.
+///
+/// # Errors
+///
+/// `ENODEV` if there is no device.
+pub(super) fn send(packet: Packet) -> Result {
+    running().ok_or(ENODEV)?.send(packet)
+}
+
+impl Link {
+    /// The way out through a device that is `profile`, whose receive queues are `streams` and `datagrams`. Writers
+    /// that had to wait are told of room by the functions. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn new(
+        profile: Profile,
+        (streams, streams_have_room): (Arc<Rx>, fn()),
+        (datagrams, datagrams_have_room): (Arc<Rx>, fn()),
+    ) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                profile,
+                cid: Atomic::new(CID_ANY),
+                leaving: AtomicFlag::new(false),
+                streams <- new_outbox!(streams, streams, streams_have_room),
+                datagrams <- new_outbox!(datagrams, datagrams, datagrams_have_room),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has socket calls find it. May sleep.
+    pub(super) fn publish(self: &Arc<Self>) {
+        drop(LINK.replace(Some(self.clone())));
+    }
+
+    /// Has socket calls find none any more. Sleeps.
+    pub(super) fn withdraw_all() {
+        drop(LINK.replace(None));
+    }
+
+    /// Our own CID.
+    pub(super) fn cid(&self) -> u32 {
+        self.cid.load(Relaxed)
+    }
+
+    /// This machine has another CID; returns what it was.
+    pub(super) fn set_cid(&self, cid: u32) -> u32 {
+        self.cid.xchg(cid, Relaxed)
+    }
+
+    /// Whether the device is about to go, and no connection begins any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    /// The device is about to go, or goes on.
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// Whether sockets of type `ty` work.
+    pub(super) fn serves(&self, ty: SocketType) -> bool {
+        match ty {
+            SocketType::Stream => self.profile.stream,
+            SocketType::Seqpacket => self.profile.seqpacket,
+            SocketType::Dgram => self.profile.dgram,
+        }
+    }
+
+    /// Sends a packet of a connection, or an answer to one. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the queue does not run.
+    pub(super) fn send(self: &Arc<Self>, packet: Packet) -> Result {
+        self.streams.send(self, packet)
+    }
+
+    /// Sends the datagram `packet`. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the queue does not run.
+    pub(super) fn send_datagram(self: &Arc<Self>, packet: Packet) -> Result {
+        self.datagrams.send(self, packet)
+    }
+
+    /// The RST that answers `header`'s packet, unless it is one itself (C2), or memory is lacking.
+    fn refusal(&self, header: &Header) -> Option<Packet> {
+        let mut reply = reset_reply(header)?;
+        STATS.count(Counter::Refused);
+        reply.src_cid = u64::from(self.cid());
+        queue::control(&reply, None, Cause::Reply, GFP_ATOMIC).ok()
+    }
+
+    /// Answers `header`'s packet by RST. Without memory the peer has its time-out. Does not sleep.
+    pub(super) fn refuse(self: &Arc<Self>, header: &Header) {
+        if let Some(packet) = self.refusal(header) {
+            let _ = self.send(packet);
+        }
+    }
+
+    /// Answers a datagram by RST, if there is room to (D6). Does not sleep.
+    pub(super) fn refuse_datagram(self: &Arc<Self>, header: &Header) {
+        if let Some(packet) = self.refusal(header) {
+            let afterwards = self.datagrams.tx.send_if_room(packet);
+            self.datagrams.follow(self, afterwards);
+        }
+    }
+
+    /// Answers `request` by RST, if it is for this machine: an RST would bear our CID (C1), and to the sender
+    /// of another it would be about another connection, maybe one that lives. Does not sleep.
+    pub(super) fn refuse_request(self: &Arc<Self>, request: &Header) {
+        if request.dst_cid == u64::from(self.cid()) {
+            self.refuse(request);
+        } else {
+            STATS.count(Counter::BadAddress);
+        }
+    }
+
+    /// Whether what is left of `msg` can be sent from where it lies: the transmit queue can take it.
+    pub(super) fn can_pin(&self, msg: &Msg) -> bool {
+        // The header takes a descriptor too.
+        msg.can_be_pinned(self.streams.tx.size().saturating_sub(1))
+    }
+
+    /// Takes the packet out of `backlog` that small writes are put together in while others wait, if there is
+    /// one. It is to be sent again.
+    pub(super) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
+        backlog
+            .has_open()
+            .then(|| self.streams.tx.take_open(backlog))
+            .flatten()
+    }
+
+    /// Whether so much waits to be sent that all writers have to wait; that of `backlog`, if so, is to be told
+    /// when they need not.
+    pub(super) fn is_full_for(&self, backlog: &Backlog) -> bool {
+        if !self.streams.tx.is_full() {
+            return false;
+        }
+        backlog.refuse();
+        // Those that were refused before it was full no longer are woken.
+        self.streams.tx.is_full_still()
+    }
+
+    /// Drops the packets of `sender` that wait to be sent; returns whether there were any. Does not sleep.
+    pub(super) fn withdraw(&self, sender: &dyn Sender) -> bool {
+        self.streams.tx.withdraw(sender)
+    }
+
+    /// Drops all packets that wait to be sent. Does not sleep.
+    pub(super) fn purge(&self) {
+        self.streams.tx.purge(|_| true);
+        self.datagrams.tx.purge(|_| true);
+    }
+}
+
+impl Outbox {
+    /// The device has taken packets. Does not sleep.
+    pub(super) fn used(&self, link: &Arc<Link>) {
+        self.tx_work.queue(link, Where::Bh);
+    }
+
+    /// Takes back what was sent; `timer` if that is why. Does not sleep.
+    fn reclaim(&self, link: &Arc<Link>, timer: bool) {
+        let afterwards = self.tx.reclaim(timer);
+        self.follow(link, afterwards);
+    }
+
+    fn send(&self, link: &Arc<Link>, packet: Packet) -> Result {
+        let afterwards = self.tx.send(packet)?;
+        self.follow(link, afterwards);
+        Ok(())
+    }
+
+    /// Does what is left to do after something was sent.
+    fn follow(&self, link: &Arc<Link>, afterwards: Afterwards) {
+        if afterwards.stuck {
+            // It may as well sleep for want of buffers that are there.
+            self.rx.notify();
+        }
+        if afterwards.tell_of_room {
+            (self.tell_of_room)();
+        }
+        let Some(Start { timer, instead }) = afterwards.start_timer else {
+            return;
+        };
+        let delay = msecs_to_jiffies(match timer {
+            Timer::Late => SLOW_INTERVAL,
+            Timer::Idle | Timer::Soon => RECLAIM_INTERVAL,
+        });
+        if instead {
+            self.reclaim_work.requeue_in(link, delay);
+        } else {
+            self.reclaim_work.queue_in(link, delay);
+        }
+    }
+
+    /// Somebody waits until all that was sent so far is taken. Does not sleep.
+    pub(super) fn want_sent(&self) {
+        self.tx.want_interrupt();
+    }
+
+    /// Whether so much waits to be sent that more has to wait for it.
+    pub(super) fn is_full(&self) -> bool {
+        self.tx.is_full()
+    }
+
+    /// The same, for one who waits to be told of room.
+    pub(super) fn is_full_still(&self) -> bool {
+        self.tx.is_full_still()
+    }
+
+    /// What waits, and how large the queue is.
+    pub(super) fn tx(&self) -> &Tx {
+        &self.tx
+    }
+
+    /// Sends through `queue` from now on, with headers of `header_len` bytes.
+    pub(super) fn start(&self, queue: Queue, header_len: usize) {
+        self.tx.start(Virtqueue::new(queue), header_len);
+    }
+
+    /// Waits until the device has taken all packets, `limit` at most. Sleeps.
+    pub(super) fn drain(&self, limit: Delta) {
+        self.tx.drain(limit);
+    }
+
+    /// The queue is no more. Sleeps.
+    pub(super) fn stop(&self) {
+        self.tx.stop();
+        // Who waits for room finds that there is no device.
+        (self.tell_of_room)();
+        self.tx_work.cancel_sync();
+        self.reclaim_work.cancel_sync();
+    }
+}
