@@ -3,24 +3,42 @@
 //! The driver: what happens between AF_VSOCK's calls, the rules of [`proto`](crate::proto), and the
 //! device's queues.
 //!
+//! # Rooms
+//!
+//! Sending is below the connections, receiving is above them: whoever sends needs a queue and an address; whoever
+//! receives must know all connections. Each room knows those below it, and none above:
+//!
+//! - [`debugfs`]: what debugfs shows;
+//! - [`device`]: a virtio socket device: its bus, its life, what it receives and whom that is for, its events;
+//! - [`accept`]: requests for connections, until a listener has them;
+//! - [`transport`]: what AF_VSOCK calls;
+//! - [`conn`]: a connection, and the table of all; [`dgram`]: datagram sockets, and their ports;
+//! - [`link`]: the way out: CID, profile, transmit queues; socket calls find it by RCU;
+//! - [`queue`]: virtqueues and what is on them;
+//! - [`stats`], [`hash_table`], [`parameters`]: counters, a table, the administrator's word.
+//!
+//! A packet on its way in goes device, queue, device, conn, and its answer link; on its way out transport, conn,
+//! link, queue. tools/hosttest/tests/arrows.rs fails where a room looks up, or two look at each other.
+//!
 //! # Locks
 //!
 //! Those on a packet's way are spinlocks that keep bottom halves away; none is held while memory of the
 //! user is touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
 //!
-//! 1. `Rx`: the receive queue and the buffers in it.
+//! 1. `Rx::inner`: the receive queue and the buffers in it.
 //! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
-//! 3. `Tx`: the transmit queue and the packets that wait for room in it.
-//! 4. The list of connections that could not tell their news.
-//! 5. `Conn`: the state of one connection, its credit, what it has received.
-//! 6. A bucket of a table, of connections or of ports; `Backlog`: what of one connection waits for room.
+//! 3. `Tx::inner`: the transmit queue and the packets that wait for room in it.
+//! 4. `Connections::untold`: the list of connections that could not tell what is new.
+//! 5. `Conn::inner`: the state of one connection, its credit, what it has received.
+//! 6. A bucket of a table, of connections or of ports; `Backlog::inner`: what of one connection waits for room.
 //!
-//! Nothing else is locked within these: `Requests::waiting` (requests that wait to be handled), the event
-//! queue, `Ports::next` (where to look for a port), `WeakSock::sk` (whether there is a socket), and
+//! Nothing else is locked within these: `Requests::waiting` (requests that wait to be handled), `Events::queue`,
+//! `Ports::next` (where to look for a port), `WeakSock::sk` (whether there is a socket), and
 //! af_vsock's own table lock.
 //!
-//! Mutexes come before all of them, and none within another: the configuration space, which is held
-//! while events are handled; the registrations with af_vsock; the connections that wait for their listeners.
+//! Mutexes come before all of them, and none within another: `Vsock::config` (the configuration space, held
+//! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock),
+//! `Requests::held_up` (connections that wait for their listeners).
 //!
 //! Packets, sockets and received pages are freed with none of the locks 3 to 6 held, since the last reference
 //! to a socket may go with them, and since there may be many.
@@ -35,25 +53,17 @@
 
 #![deny(unsafe_code)]
 
-mod abandoned;
 mod accept;
-mod closing;
 mod conn;
-mod data;
 mod debugfs;
 mod device;
 mod dgram;
 mod hash_table;
-mod inbox;
 mod link;
-mod news;
 mod parameters;
 mod queue;
 mod stats;
-mod table;
 mod transport;
-mod unread;
-mod writer;
 
 pub(crate) use self::{
     debugfs::show,
@@ -66,7 +76,7 @@ use kernel::prelude::*;
 /// What sockets are served by while the module is loaded. Its parts end in the order of the fields.
 pub(crate) struct Shared {
     _slot: Kept<transport::Slot>,
-    _connections: Kept<table::Connections>,
+    _connections: Kept<conn::Connections>,
     _ports: Kept<dgram::Ports>,
 }
 
@@ -79,7 +89,7 @@ impl Shared {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             _slot: transport::Slot::keep()?,
-            _connections: table::Connections::keep()?,
+            _connections: conn::Connections::keep()?,
             _ports: dgram::Ports::keep()?,
         })
     }

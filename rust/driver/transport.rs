@@ -3,10 +3,12 @@
 //! The transport: what AF_VSOCK calls, passed on to the connection.
 
 use super::{
-    conn::Conn,
+    conn::{
+        self,
+        Conn, //
+    },
     link,
-    parameters,
-    table, //
+    parameters, //
 };
 use crate::{
     ext::{
@@ -142,7 +144,7 @@ impl Serves for VirtioTransport {
     fn init(sk: &NewSock<'_>, way: WeakSock, _listener: Option<&VsockSock>) -> Result<Arc<Conn>> {
         let size = buf_alloc(wanted_buffer(sk));
         sk.set_buffer_size(u64::from(size));
-        let table = table::all().ok_or(ENODEV)?;
+        let table = conn::all().ok_or(ENODEV)?;
         Conn::new(way, socket_type(sk.sock_type()), size, table)
     }
 
@@ -276,10 +278,7 @@ impl Transport for VirtioTransport {
     }
 
     fn unsent_bytes(conn: ArcBorrow<'_, Conn>) -> usize {
-        if conn.backlog.unsent() > 0 {
-            link::with(|link| link.streams.want_sent());
-        }
-        conn.backlog.unsent()
+        conn.unsent()
     }
 
     fn shutdown(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>, mode: u32) -> Result {

@@ -19,6 +19,10 @@ use super::{
         self,
         Requests, //
     },
+    conn::{
+        self,
+        Connections, //
+    },
     dgram::{
         self,
         Ports, //
@@ -28,10 +32,6 @@ use super::{
         Events,
         Rx, //
     },
-    table::{
-        self,
-        Connections, //
-    }, //
 };
 use crate::{
     ext::{
@@ -130,13 +130,13 @@ impl Vsock {
     pub(super) fn new(profile: Profile, dev: &virtio::Device<Core<'_>>) -> Result<Arc<Self>> {
         let features = dev.features();
         let dev: ARef<virtio::Device> = dev.into();
-        let table = table::all().ok_or(ENODEV)?;
+        let table = conn::all().ok_or(ENODEV)?;
         let ports = dgram::ports().ok_or(ENODEV)?;
         let streams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
         let datagrams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
         let link = Link::new(
             profile,
-            (streams.clone(), table::tell_of_room),
+            (streams.clone(), conn::tell_of_room),
             (datagrams.clone(), dgram::tell_of_room),
         )?;
         Arc::pin_init(

@@ -5,6 +5,7 @@
 use super::Vsock;
 use crate::{
     driver::{
+        conn::Key,
         dgram,
         queue::{
             Payload,
@@ -14,7 +15,6 @@ use crate::{
             Counter,
             STATS, //
         },
-        table::Key, //
     },
     ext::net::vsock::Addr,
     wire::{

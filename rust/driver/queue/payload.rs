@@ -3,7 +3,7 @@
 //! The payload of a received packet, in the buffers that it came in.
 
 use crate::{
-    driver::unread::MARK_LEN,
+    driver::conn::MARK_LEN,
     ext::{
         mm::PageBlock,
         net::skbuff::{

@@ -21,7 +21,7 @@ use crate::{
 use kernel::prelude::*;
 
 /// The size of what precedes each part in a bundle.
-pub(super) const MARK_LEN: usize = 2;
+pub(in crate::driver) const MARK_LEN: usize = 2;
 
 /// The greatest part that can be in a bundle: its length has 14 bits.
 pub(super) const MARK_MAX: usize = (1 << 14) - 1;

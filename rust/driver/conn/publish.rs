@@ -5,7 +5,7 @@
 //! It reads the socket's fields as the socket's owner, so that only an owner may write them: a user
 //! call that has locked the socket, or we, when nobody has.
 
-use super::conn::Conn;
+use super::Conn;
 use crate::{
     ext::{
         error::NetError,
@@ -69,7 +69,7 @@ impl Conn {
     }
 
     /// Tells af_vsock what is new. Does not sleep.
-    pub(super) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+    pub(in crate::driver) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
         loop {
             let (news, unread, peer_shutdown) = {
                 let mut inner = self.inner.lock();

@@ -5,24 +5,24 @@
 //! af_vsock's own tables find listeners, and are what user space sees; but they do not hold
 //! connections that are being made, and belong to all transports.
 
-use super::{
-    conn::Conn,
-    hash_table::{
+use super::Conn;
+use crate::{
+    driver::hash_table::{
         self,
         HashTable, //
-    }, //
-};
-use crate::ext::{
-    net::vsock::Addr,
-    sync::{
-        new_spinlock_bh,
-        Kept,
-        RcuArc,
-        SpinLockBh, //
     },
-    work::{
-        new_delayed_work,
-        DelayedWork, //
+    ext::{
+        net::vsock::Addr,
+        sync::{
+            new_spinlock_bh,
+            Kept,
+            RcuArc,
+            SpinLockBh, //
+        },
+        work::{
+            new_delayed_work,
+            DelayedWork, //
+        }, //
     }, //
 };
 use kernel::{
@@ -39,11 +39,11 @@ const TELL_INTERVAL: u32 = 20;
 
 /// What tells a connection from others; the other half of our own address is the device's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+pub(in crate::driver) struct Key {
     /// Who the peer is.
-    pub(super) peer: Addr,
+    pub(in crate::driver) peer: Addr,
     /// Our own port.
-    pub(super) local_port: u32,
+    pub(in crate::driver) local_port: u32,
 }
 
 impl hash_table::Key for Key {
@@ -62,12 +62,12 @@ impl hash_table::Key for Key {
 static ALL: RcuArc<Connections> = RcuArc::new();
 
 /// The connections; none when the module is being unloaded.
-pub(super) fn all() -> Option<Arc<Connections>> {
+pub(in crate::driver) fn all() -> Option<Arc<Connections>> {
     ALL.load()
 }
 
 /// Writers may go on that had to wait, as too much waited of all. Does not sleep.
-pub(super) fn tell_of_room() {
+pub(in crate::driver) fn tell_of_room() {
     if let Some(table) = all() {
         table.for_each(|conn| conn.tell_of_room());
     }
@@ -75,7 +75,7 @@ pub(super) fn tell_of_room() {
 
 /// The connections of all sockets that this driver serves.
 #[pin_data]
-pub(super) struct Connections {
+pub(in crate::driver) struct Connections {
     #[pin]
     by_address: HashTable<Key, Conn>,
     /// A list of connections that could not tell af_vsock what is new.
@@ -91,7 +91,7 @@ impl Connections {
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(super) fn keep() -> Result<Kept<Self>> {
+    pub(in crate::driver) fn keep() -> Result<Kept<Self>> {
         let table = Arc::pin_init(
             pin_init!(Self {
                 by_address <- HashTable::new(),
@@ -119,12 +119,12 @@ impl Connections {
     }
 
     /// The connection between these addresses.
-    pub(super) fn find(&self, key: Key) -> Option<Arc<Conn>> {
+    pub(in crate::driver) fn find(&self, key: Key) -> Option<Arc<Conn>> {
         self.by_address.find(key)
     }
 
     /// Calls `f` with each connection, as [`HashTable::for_each`] does.
-    pub(super) fn for_each(&self, f: impl FnMut(&Arc<Conn>)) {
+    pub(in crate::driver) fn for_each(&self, f: impl FnMut(&Arc<Conn>)) {
         self.by_address.for_each(f);
     }
 

@@ -1,44 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A connection's payload: from the user to packets, and from packets to the user.
+//! What a connection receives: from packets to the inbox, and from there to the user.
 
 use super::{
-    conn::{
-        Conn,
-        Inner, //
-    },
     inbox::{
         self,
         Message, //
     },
-    link::{
-        self,
-        Link, //
-    },
-    parameters,
-    queue::{
-        self,
-        Payload,
-        Pinned, //
-    }, //
+    Conn,
+    Inner, //
 };
 use crate::{
-    ext::{
-        error::NetError,
-        net::{
-            msg::Msg,
-            skbuff::SkBuff,
-            vsock::{
-                OwnedSock,
-                UserOwned, //
-            },
-            zerocopy::ZeroCopy, //
+    driver::{
+        link,
+        queue::{
+            Payload,
+            Routed, //
+        },
+        stats::{
+            Counter,
+            STATS, //
         }, //
+    },
+    ext::net::{
+        msg::Msg,
+        skbuff::SkBuff,
+        vsock::OwnedSock, //
     },
     proto::{
         Actions,
         Send,
-        SockError, //
+        SockError,
+        State, //
     },
     wire::{
         Header,
@@ -124,112 +117,124 @@ impl Inner {
 }
 
 impl Conn {
-    /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// - `EMSGSIZE`: a message can never be sent, being longer than the window (S4).
-    /// - `EPIPE`: the connection is over, or the peer will not receive.
-    /// - If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
-    pub(super) fn enqueue(
+    /// A packet from the peer has come.
+    pub(in crate::driver) fn receive(
         self: &Arc<Self>,
-        sk: &UserOwned<'_>,
-        msg: &mut Msg,
-        len: usize,
-    ) -> Result<usize> {
-        if self.has_too_much_waiting() {
-            return Ok(0);
-        }
-        let link = link::running();
-        let want = u32::try_from(len).unwrap_or(u32::MAX);
-        let message = self.socket_type() == SocketType::Seqpacket;
-        let (granted, header) = {
-            let mut inner = self.inner.lock();
-            // The socket may not have been told yet: we own it.
-            if !inner.state.may_send() {
-                return Err(EPIPE);
+        header: &Header,
+        op: Op,
+        payload: &mut Payload,
+    ) -> Routed {
+        let (mut had_room, mut has_room, mut due, mut asks) = (false, false, false, false);
+        let mut stored = Stored::Silently;
+        let mut held = false;
+        let actions = self.decide(|inner| {
+            if payload.is_damaged() {
+                // Bytes were lost on the way (M2).
+                return inner.state.abort(SockError::ConnReset);
             }
-            if message && want > inner.credit.tx.window() {
-                return Err(NetError::MsgSize.into());
+            if op == Op::Rw && !inner.prepare(self.ty, header, payload) {
+                held = true;
+                return Actions::NONE;
             }
-            let header = self.header(&inner, Op::Rw, 0);
-            (inner.credit.tx.take(want) as usize, header)
-        };
-        if granted == 0 {
-            return Ok(0);
-        }
-        let Some(link) = link else {
-            let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
-            self.inner.lock().credit.tx.give_back(unsent);
-            return Err(ENODEV);
-        };
-        let zerocopy = match ZeroCopy::begin(sk, msg, granted) {
-            Ok(zerocopy) => zerocopy,
-            Err(error) => {
-                let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
-                self.inner.lock().credit.tx.give_back(unsent);
-                return Err(error);
-            }
-        };
-        let pinned = match &zerocopy {
-            Some(zerocopy) => {
-                // All of it, or none: the notification speaks of the whole call.
-                let pinned = granted == len && parameters::zerocopy.get() && link.can_pin(msg);
-                if !pinned {
-                    zerocopy.is_copied();
+            had_room = inner.credit.tx.free() > 0;
+            // A peer that has just told of another buffer may stall earlier than was thought, and stop us
+            // later.
+            let changed = inner.credit.update(header);
+            has_room = inner.credit.tx.free() > 0;
+            asks = changed && !has_room;
+            let unread = inner.credit.rx.unread();
+            let actions = inner.state.packet(op, header.flags, unread > 0);
+            if !actions.deliver && !actions.discard {
+                if changed && inner.state.state() == State::Established {
+                    due = inner.credit.rx.update_due(inner.lowat);
+                    if unread > 0 && self.ty == SocketType::Stream {
+                        stored = inner.bytes_to_read();
+                    }
                 }
-                Some((zerocopy, if pinned { Pinned::Yes } else { Pinned::No }))
+                return actions;
             }
-            None => None,
+            match inner.store(self.ty, header, payload, actions.discard) {
+                Ok(what) => {
+                    stored = what;
+                    due = inner.message_is_stuck(self.ty)
+                        || (changed && inner.credit.rx.update_due(inner.lowat));
+                    actions
+                }
+                Err(error) => {
+                    STATS.count(Counter::Overrun);
+                    inner.state.abort(error)
+                }
+            }
+        });
+        if held {
+            return Routed::Held;
+        }
+        if actions.reply_rst {
+            if let Some(link) = link::running() {
+                link.refuse(header);
+            }
+        }
+        self.follow(actions);
+        if due {
+            let _ = self.send(Some(Send::CreditUpdate), GFP_ATOMIC);
+        }
+        if asks {
+            self.ask_for_credit();
+        }
+        self.wake(stored, has_room && !had_room);
+        Routed::Done
+    }
+
+    /// Wakes those who wait for what has come.
+    pub(super) fn wake(&self, stored: Stored, room: bool) {
+        if stored == Stored::Silently && !room {
+            return;
+        }
+        let Some(sk) = self.sk.upgrade() else {
+            return;
         };
-        let mut sent = 0;
-        let mut result = Ok(());
-        while sent < granted && result.is_ok() {
-            let left = granted.saturating_sub(sent);
-            result = self
-                .send_piece(&link, header, sk, msg, left, pinned)
-                .map(|len| {
-                    sent = sent.saturating_add(len);
-                });
-            if sent < granted && self.has_too_much_waiting() {
-                break;
-            }
+        match stored {
+            Stored::Silently => {}
+            Stored::Bytes { unread, most } if unread < sk.rcvlowat().min(most) => {}
+            Stored::Bytes { .. } | Stored::Message => sk.data_ready(),
         }
-        if let Some(zerocopy) = zerocopy {
-            zerocopy.end(sent > 0);
-            // The user waits for the notification, which shall wait for no timer.
-            link.streams.want_sent();
-        }
-        if sent < granted {
-            let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
-            self.inner.lock().credit.tx.give_back(unsent);
-        }
-        match result {
-            Err(error) if sent == 0 => Err(error),
-            _ => Ok(sent),
+        if room {
+            sk.write_space();
         }
     }
 
-    /// Sends up to `len` bytes as one packet, or adds them to one that waits. May sleep.
-    fn send_piece(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        header: Header,
-        sk: &OwnedSock<'_>,
-        msg: &mut Msg,
-        len: usize,
-        zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
-    ) -> Result<usize> {
-        if zerocopy.is_none() && queue::is_small(len) {
-            if let Some(mut open) = link.take_open(&self.backlog) {
-                let added = queue::extend(&mut open, msg, len);
-                link.send(open)?;
-                return added;
+    /// The number of bytes to read.
+    pub(in crate::driver) fn readable(self: &Arc<Self>) -> u32 {
+        self.unless_withheld(|inner| inner.credit.rx.unread())
+    }
+
+    /// Whether a reader who waits for `target` bytes has them, or as many as can come (K6).
+    pub(in crate::driver) fn is_readable(self: &Arc<Self>, target: u32) -> bool {
+        let unread = self.readable();
+        unread > 0 && unread >= self.inner.lock().credit.rx.reachable(target)
+    }
+
+    /// The number of whole messages to read.
+    pub(in crate::driver) fn messages(self: &Arc<Self>) -> u32 {
+        self.unless_withheld(|inner| inner.inbox.messages())
+    }
+
+    /// What is `waiting`, or nothing if it came to a connect() that gave up, or if sockmap is to have it: a reader
+    /// would overtake what came before and is on its way through a verdict. What nobody hands over just now is
+    /// handed over soon.
+    fn unless_withheld(self: &Arc<Self>, waiting: impl FnOnce(&Inner) -> u32) -> u32 {
+        let waiting = {
+            let inner = self.inner.lock();
+            if inner.state.is_abandoned() {
+                return 0;
             }
+            waiting(&inner)
+        };
+        if waiting == 0 || !self.sk.upgrade().is_some_and(|sk| sk.has_verdict()) {
+            return waiting;
         }
-        let (packet, len) = queue::data(header, self.clone(), sk, msg, len, zerocopy)?;
-        link.send(packet)?;
-        Ok(len)
+        self.table.tell_later(self);
+        0
     }
 
     /// Hands up to `len` received bytes to the user. May sleep.
@@ -240,7 +245,7 @@ impl Conn {
     /// # Errors
     ///
     /// `EFAULT` if nothing could be handed over.
-    pub(super) fn dequeue(
+    pub(in crate::driver) fn dequeue(
         self: &Arc<Self>,
         sk: &OwnedSock<'_>,
         msg: &mut Msg,
@@ -269,7 +274,7 @@ impl Conn {
     ///
     /// `EFAULT`: the user's memory cannot be written; the message is gone, unless it was but to be
     /// looked at.
-    pub(super) fn dequeue_message(
+    pub(in crate::driver) fn dequeue_message(
         self: &Arc<Self>,
         sk: &OwnedSock<'_>,
         msg: &mut Msg,
@@ -338,7 +343,7 @@ impl Conn {
     }
 
     /// A reader is going to wait until there are `lowat` bytes: the peer must be able to send them (K6).
-    pub(super) fn before_read_sleep(self: &Arc<Self>, lowat: u32) {
+    pub(in crate::driver) fn before_read_sleep(self: &Arc<Self>, lowat: u32) {
         let due = {
             let mut inner = self.inner.lock();
             inner.lowat = lowat;
@@ -357,7 +362,10 @@ impl Conn {
     ///
     /// - `EAGAIN`: there is nothing, or somebody reads just now, and will come to it when he is done.
     /// - `ENOMEM`: no memory; it stays, and is offered again soon.
-    pub(super) fn read_skbs(self: &Arc<Self>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {
+    pub(in crate::driver) fn read_skbs(
+        self: &Arc<Self>,
+        taker: &mut dyn FnMut(SkBuff) -> bool,
+    ) -> Result {
         if !self.inner.lock().inbox.begin_handing_over() {
             return Err(EAGAIN);
         }

@@ -15,7 +15,6 @@ pub(super) use super::unread::{
     Queue, //
 };
 use super::{
-    queue::Payload,
     unread::{
         mark,
         part_at,
@@ -27,6 +26,7 @@ use super::{
     }, //
 };
 use crate::{
+    driver::queue::Payload,
     ext::net::skbuff::SkBuff,
     proto::{
         self,
