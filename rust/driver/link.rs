@@ -42,12 +42,12 @@ use crate::{
     },
     proto::{
         reset_reply,
+        Profile,
         Start,
         Timer, //
     },
     wire::{
         Header,
-        Profile,
         SocketType, //
     }, //
 };
@@ -222,11 +222,7 @@ impl Link {
 
     /// Whether sockets of type `ty` work.
     pub(super) fn serves(&self, ty: SocketType) -> bool {
-        match ty {
-            SocketType::Stream => self.profile.stream,
-            SocketType::Seqpacket => self.profile.seqpacket,
-            SocketType::Dgram => self.profile.dgram,
-        }
+        self.profile.serves(ty)
     }
 
     /// Sends a packet of a connection, or an answer to one. Does not sleep.

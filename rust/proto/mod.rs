@@ -16,6 +16,7 @@ mod connection;
 mod credit;
 mod dgram;
 mod mergeable;
+mod profile;
 mod storage;
 mod supply;
 mod underway;
@@ -46,6 +47,15 @@ pub use self::mergeable::{
     Fault,
     Used, //
 };
+pub use self::profile::{
+    after_no_five_queues,
+    first_attempt,
+    Choice,
+    Dialect,
+    Feature,
+    Profile,
+    Queues, //
+};
 pub use self::storage::{
     decide as store,
     may_take_pages,
@@ -69,5 +79,6 @@ pub use self::{
         RxCredit,
         TxCredit, //
     },
+    profile::Attempt,
     storage::held_at_most, //
 };

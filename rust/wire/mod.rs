@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The wire: what the bytes of packets, events, the configuration space and the feature bits mean.
+//! The wire: what the bytes of packets, events and the configuration space mean.
 //!
-//! Source: virtio 1.3, section "Socket Device", and for the 46-byte header and the five queues the
-//! drafts of 2021 and 2022. C header: [`include/uapi/linux/virtio_vsock.h`].
+//! Source: virtio 1.3, section "Socket Device", and for the 46-byte header the draft of 2022. C header: [`include/uapi/linux/virtio_vsock.h`].
 //!
 //! This room is pure: only `core`, no `unsafe`, no panic on any input, nothing that waits. The very
 //! same files compile into the module and, with their tests, on the host (`tools/hosttest`). Values
@@ -16,7 +15,6 @@
 mod bytes;
 mod event;
 mod header;
-mod profile;
 mod types;
 
 pub use self::event::{
@@ -31,15 +29,6 @@ pub use self::header::{
     HEADER_LEN,
     HEADER_LEN_MRG, //
 };
-pub use self::profile::{
-    after_no_five_queues,
-    first_attempt,
-    Choice,
-    Dialect,
-    Feature,
-    Profile,
-    Queues, //
-};
 pub use self::types::{
     Op,
     SeqFlags,
@@ -49,7 +38,3 @@ pub use self::types::{
 
 /// The CID of the host.
 pub const CID_HOST: u32 = 2;
-
-// What the tests look into.
-#[allow(unused_imports)]
-pub use self::profile::Attempt;

@@ -15,16 +15,16 @@ use crate::{
         self,
         virtio_device_table, //
     },
-    wire::{
+    proto::{
         after_no_five_queues,
         first_attempt,
         Choice,
-        Config,
         Dialect,
         Feature,
         Profile,
         Queues, //
-    }, //
+    },
+    wire::Config, //
 };
 use kernel::{
     device::Core,

@@ -23,7 +23,7 @@ use crate::{
         },
         work::Where, //
     },
-    wire::Queues, //
+    proto::Queues, //
 };
 use kernel::{
     device::Core,

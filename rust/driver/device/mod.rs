@@ -56,11 +56,13 @@ use crate::{
             Work, //
         }, //
     },
-    wire::{
-        Config,
-        Header,
+    proto::{
         Profile,
         Queues, //
+    },
+    wire::{
+        Config,
+        Header, //
     }, //
 };
 use kernel::{

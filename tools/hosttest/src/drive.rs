@@ -8,12 +8,15 @@
 
 use crate::{
     proto::{
+        after_no_five_queues,
+        first_attempt,
         held_at_most,
         reset_reply,
         store,
         Actions,
         Arrival,
         Assembly,
+        Choice,
         Connection,
         Credit,
         Send,
@@ -23,9 +26,6 @@ use crate::{
         Used, //
     },
     wire::{
-        after_no_five_queues,
-        first_attempt,
-        Choice,
         Config,
         Event,
         Header,

@@ -3,19 +3,23 @@
 //! Properties of the wire: reading and writing undo each other, and the table of profiles is whole.
 
 use proptest::prelude::*;
-use rvsock_hosttest::wire::{
-    after_no_five_queues,
-    first_attempt,
-    Choice,
-    Dialect,
-    Header,
-    HeaderMrg,
-    Op,
-    Profile,
-    Queues,
-    SocketType,
-    HEADER_LEN,
-    HEADER_LEN_MRG, //
+use rvsock_hosttest::{
+    proto::{
+        after_no_five_queues,
+        first_attempt,
+        Choice,
+        Dialect,
+        Profile,
+        Queues, //
+    },
+    wire::{
+        Header,
+        HeaderMrg,
+        Op,
+        SocketType,
+        HEADER_LEN,
+        HEADER_LEN_MRG, //
+    },
 };
 
 proptest! {

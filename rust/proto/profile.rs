@@ -12,7 +12,8 @@
 //!
 //! Source: virtio 1.3, "Socket Device", "Feature bits", and the drafts.
 
-use super::{
+use crate::wire::{
+    SocketType,
     HEADER_LEN,
     HEADER_LEN_MRG, //
 };
@@ -221,6 +222,15 @@ impl Profile {
             HEADER_LEN_MRG
         } else {
             HEADER_LEN
+        }
+    }
+
+    /// Whether sockets of type `ty` work.
+    pub const fn serves(&self, ty: SocketType) -> bool {
+        match ty {
+            SocketType::Stream => self.stream,
+            SocketType::Seqpacket => self.seqpacket,
+            SocketType::Dgram => self.dgram,
         }
     }
 
