@@ -62,6 +62,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// Where the length of the payload is, in bytes from the beginning.
+    pub const LEN_OFFSET: usize = 24;
+
+    /// Where the header speaks of credit, `buf_alloc` and then `fwd_cnt`, in bytes from the beginning.
+    pub const CREDIT_OFFSET: usize = 36;
+
     /// A packet without payload, flags and credit from `src` to `dst`.
     pub const fn new(src: Address, dst: Address, ty: SocketType, op: Op) -> Self {
         // CAST: lossless; `From` is not const.
@@ -226,6 +232,24 @@ mod tests {
     fn every_field_at_its_offset() {
         assert_eq!(Header::parse(&counting()), COUNTED);
         assert_eq!(COUNTED.to_bytes(), counting::<HEADER_LEN>());
+    }
+
+    #[test]
+    fn length_and_credit_are_where_they_are_said_to_be() {
+        let mut bytes = [0; HEADER_LEN];
+        for (at, byte) in (Header::LEN_OFFSET..).zip([1, 2, 3, 4]) {
+            bytes[at] = byte;
+        }
+        for (at, byte) in (Header::CREDIT_OFFSET..).zip([5, 6, 7, 8, 9, 10, 11, 12]) {
+            bytes[at] = byte;
+        }
+        let expected = Header {
+            len: 0x0403_0201,
+            buf_alloc: 0x0807_0605,
+            fwd_cnt: 0x0c0b_0a09,
+            ..Header::default()
+        };
+        assert_eq!(Header::parse(&bytes), expected);
     }
 
     #[test]
