@@ -57,9 +57,9 @@ pub use self::profile::{
     Queues, //
 };
 pub use self::storage::{
-    decide as store,
     may_take_pages,
     smaller,
+    store,
     Arrival,
     Empties,
     Store, //

@@ -69,7 +69,7 @@ pub enum Store {
 }
 
 /// Where to store a payload (K3).
-pub fn decide(arrival: &Arrival) -> Store {
+pub fn store(arrival: &Arrival) -> Store {
     if arrival.payload <= arrival.tail_room {
         return Store::Append;
     }
@@ -194,7 +194,7 @@ mod tests {
 
     /// The capacity of a compact buffer, zero for the other outcomes.
     fn compact(arrival: &Arrival) -> usize {
-        match decide(arrival) {
+        match store(arrival) {
             Store::Compact { capacity } => capacity,
             Store::Append | Store::TakePages => 0,
         }
@@ -202,26 +202,26 @@ mod tests {
 
     #[test]
     fn k3_appended_while_there_is_room() {
-        assert_eq!(decide(&arrival(100, 100, 500)), Store::Append);
-        assert!(decide(&arrival(101, 100, 500)) != Store::Append);
-        assert_eq!(decide(&arrival(1, 1, 1)), Store::Append);
+        assert_eq!(store(&arrival(100, 100, 500)), Store::Append);
+        assert!(store(&arrival(101, 100, 500)) != Store::Append);
+        assert_eq!(store(&arrival(1, 1, 1)), Store::Append);
         // A payload that would take its pages is copied when the room is there already.
-        assert_eq!(decide(&arrival(BUFFER, BUFFER, 1)), Store::Append);
-        assert_eq!(decide(&arrival(0, 0, 0)), Store::Append);
+        assert_eq!(store(&arrival(BUFFER, BUFFER, 1)), Store::Append);
+        assert_eq!(store(&arrival(0, 0, 0)), Store::Append);
     }
 
     #[test]
     fn k3_pages_are_taken_from_half_a_buffer_on() {
-        assert_eq!(decide(&arrival(BUFFER / 2, 0, 0)), Store::TakePages);
+        assert_eq!(store(&arrival(BUFFER / 2, 0, 0)), Store::TakePages);
         assert!(compact(&arrival(BUFFER / 2 - 1, 0, 0)) >= BUFFER / 2 - 1);
-        assert_eq!(decide(&arrival(BUFFER, 0, 0)), Store::TakePages);
+        assert_eq!(store(&arrival(BUFFER, 0, 0)), Store::TakePages);
     }
 
     #[test]
     fn k3_lost_room_is_paid_for_by_the_pages_that_follow() {
         let room = 1000;
         assert_eq!(
-            decide(&arrival((BUFFER + room) / 2, room, 9)),
+            store(&arrival((BUFFER + room) / 2, room, 9)),
             Store::TakePages
         );
         assert!(compact(&arrival((BUFFER + room) / 2 - 1, room, 9)) > 0);
@@ -297,7 +297,7 @@ mod tests {
             tail_room: 0,
             unread: usize::MAX,
         };
-        assert_eq!(decide(&absurd), Store::TakePages);
+        assert_eq!(store(&absurd), Store::TakePages);
         assert_eq!(capacity(usize::MAX, usize::MAX), usize::MAX);
         assert_eq!(capacity(usize::MAX / 2 + 1, 0), usize::MAX / 2 + 1);
         assert_eq!(held_at_most(usize::MAX, 0), usize::MAX);
