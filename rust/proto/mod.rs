@@ -17,6 +17,7 @@ mod credit;
 mod dgram;
 mod mergeable;
 mod profile;
+mod route;
 mod storage;
 mod supply;
 mod underway;
@@ -55,6 +56,12 @@ pub use self::profile::{
     Feature,
     Profile,
     Queues, //
+};
+pub use self::route::{
+    route,
+    Destination,
+    Route,
+    Stray, //
 };
 pub use self::storage::{
     may_take_pages,
