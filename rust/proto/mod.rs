@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod actions;
+mod bundle;
 mod connection;
 mod credit;
 mod dgram;
@@ -27,6 +28,7 @@ pub use self::actions::{
     Send,
     SockError, //
 };
+pub use self::bundle::Mark;
 pub use self::connection::{
     reset_reply,
     Connection,
