@@ -15,6 +15,7 @@
 mod bytes;
 mod event;
 mod header;
+mod monitor;
 mod types;
 
 pub use self::event::{
@@ -28,6 +29,10 @@ pub use self::header::{
     HeaderMrg,
     HEADER_LEN,
     HEADER_LEN_MRG, //
+};
+pub use self::monitor::{
+    monitor_header,
+    MONITOR_LEN, //
 };
 pub use self::types::{
     Op,
