@@ -14,7 +14,7 @@ use crate::wire::Op;
 
 /// A control packet on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Send {
+pub enum Control {
     /// [`Op::Request`].
     Request,
     /// [`Op::Shutdown`], with these flags: all that was shut down so far.
@@ -23,6 +23,8 @@ pub enum Send {
     Rst,
     /// [`Op::CreditUpdate`].
     CreditUpdate,
+    /// [`Op::CreditRequest`].
+    CreditRequest,
 }
 
 /// What the socket's owner is to be told through `sk_err`.
@@ -55,7 +57,7 @@ pub struct Actions {
     /// Take the socket out of the tables, so that the peer's port can connect anew at once.
     pub unlink: bool,
     /// Send a control packet to the connection's peer.
-    pub send: Option<Send>,
+    pub send: Option<Control>,
     /// Answer the packet by an RST to where it came from, made of its own header: [`reset_reply`].
     pub reply_rst: bool,
     /// Set `sk_err` and report it.
@@ -89,7 +91,7 @@ impl Actions {
     }
 
     /// Send a packet, and nothing else.
-    pub(super) const fn send(packet: Send) -> Self {
+    pub(super) const fn send(packet: Control) -> Self {
         Self {
             send: Some(packet),
             ..Self::NONE

@@ -24,7 +24,7 @@
 
 use super::actions::{
     Actions,
-    Send,
+    Control,
     SockError, //
 };
 use crate::wire::{
@@ -146,7 +146,7 @@ impl Connection {
         match self.state {
             State::Idle | State::Connecting | State::Closed => {
                 *self = Self::in_state(State::Connecting);
-                Actions::send(Send::Request)
+                Actions::send(Control::Request)
             }
             State::Established | State::Draining | State::Closing => Actions::NONE,
         }
@@ -215,7 +215,7 @@ impl Connection {
                 Actions {
                     established: true,
                     // What was shut down meanwhile, the peer could not be told before.
-                    send: (!self.local.is_empty()).then_some(Send::Shutdown(self.local)),
+                    send: (!self.local.is_empty()).then_some(Control::Shutdown(self.local)),
                     ..Actions::NONE
                 }
             }
@@ -247,7 +247,7 @@ impl Connection {
             }
             // What it tells is in every packet.
             Op::CreditUpdate => Actions::NONE,
-            Op::CreditRequest => Actions::send(Send::CreditUpdate),
+            Op::CreditRequest => Actions::send(Control::CreditUpdate),
             Op::Shutdown => self.peer_shuts_down(flags, unread),
             Op::Rst => {
                 let wanted = unread && !self.abandoned;
@@ -287,7 +287,7 @@ impl Connection {
                 ..Actions::NONE
             };
         }
-        let mut actions = self.over(Actions::send(Send::Rst));
+        let mut actions = self.over(Actions::send(Control::Rst));
         actions.peer_shutdown_changed = true;
         actions
     }
@@ -299,7 +299,7 @@ impl Connection {
                 // Both sides close at once: neither needs to wait for the other's RST.
                 self.peer = self.peer.union(ShutdownFlags::from_raw(flags));
                 if self.peer.is_both() {
-                    self.over(Actions::send(Send::Rst))
+                    self.over(Actions::send(Control::Rst))
                 } else {
                     Actions::NONE
                 }
@@ -318,7 +318,7 @@ impl Connection {
         let changed = local != self.local;
         self.local = local;
         match self.state {
-            State::Established if changed => Actions::send(Send::Shutdown(local)),
+            State::Established if changed => Actions::send(Control::Shutdown(local)),
             _ => Actions::NONE,
         }
     }
@@ -329,7 +329,7 @@ impl Connection {
     pub fn drained(&mut self) -> Actions {
         match self.state {
             State::Draining if self.done => self.over(Actions::NONE),
-            State::Draining => self.over(Actions::send(Send::Rst)),
+            State::Draining => self.over(Actions::send(Control::Rst)),
             _ => Actions::NONE,
         }
     }
@@ -339,19 +339,19 @@ impl Connection {
     pub fn close(&mut self) -> Actions {
         match self.state {
             // Without an RST the host might keep its half of what we forget.
-            State::Connecting => self.over(Actions::send(Send::Rst)),
-            State::Established if self.abandoned => self.over(Actions::send(Send::Rst)),
+            State::Connecting => self.over(Actions::send(Control::Rst)),
+            State::Established if self.abandoned => self.over(Actions::send(Control::Rst)),
             State::Established => {
                 let told = self.local.is_both();
                 self.local = ShutdownFlags::BOTH;
                 self.state = State::Closing;
                 Actions {
-                    send: (!told).then_some(Send::Shutdown(ShutdownFlags::BOTH)),
+                    send: (!told).then_some(Control::Shutdown(ShutdownFlags::BOTH)),
                     start_close_timer: true,
                     ..Actions::NONE
                 }
             }
-            State::Draining if !self.done => self.over(Actions::send(Send::Rst)),
+            State::Draining if !self.done => self.over(Actions::send(Control::Rst)),
             State::Idle | State::Draining | State::Closed => self.over(Actions::NONE),
             State::Closing => Actions::NONE,
         }
@@ -360,7 +360,7 @@ impl Connection {
     /// The time of [`Actions::start_close_timer`] is over: the peer is told by RST (C4).
     pub fn close_timeout(&mut self) -> Actions {
         match self.state {
-            State::Closing => self.over(Actions::send(Send::Rst)),
+            State::Closing => self.over(Actions::send(Control::Rst)),
             _ => Actions::NONE,
         }
     }
@@ -370,11 +370,11 @@ impl Connection {
     pub fn abort(&mut self, error: SockError) -> Actions {
         match self.state {
             State::Connecting | State::Established => self.over(Actions {
-                send: Some(Send::Rst),
+                send: Some(Control::Rst),
                 error: Some(error),
                 ..Actions::NONE
             }),
-            State::Closing => self.over(Actions::send(Send::Rst)),
+            State::Closing => self.over(Actions::send(Control::Rst)),
             State::Idle | State::Draining | State::Closed => Actions::NONE,
         }
     }
@@ -388,7 +388,7 @@ impl Connection {
     ///
     /// Not of what is being closed: it has our SHUTDOWN, and some hosts drop what they hold at an RST.
     pub fn device_leaving(&mut self) -> Actions {
-        self.lost(Some(Send::Rst))
+        self.lost(Some(Control::Rst))
     }
 
     /// The device has gone, by surprise: local errors only (C7).
@@ -396,7 +396,7 @@ impl Connection {
         self.lost(None)
     }
 
-    fn lost(&mut self, send: Option<Send>) -> Actions {
+    fn lost(&mut self, send: Option<Control>) -> Actions {
         match self.state {
             State::Connecting | State::Established => self.over(Actions {
                 send,
@@ -499,7 +499,7 @@ mod tests {
         }
     }
 
-    fn reset(error: Option<SockError>, send: Option<Send>) -> Actions {
+    fn reset(error: Option<SockError>, send: Option<Control>) -> Actions {
         over(Actions {
             error,
             send,
@@ -511,7 +511,7 @@ mod tests {
     fn connect_sends_a_request_and_a_response_establishes() {
         let mut connection = Connection::new();
         assert_eq!(connection.state(), State::Idle);
-        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection.connect(), Actions::send(Control::Request));
         assert_eq!(connection.state(), State::Connecting);
         assert!(!connection.may_send());
         let actions = connection.packet(Op::Response, 0, false);
@@ -601,7 +601,7 @@ mod tests {
         let _ = connection.shutdown(BOTH);
         connection.cancel();
         assert!(connection.is_abandoned());
-        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection.connect(), Actions::send(Control::Request));
         assert_eq!(connection, connecting());
         assert!(connection.packet(Op::Response, 0, false).established);
         assert!(connection.may_send());
@@ -612,7 +612,7 @@ mod tests {
     #[test]
     fn connect_again_while_connecting_sends_again() {
         let mut connection = connecting();
-        assert_eq!(connection.connect(), Actions::send(Send::Request));
+        assert_eq!(connection.connect(), Actions::send(Control::Request));
         assert_eq!(connection.state(), State::Connecting);
     }
 
@@ -653,7 +653,10 @@ mod tests {
         let actions = connection.packet(Op::Shutdown, 3, true);
         assert!(actions.peer_shutdown_changed && !actions.unlink);
         assert_eq!(connection.state(), State::Draining);
-        assert_eq!(connection.abandoned_timeout(), reset(None, Some(Send::Rst)));
+        assert_eq!(
+            connection.abandoned_timeout(),
+            reset(None, Some(Control::Rst))
+        );
     }
 
     #[test]
@@ -679,7 +682,7 @@ mod tests {
                 let _ = connection.packet(Op::Rst, 0, unread);
                 assert!(!connection.claim());
                 let _ = connection.close();
-                assert_eq!(connection.connect(), Actions::send(Send::Request));
+                assert_eq!(connection.connect(), Actions::send(Control::Request));
                 assert_eq!(*connection, connecting());
             }
         }
@@ -694,7 +697,7 @@ mod tests {
             unanswered.packet(Op::Response, 0, false),
             Actions::reply_rst()
         );
-        let rst = Some(Send::Rst);
+        let rst = Some(Control::Rst);
         assert_eq!(abandoned().abandoned_timeout(), reset(None, rst));
         assert_eq!(abandoned().close(), reset(None, rst));
         let mut connection = abandoned();
@@ -723,7 +726,10 @@ mod tests {
     #[test]
     fn payload_after_our_rcv_shutdown_is_discarded_and_credited() {
         let mut connection = Connection::accepted();
-        assert_eq!(connection.shutdown(RCV), Actions::send(Send::Shutdown(RCV)));
+        assert_eq!(
+            connection.shutdown(RCV),
+            Actions::send(Control::Shutdown(RCV))
+        );
         let actions = connection.packet(Op::Rw, 0, false);
         assert!(actions.discard);
         assert!(!actions.deliver);
@@ -744,7 +750,7 @@ mod tests {
         assert!(connection.packet(Op::CreditUpdate, 0, false).is_empty());
         assert_eq!(
             connection.packet(Op::CreditRequest, 0, false),
-            Actions::send(Send::CreditUpdate)
+            Actions::send(Control::CreditUpdate)
         );
     }
 
@@ -782,7 +788,7 @@ mod tests {
         assert_eq!(connection.peer_shutdown(), RCV);
         assert!(!connection.may_send());
         assert!(connection.packet(Op::Shutdown, 1, false).is_empty());
-        let mut expected = reset(None, Some(Send::Rst));
+        let mut expected = reset(None, Some(Control::Rst));
         expected.peer_shutdown_changed = true;
         assert_eq!(connection.packet(Op::Shutdown, 2, false), expected);
         assert_eq!(connection.state(), State::Closed);
@@ -802,10 +808,10 @@ mod tests {
         assert!(!connection.may_send());
         // The reader finishes, or closes before it does: the peer gets its RST either way.
         let mut closes = connection;
-        assert_eq!(connection.drained(), reset(None, Some(Send::Rst)));
+        assert_eq!(connection.drained(), reset(None, Some(Control::Rst)));
         assert_eq!(connection.state(), State::Closed);
         assert!(connection.drained().is_empty());
-        assert_eq!(closes.close(), reset(None, Some(Send::Rst)));
+        assert_eq!(closes.close(), reset(None, Some(Control::Rst)));
         assert_eq!(closes.state(), State::Closed);
     }
 
@@ -849,13 +855,13 @@ mod tests {
         assert!(connection.shutdown(ShutdownFlags::NONE).is_empty());
         assert_eq!(
             connection.shutdown(SEND),
-            Actions::send(Send::Shutdown(SEND))
+            Actions::send(Control::Shutdown(SEND))
         );
         assert!(connection.shutdown(SEND).is_empty());
         assert!(!connection.may_send());
         assert_eq!(
             connection.shutdown(RCV),
-            Actions::send(Send::Shutdown(BOTH))
+            Actions::send(Control::Shutdown(BOTH))
         );
         assert!(connection.local_shutdown().is_both());
         assert_eq!(connection.state(), State::Established);
@@ -867,14 +873,14 @@ mod tests {
         assert!(connection.shutdown(SEND).is_empty());
         let actions = connection.packet(Op::Response, 0, false);
         assert!(actions.established);
-        assert_eq!(actions.send, Some(Send::Shutdown(SEND)));
+        assert_eq!(actions.send, Some(Control::Shutdown(SEND)));
     }
 
     #[test]
     fn c4_close_shuts_down_and_waits_for_rst() {
         let mut connection = Connection::accepted();
         let expected = Actions {
-            send: Some(Send::Shutdown(BOTH)),
+            send: Some(Control::Shutdown(BOTH)),
             start_close_timer: true,
             ..Actions::NONE
         };
@@ -901,7 +907,7 @@ mod tests {
     #[test]
     fn c4_close_times_out_with_an_rst() {
         let mut connection = closing();
-        assert_eq!(connection.close_timeout(), reset(None, Some(Send::Rst)));
+        assert_eq!(connection.close_timeout(), reset(None, Some(Control::Rst)));
         assert!(connection.close_timeout().is_empty());
         assert!(Connection::accepted().close_timeout().is_empty());
     }
@@ -912,14 +918,14 @@ mod tests {
         assert!(connection.packet(Op::Shutdown, 2, false).is_empty());
         assert_eq!(
             connection.packet(Op::Shutdown, 1, false),
-            reset(None, Some(Send::Rst))
+            reset(None, Some(Control::Rst))
         );
     }
 
     #[test]
     fn close_in_the_other_states() {
         assert_eq!(Connection::new().close(), reset(None, None));
-        assert_eq!(connecting().close(), reset(None, Some(Send::Rst)));
+        assert_eq!(connecting().close(), reset(None, Some(Control::Rst)));
         assert!(closed().close().is_empty());
     }
 
@@ -947,7 +953,7 @@ mod tests {
 
     #[test]
     fn c7_orderly_departure_tells_every_peer() {
-        let rst = Some(Send::Rst);
+        let rst = Some(Control::Rst);
         let error = Some(SockError::ConnReset);
         assert_eq!(connecting().device_leaving(), reset(error, rst));
         assert_eq!(Connection::accepted().device_leaving(), reset(error, rst));
@@ -969,7 +975,7 @@ mod tests {
 
     #[test]
     fn k3_abort_resets_and_reports() {
-        let rst = Some(Send::Rst);
+        let rst = Some(Control::Rst);
         for error in [SockError::NoBufs, SockError::NoMem] {
             let mut connection = Connection::accepted();
             assert_eq!(connection.abort(error), reset(Some(error), rst));

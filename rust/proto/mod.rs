@@ -25,7 +25,7 @@ mod underway;
 
 pub use self::actions::{
     Actions,
-    Send,
+    Control,
     SockError, //
 };
 pub use self::bundle::Mark;

@@ -57,8 +57,8 @@ use crate::{
     proto::{
         Actions,
         Connection,
+        Control,
         Credit,
-        Send,
         State, //
     },
     wire::{
@@ -113,7 +113,7 @@ struct Inner {
     /// There was no memory for a credit update.
     update_owed: bool,
     /// There was no memory for this: the last word, as it says all that those before it did.
-    owed: Option<Send>,
+    owed: Option<Control>,
     /// How many bytes the reader waits for, `SO_RCVLOWAT`.
     lowat: u32,
     /// It is in the list of those that could not tell their news, before the next one.
@@ -204,7 +204,7 @@ impl Conn {
         let (update, owed, unread) = {
             let mut inner = self.inner.lock();
             (
-                core::mem::take(&mut inner.update_owed).then_some(Send::CreditUpdate),
+                core::mem::take(&mut inner.update_owed).then_some(Control::CreditUpdate),
                 inner.owed.take(),
                 inner.credit.rx.unread() > 0,
             )
@@ -272,15 +272,16 @@ impl Conn {
     ///
     /// - `ENODEV`: there is no device.
     /// - `ENOMEM`: no memory; it is sent later, unless it is the REQUEST.
-    fn send(self: &Arc<Self>, what: Option<Send>, gfp: Flags) -> Result {
+    fn send(self: &Arc<Self>, what: Option<Control>, gfp: Flags) -> Result {
         let Some(what) = what else {
             return Ok(());
         };
         let (op, flags, cause) = match what {
-            Send::Request => (Op::Request, 0, Cause::Call),
-            Send::Rst => (Op::Rst, 0, Cause::Last),
-            Send::Shutdown(flags) => (Op::Shutdown, flags.as_raw(), Cause::Call),
-            Send::CreditUpdate => (Op::CreditUpdate, 0, Cause::CreditUpdate),
+            Control::Request => (Op::Request, 0, Cause::Call),
+            Control::Rst => (Op::Rst, 0, Cause::Last),
+            Control::Shutdown(flags) => (Op::Shutdown, flags.as_raw(), Cause::Call),
+            Control::CreditUpdate => (Op::CreditUpdate, 0, Cause::CreditUpdate),
+            Control::CreditRequest => (Op::CreditRequest, 0, Cause::Call),
         };
         if cause == Cause::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full)
         {
@@ -290,9 +291,11 @@ impl Conn {
             let inner = self.inner.lock();
             // The peer of a connection that is over could take it for another's.
             let wanted = match what {
-                Send::Request => true,
-                Send::CreditUpdate => inner.state.state() == State::Established,
-                Send::Shutdown(_) | Send::Rst => !self.is_replaced(&inner),
+                Control::Request => true,
+                Control::CreditUpdate | Control::CreditRequest => {
+                    inner.state.state() == State::Established
+                }
+                Control::Shutdown(_) | Control::Rst => !self.is_replaced(&inner),
             };
             wanted.then(|| self.header(&inner, op, flags))
         };
@@ -302,11 +305,11 @@ impl Conn {
         if (header.is_none() || result.is_err()) && cause == Cause::CreditUpdate {
             self.update_left();
         }
-        if result == Err(ENOMEM) && what != Send::Request {
+        if result == Err(ENOMEM) && what != Control::Request {
             {
                 let mut inner = self.inner.lock();
                 match what {
-                    Send::CreditUpdate => inner.update_owed = true,
+                    Control::CreditUpdate => inner.update_owed = true,
                     _ => inner.owed = Some(what),
                 }
             }
@@ -352,7 +355,7 @@ impl Conn {
         };
         let room = self.backlog.set_buf_alloc(buf_alloc) || room;
         if tell {
-            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
+            let _ = self.send(Some(Control::CreditUpdate), GFP_KERNEL);
         }
         // A writer who waits in poll() does not come by again.
         self.ask_for_credit();

@@ -29,7 +29,7 @@ use crate::{
     },
     proto::{
         Actions,
-        Send,
+        Control,
         SockError,
         State, //
     },
@@ -176,7 +176,7 @@ impl Conn {
         }
         self.follow(actions);
         if due {
-            let _ = self.send(Some(Send::CreditUpdate), GFP_ATOMIC);
+            let _ = self.send(Some(Control::CreditUpdate), GFP_ATOMIC);
         }
         if asks {
             self.ask_for_credit();
@@ -331,7 +331,7 @@ impl Conn {
             inner.state.drained()
         });
         if due {
-            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
+            let _ = self.send(Some(Control::CreditUpdate), GFP_KERNEL);
         }
         if !drained.is_empty() {
             self.send_all(&drained, GFP_KERNEL);
@@ -350,7 +350,7 @@ impl Conn {
             inner.credit.rx.update_due(lowat)
         };
         if due {
-            let _ = self.send(Some(Send::CreditUpdate), GFP_KERNEL);
+            let _ = self.send(Some(Control::CreditUpdate), GFP_KERNEL);
         }
     }
 
@@ -407,7 +407,7 @@ impl Conn {
             inner.state.drained()
         });
         if due {
-            let _ = self.send(Some(Send::CreditUpdate), GFP_ATOMIC);
+            let _ = self.send(Some(Control::CreditUpdate), GFP_ATOMIC);
         }
         self.follow(drained);
         read.map(|(skb, _)| skb)

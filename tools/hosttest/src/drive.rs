@@ -18,8 +18,8 @@ use crate::{
         Assembly,
         Choice,
         Connection,
+        Control,
         Credit,
-        Send,
         SockError,
         State,
         Store,
@@ -188,7 +188,7 @@ impl Driven {
             assert_eq!(self.connection.state(), State::Closing);
         }
         assert!(!(actions.deliver && actions.discard));
-        if let Some(Send::Shutdown(flags)) = actions.send {
+        if let Some(Control::Shutdown(flags)) = actions.send {
             assert_eq!(flags, self.connection.local_shutdown());
             assert!(!flags.is_empty());
         }
@@ -275,7 +275,7 @@ impl Driven {
             6 => {
                 let state = self.connection.state();
                 let actions = self.connection.connect();
-                if actions.send == Some(Send::Request) {
+                if actions.send == Some(Control::Request) {
                     assert!(matches!(
                         state,
                         State::Idle | State::Connecting | State::Closed

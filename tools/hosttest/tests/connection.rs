@@ -11,7 +11,7 @@ use rvsock_hosttest::{
     proto::{
         Actions,
         Connection,
-        Send,
+        Control,
         SockError,
         State, //
     },
@@ -110,7 +110,7 @@ proptest! {
                 prop_assert_eq!(connection.state(), State::Closed);
             }
             // C8: a new attempt, from a clean state.
-            if actions.send == Some(Send::Request) {
+            if actions.send == Some(Control::Request) {
                 prop_assert!(matches!(event, Event::Connect));
                 let mut fresh = Connection::new();
                 let _ = fresh.connect();
@@ -180,10 +180,11 @@ impl Pair {
     fn carry_out(&mut self, who: usize, actions: Actions) {
         let peer = &mut self.0[1 - who].inbox;
         match actions.send {
-            Some(Send::Request) => peer.push_back((Op::Request, 0)),
-            Some(Send::Shutdown(flags)) => peer.push_back((Op::Shutdown, flags.as_raw())),
-            Some(Send::Rst) => peer.push_back((Op::Rst, 0)),
-            Some(Send::CreditUpdate) => peer.push_back((Op::CreditUpdate, 0)),
+            Some(Control::Request) => peer.push_back((Op::Request, 0)),
+            Some(Control::Shutdown(flags)) => peer.push_back((Op::Shutdown, flags.as_raw())),
+            Some(Control::Rst) => peer.push_back((Op::Rst, 0)),
+            Some(Control::CreditUpdate) => peer.push_back((Op::CreditUpdate, 0)),
+            Some(Control::CreditRequest) => peer.push_back((Op::CreditRequest, 0)),
             None => {}
         }
         if actions.reply_rst {
