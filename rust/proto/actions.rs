@@ -7,7 +7,8 @@ use crate::wire::ShutdownFlags;
 #[cfg(doc)]
 use super::{
     reset_reply,
-    Connection, //
+    Connection,
+    Endpoint, //
 };
 #[cfg(doc)]
 use crate::wire::Op;
@@ -46,8 +47,10 @@ pub enum SockError {
 pub struct Actions {
     /// Store the packet's payload for the reader.
     pub deliver: bool,
-    /// Nobody will read the payload: count it as received and consumed at once, and drop it.
+    /// Nobody will read the payload: drop it. It counts as received and consumed at once.
     pub discard: bool,
+    /// What is stored and unread is for nobody any more: drop it.
+    pub drop_unread: bool,
     /// The packet makes no sense in this state: drop it and count it (H4).
     pub count_bad_op: bool,
     /// The connection is established: enter it into the tables, wake who waits in connect().
@@ -58,15 +61,30 @@ pub struct Actions {
     pub unlink: bool,
     /// Send a control packet to the connection's peer.
     pub send: Option<Control>,
+    /// Send a CREDIT_UPDATE, after that.
+    pub update: bool,
+    /// Send a CREDIT_REQUEST, after that.
+    pub ask: bool,
     /// Answer the packet by an RST to where it came from, made of its own header: [`reset_reply`].
     pub reply_rst: bool,
     /// Set `sk_err` and report it.
     pub error: Option<SockError>,
-    /// Call [`Connection::close_timeout`] after [`Connection::CLOSE_TIMEOUT_MS`], unless it is done.
+    /// The peer is to answer: call [`Endpoint::wait_for_close`] once the socket's owner does not linger (any
+    /// more), unless it is done.
     pub start_close_timer: bool,
     /// The connection is over for good: nothing is sent or awaited any more (SOCK_DONE). Once only,
     /// unless it is connected again.
     pub done: bool,
+    /// connect() has given up: of all this, tell the socket nothing.
+    pub silent: bool,
+    /// Wake who waits to read: there is as much as he waits for, or as can come.
+    pub wake_reader: bool,
+    /// Wake who waits to write: there is room.
+    pub wake_writer: bool,
+    /// Call [`Endpoint::catch_up`] soon, when there may be memory.
+    pub retry: bool,
+    /// Call [`Endpoint::on_timeout`] at [`Endpoint::deadline`].
+    pub start_timer: bool,
 }
 
 impl Actions {
@@ -74,20 +92,41 @@ impl Actions {
     pub const NONE: Self = Self {
         deliver: false,
         discard: false,
+        drop_unread: false,
         count_bad_op: false,
         established: false,
         peer_shutdown_changed: false,
         unlink: false,
         send: None,
+        update: false,
+        ask: false,
         reply_rst: false,
         error: None,
         start_close_timer: false,
         done: false,
+        silent: false,
+        wake_reader: false,
+        wake_writer: false,
+        retry: false,
+        start_timer: false,
+    };
+
+    /// Try again soon what there was no memory for.
+    pub(super) const RETRY: Self = Self {
+        retry: true,
+        ..Self::NONE
     };
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::NONE
+    }
+
+    /// The control packets that are to be sent, in their order.
+    pub fn packets(&self) -> impl Iterator<Item = Control> {
+        let update = self.update.then_some(Control::CreditUpdate);
+        let ask = self.ask.then_some(Control::CreditRequest);
+        [self.send, update, ask].into_iter().flatten()
     }
 
     /// Send a packet, and nothing else.

@@ -186,6 +186,15 @@ impl TxCredit {
     }
 }
 
+/// What a packet says of our buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// The size of our buffer in bytes.
+    pub buf_alloc: u32,
+    /// How many bytes our reader has taken, free-running.
+    pub fwd_cnt: u32,
+}
+
 /// The peer sent more than it was ever told it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun {
@@ -282,12 +291,12 @@ impl RxCredit {
         self.fwd_cnt = self.fwd_cnt.wrapping_add(len);
     }
 
-    /// `(buf_alloc, fwd_cnt)` for a header that is being filled.
+    /// What to say in a header that is being filled.
     ///
     /// The peer counts as told: call it only for a packet that goes out (unless the connection ends),
     /// and let packets go out in the order in which this was called for them.
     #[must_use]
-    pub fn advertise(&mut self) -> (u32, u32) {
+    pub fn advertise(&mut self) -> Advertised {
         // INVARIANT: `fwd_cnt` is not ahead of `received`, nor behind what was told before.
         self.advertised_buf_alloc = self.buf_alloc;
         self.advertised_fwd_cnt = self.fwd_cnt;
@@ -295,7 +304,10 @@ impl RxCredit {
         self.allowed = self
             .allowed
             .max(self.buf_alloc.saturating_sub(self.unread()));
-        (self.buf_alloc, self.fwd_cnt)
+        Advertised {
+            buf_alloc: self.buf_alloc,
+            fwd_cnt: self.fwd_cnt,
+        }
     }
 
     /// Takes note of the size of the peer's own buffer, in bytes, from any of its packets.
@@ -610,7 +622,8 @@ mod tests {
         let mut rx = RxCredit::new(100);
         assert_eq!(rx.receive(0), Ok(()));
         assert!(rx.receive(1).is_err());
-        assert_eq!(rx.advertise(), (100, 0));
+        let told = rx.advertise();
+        assert_eq!((told.buf_alloc, told.fwd_cnt), (100, 0));
         assert_eq!(rx.receive(99), Ok(()));
         let overrun = Overrun {
             allowed: 1,
@@ -628,7 +641,9 @@ mod tests {
         assert_eq!(rx.receive(100), Ok(()));
         rx.consume(40);
         assert!(rx.receive(1).is_err());
-        assert_eq!(rx.advertise(), (100, (u32::MAX - 10).wrapping_add(40)));
+        let told = rx.advertise();
+        assert_eq!(told.buf_alloc, 100);
+        assert_eq!(told.fwd_cnt, (u32::MAX - 10).wrapping_add(40));
         assert_eq!(rx.peer_free(), 40);
         assert_eq!(rx.receive(40), Ok(()));
         assert!(rx.receive(1).is_err());
@@ -775,7 +790,7 @@ mod tests {
         assert_eq!(credit.tx.free(), 100);
         assert!(credit.set_buf_alloc(50));
         assert_eq!(credit.tx.free(), 50);
-        assert_eq!(credit.rx.advertise().0, 50);
+        assert_eq!(credit.rx.advertise().buf_alloc, 50);
         assert_eq!(credit.rx.buf_alloc(), 50);
     }
 }

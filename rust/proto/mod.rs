@@ -16,6 +16,7 @@ mod bundle;
 mod connection;
 mod credit;
 mod dgram;
+mod endpoint;
 mod mergeable;
 mod profile;
 mod route;
@@ -34,7 +35,10 @@ pub use self::connection::{
     Connection,
     State, //
 };
-pub use self::credit::Credit;
+pub use self::credit::{
+    Advertised,
+    Credit, //
+};
 pub use self::dgram::{
     datagram,
     is_destination,
@@ -44,6 +48,12 @@ pub use self::dgram::{
     DGRAM_MAX,
     LAST_RESERVED_PORT,
     PORT_ANY, //
+};
+pub use self::endpoint::{
+    Endpoint,
+    Retry,
+    SendError,
+    Time, //
 };
 pub use self::mergeable::{
     Assembly,

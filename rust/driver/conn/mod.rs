@@ -34,7 +34,6 @@ use crate::{
         link,
         queue::{
             self,
-            Advertised,
             Backlog,
             Cause,
             Sender, //
@@ -56,6 +55,7 @@ use crate::{
     },
     proto::{
         Actions,
+        Advertised,
         Connection,
         Control,
         Credit,
@@ -378,8 +378,7 @@ impl Sender for Conn {
         if !live && (!last || self.is_replaced(&inner)) {
             return None;
         }
-        let (buf_alloc, fwd_cnt) = inner.credit.rx.advertise();
-        Some(Advertised { buf_alloc, fwd_cnt })
+        Some(inner.credit.rx.advertise())
     }
 
     fn taken(&self) {

@@ -28,7 +28,6 @@ pub(super) use self::{
         datagram,
         extend,
         is_small,
-        Advertised,
         Cause,
         Packet,
         Pinned,

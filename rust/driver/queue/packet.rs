@@ -20,6 +20,7 @@ use crate::{
             zerocopy::ZeroCopy, //
         }, //
     },
+    proto::Advertised,
     wire::{
         Header,
         SeqFlags,
@@ -65,15 +66,6 @@ pub(in crate::driver) trait Sender: Send + Sync {
 
     /// A credit update does not wait any more: it is sent now, or dropped.
     fn update_left(&self);
-}
-
-/// What a packet says of its sender's buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::driver) struct Advertised {
-    /// Its size in bytes.
-    pub(in crate::driver) buf_alloc: u32,
-    /// How many bytes its reader has taken.
-    pub(in crate::driver) fwd_cnt: u32,
 }
 
 /// What a packet carries besides its bytes.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use rvsock_hosttest::proto::{
+    Advertised,
     RxCredit,
     TxCredit, //
 };
@@ -138,7 +139,7 @@ proptest! {
                     read += u128::from(len).min(received - read);
                 }
                 Rx::Advertise => {
-                    let (alloc, fwd_cnt) = credit.advertise();
+                    let Advertised { buf_alloc: alloc, fwd_cnt } = credit.advertise();
                     prop_assert_eq!(fwd_cnt, start.wrapping_add(read as u32));
                     promised = promised.max(read + u128::from(alloc));
                     greatest = greatest.max(alloc);
@@ -202,7 +203,7 @@ impl Model {
     }
 
     fn tell(&mut self) {
-        let (buf_alloc, fwd_cnt) = self.rx.advertise();
+        let Advertised { buf_alloc, fwd_cnt } = self.rx.advertise();
         self.to_sender.push_back(Packet {
             payload: 0,
             buf_alloc,
