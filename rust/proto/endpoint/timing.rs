@@ -145,7 +145,7 @@ impl Endpoint {
 
     /// When [`Endpoint::on_timeout`] is to be called next, as seen from `now`; `None` if there is no need. It may
     /// as well be called at any other time.
-    pub fn deadline(&self, now: Time) -> Option<Time> {
+    pub fn deadline(&mut self, now: Time) -> Option<Time> {
         let close = self
             .closing
             .filter(|_| self.state() == State::Closing)
@@ -154,9 +154,10 @@ impl Endpoint {
             .given_up
             .filter(|_| self.is_abandoned())
             .map(|since| since.after(Self::ABANDONED_TIMEOUT_MS));
-        let writer = self
-            .is_writer_stuck()
-            .then(|| self.look_at.unwrap_or(now.after(Self::LOOK_INTERVAL_MS)));
+        let writer = self.is_writer_stuck().then(|| {
+            // One who asks again and again does not put it off.
+            *(self.look_at).get_or_insert(now.after(Self::LOOK_INTERVAL_MS))
+        });
         [close, abandoned, writer].into_iter().flatten().min()
     }
 
@@ -439,6 +440,9 @@ mod tests {
         assert_eq!(end.reserve(100), Ok(100));
         assert!(end.on_wait_to_write().ask);
         assert_eq!(end.deadline(START), Some(at(900)));
+        // Who polls does not put it off.
+        assert!(end.on_wait_to_write().start_timer);
+        assert_eq!(end.deadline(at(500)), Some(at(900)));
         // Nothing has come: it is asked again, and not before another second.
         let actions = end.on_timeout(at(900));
         assert!(actions.ask && actions.start_timer && !actions.wake_writer);

@@ -193,7 +193,10 @@ impl Driven {
             assert!(!flags.is_empty());
         }
         if actions.send.is_some() {
-            assert_eq!(self.credit.rx.advertise().buf_alloc, self.credit.rx.buf_alloc());
+            assert_eq!(
+                self.credit.rx.advertise().buf_alloc,
+                self.credit.rx.buf_alloc()
+            );
         }
         match self.connection.state() {
             State::Connecting | State::Established | State::Closing => assert!(!self.done),

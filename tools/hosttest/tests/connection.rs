@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state machine as a property: any events in any order, and two of them talking to each other.
+//! The state machine as a property: any events in any order. Two of them that talk to each other are endpoints.
 
 mod config;
-
-use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use rvsock_hosttest::{
@@ -153,118 +151,5 @@ proptest! {
         let _ = connection.close();
         let _ = connection.close_timeout();
         prop_assert_eq!(connection.state(), State::Closed);
-    }
-}
-
-/// One end, with the packets that are on their way to it.
-struct End {
-    connection: Connection,
-    inbox: VecDeque<(Op, u32)>,
-    unread: u32,
-}
-
-impl End {
-    fn new(connection: Connection) -> Self {
-        Self {
-            connection,
-            inbox: VecDeque::new(),
-            unread: 0,
-        }
-    }
-}
-
-/// Two ends; index 0 has connected, index 1 was accepted.
-struct Pair([End; 2]);
-
-impl Pair {
-    fn carry_out(&mut self, who: usize, actions: Actions) {
-        let peer = &mut self.0[1 - who].inbox;
-        match actions.send {
-            Some(Control::Request) => peer.push_back((Op::Request, 0)),
-            Some(Control::Shutdown(flags)) => peer.push_back((Op::Shutdown, flags.as_raw())),
-            Some(Control::Rst) => peer.push_back((Op::Rst, 0)),
-            Some(Control::CreditUpdate) => peer.push_back((Op::CreditUpdate, 0)),
-            Some(Control::CreditRequest) => peer.push_back((Op::CreditRequest, 0)),
-            None => {}
-        }
-        if actions.reply_rst {
-            peer.push_back((Op::Rst, 0));
-        }
-        if actions.deliver {
-            self.0[who].unread += 1;
-        }
-        assert!(!actions.count_bad_op, "two honest ends offend each other");
-        assert!(!matches!(actions.error, Some(SockError::Proto)));
-    }
-
-    fn deliver(&mut self, who: usize) -> bool {
-        let end = &mut self.0[who];
-        let Some((op, flags)) = end.inbox.pop_front() else {
-            return false;
-        };
-        let actions = end.connection.packet(op, flags, end.unread > 0);
-        self.carry_out(who, actions);
-        true
-    }
-
-    fn read(&mut self, who: usize) {
-        let end = &mut self.0[who];
-        if end.unread > 0 {
-            end.unread -= 1;
-            if end.unread == 0 {
-                let actions = end.connection.drained();
-                self.carry_out(who, actions);
-            }
-        }
-    }
-
-    fn write(&mut self, who: usize) {
-        if self.0[who].connection.may_send() {
-            self.0[1 - who].inbox.push_back((Op::Rw, 0));
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(config::cases(2000))]
-
-    #[test]
-    fn c4_two_ends_part_without_a_timer(
-        steps in prop::collection::vec((0..12u8, 0..2usize, 1..4u32), 0..60),
-        first in 0..2usize,
-    ) {
-        let mut connector = Connection::new();
-        let _ = connector.connect();
-        let mut pair = Pair([End::new(connector), End::new(Connection::accepted())]);
-        pair.0[0].inbox.push_back((Op::Response, 0));
-        let mut closed = [false; 2];
-        for (what, who, flags) in steps {
-            let actions = match what {
-                0..=3 => { pair.deliver(who); continue }
-                4..=6 if !closed[who] => { pair.write(who); continue }
-                7..=8 if !closed[who] => { pair.read(who); continue }
-                9 if !closed[who] => pair.0[who].connection.shutdown(ShutdownFlags::from_raw(flags)),
-                10 => {
-                    pair.0[0].connection.cancel();
-                    if flags > 1 {
-                        pair.0[0].connection.claim();
-                    }
-                    continue
-                }
-                11 if flags == 1 && !closed[who] => {
-                    closed[who] = true;
-                    pair.0[who].connection.close()
-                }
-                _ => continue,
-            };
-            pair.carry_out(who, actions);
-        }
-        for who in [first, 1 - first] {
-            let actions = pair.0[who].connection.close();
-            pair.carry_out(who, actions);
-        }
-        while pair.deliver(0) || pair.deliver(1) {}
-        prop_assert_eq!(pair.0[0].connection.state(), State::Closed);
-        prop_assert_eq!(pair.0[1].connection.state(), State::Closed);
     }
 }
