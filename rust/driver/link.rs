@@ -157,13 +157,11 @@ pub(super) fn refuses(ty: SocketType) -> bool {
     with(|link| !link.serves(ty)).unwrap_or(false)
 }
 
-/// Sends `packet`. Does not sleep.
-///
-/// # Errors
-///
-/// `ENODEV` if there is no device.
-pub(super) fn send(packet: Packet) -> Result {
-    running().ok_or(ENODEV)?.send(packet)
+/// Answers `header`'s packet by RST, if there is a device. Does not sleep.
+pub(super) fn refuse(header: &Header) {
+    if let Some(link) = running() {
+        link.refuse(header);
+    }
 }
 
 impl Link {

@@ -157,7 +157,7 @@ impl Serves for VirtioTransport {
     }
 
     fn deferred(conn: ArcBorrow<'_, Conn>, sk: &OwnedSock<'_>) {
-        Arc::from(conn).told(sk);
+        Arc::from(conn).publish(sk);
     }
 
     fn local_cid() -> u32 {
@@ -262,7 +262,7 @@ impl Transport for VirtioTransport {
     }
 
     fn notify_send_pre_block(conn: ArcBorrow<'_, Conn>, _sk: &UserOwned<'_>) -> Result {
-        Arc::from(conn).ask_for_credit();
+        Arc::from(conn).before_write_sleep();
         Ok(())
     }
 

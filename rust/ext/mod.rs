@@ -11,6 +11,7 @@ pub(crate) mod module_info;
 pub(crate) mod module_param;
 pub(crate) mod net;
 pub(crate) mod sync;
+pub(crate) mod time;
 pub(crate) mod virtio;
 pub(crate) mod work;
 mod workqueues;

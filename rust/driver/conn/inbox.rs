@@ -15,15 +15,7 @@ pub(super) use super::unread::{
     Queue, //
 };
 use super::{
-    unread::{
-        mark,
-        part_at,
-        Form,
-        Part,
-        Unread,
-        MARK_LEN,
-        MARK_MAX, //
-    }, //
+    unread::{part_at, Form, Part, Unread}, //
 };
 use crate::{
     driver::queue::Payload,
@@ -32,6 +24,7 @@ use crate::{
         self,
         Arrival,
         Empties,
+        Mark,
         SockError,
         Store, //
     },
@@ -42,8 +35,6 @@ use kernel::prelude::*;
 /// Received and unread.
 pub(super) struct Inbox {
     queue: Queue,
-    /// How many whole messages there are.
-    messages: u32,
     /// Parts without bytes, which credit does not bound.
     empties: Empties,
     /// A reader has taken the buffers out, to put back what it does not read.
@@ -61,18 +52,12 @@ impl Inbox {
     pub(super) const fn new() -> Self {
         Self {
             queue: Queue::new(),
-            messages: 0,
             empties: Empties::new(),
             taken: false,
             missed: false,
             handing_over: false,
             more: false,
         }
-    }
-
-    /// How many whole messages there are.
-    pub(super) fn messages(&self) -> u32 {
-        self.messages
     }
 
     /// Takes the buffers out, to be read while nothing is locked.
@@ -164,8 +149,7 @@ impl Inbox {
     }
 
     /// `message` was taken out of the buffers for good.
-    pub(super) fn message_is_read(&mut self, message: &Message) {
-        self.messages = self.messages.saturating_sub(u32::from(message.whole));
+    pub(super) fn forget(&mut self, message: &Message) {
         for _ in 0..message.empties {
             self.empties.read();
         }
@@ -207,11 +191,7 @@ impl Inbox {
             }
         }
         self.store_as(payload, unread, form(payload, message), message)
-            .map_err(|_| SockError::NoMem)?;
-        if message.is_some_and(|flags| flags.contains(SeqFlags::EOM)) {
-            self.messages = self.messages.saturating_add(1);
-        }
-        Ok(())
+            .map_err(|_| SockError::NoMem)
     }
 
     /// What `payload` is to the rule that says where to store it.
@@ -223,7 +203,7 @@ impl Inbox {
             }
             _ => 0,
         };
-        let mark = if form == Form::Bundle { MARK_LEN } else { 0 };
+        let mark = if form == Form::Bundle { Mark::LEN } else { 0 };
         Arrival {
             payload: payload.len().saturating_add(mark),
             buffer: payload.memory(),
@@ -242,7 +222,7 @@ impl Inbox {
         let marked;
         let mark: &[u8] = match (form, message) {
             (Form::Bundle, Some(flags)) => {
-                marked = mark(payload.len(), flags);
+                marked = Mark::new(payload.len(), flags).ok_or(EINVAL)?.to_bytes();
                 &marked
             }
             _ => &[],
@@ -300,7 +280,7 @@ impl Inbox {
 fn form(payload: &Payload, message: Option<SeqFlags>) -> Form {
     match message {
         None => Form::Bytes,
-        Some(_) if payload.len() <= MARK_MAX => Form::Bundle,
+        Some(_) if payload.len() <= Mark::GREATEST => Form::Bundle,
         Some(flags) => Form::Part(flags),
     }
 }

@@ -2,8 +2,8 @@
 
 //! A socket's connection: its state, its credit, and what it has received.
 //!
-//! The state machine of [`proto`](crate::proto) runs under a spinlock of ours, in whatever context a
-//! packet comes. What af_vsock must be told is noted there, and told by the socket's owner: by us, if
+//! The rules, an [`Endpoint`], and what was received, an [`Inbox`], stand under one spinlock of ours, in whatever
+//! context a packet comes. What struct sock must say is noted there, and written by the socket's owner: by us, if
 //! nobody owns the socket, or by the user call that does, when it ends. So a user call that sleeps
 //! with the socket locked holds up nobody but itself.
 
@@ -21,13 +21,10 @@ pub(super) use self::table::{
     Connections,
     Key, //
 };
-pub(super) use self::unread::MARK_LEN;
 
 use self::{
-    connect::Closing,
     inbox::Inbox,
-    publish::News,
-    receive::Stored, //
+    publish::News, //
 };
 use crate::{
     driver::{
@@ -46,20 +43,21 @@ use crate::{
     ext::{
         net::vsock::{
             Addr,
+            VsockSock,
             WeakSock, //
         },
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
-        }, //
+        },
+        time::monotonic_ms, //
     },
     proto::{
         Actions,
         Advertised,
-        Connection,
         Control,
-        Credit,
-        State, //
+        Endpoint,
+        Time, //
     },
     wire::{
         Address,
@@ -72,15 +70,13 @@ use kernel::{
     alloc::Flags,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             AtomicFlag,
+            Full,
             Relaxed, //
         },
         Arc, //
-    },
-    time::{
-        Instant,
-        Monotonic, //
     }, //
 };
 
@@ -101,30 +97,21 @@ pub(super) struct Conn {
 
 /// What the connection's lock guards.
 struct Inner {
-    state: Connection,
-    credit: Credit,
+    /// All that the rules know of it.
+    end: Endpoint,
     inbox: Inbox,
     /// Where the connection is to be found; none unless it is in the table.
     key: Option<Key>,
     /// Who we are to the peer, and who the peer is.
     local_port: u32,
     peer: Addr,
+    /// What struct sock must still say.
     news: News,
-    /// There was no memory for a credit update.
-    update_owed: bool,
-    /// There was no memory for this: the last word, as it says all that those before it did.
-    owed: Option<Control>,
-    /// How many bytes the reader waits for, `SO_RCVLOWAT`.
-    lowat: u32,
-    /// It is in the list of those that could not tell their news, before the next one.
-    untold: bool,
-    next_untold: Option<Arc<Conn>>,
-    /// A released socket, kept until the peer has answered or the time is over.
-    closing: Option<Closing>,
-    /// When connect() last sent a REQUEST.
-    requested: Option<Instant<Monotonic>>,
-    /// When connect() last gave up.
-    given_up: Option<Instant<Monotonic>>,
+    /// It is in the list of those that are to be tried again, before the next one.
+    is_listed: bool,
+    next_listed: Option<Arc<Conn>>,
+    /// A socket that was released is kept until the peer has answered, or the time is over (C4).
+    released: Option<ARef<VsockSock>>,
 }
 
 impl Inner {
@@ -137,14 +124,24 @@ impl Inner {
     }
 }
 
+/// The time, as the rules know it.
+fn now() -> Time {
+    Time::from_millis(monotonic_ms())
+}
+
 impl Conn {
     /// The connection of a new socket, to which `sk` is the way, not connected to anything. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
     pub(super) fn new(
         sk: WeakSock,
         ty: SocketType,
         buf_alloc: u32,
         table: Arc<Connections>,
     ) -> Result<Arc<Self>> {
+        let end = Endpoint::new(ty, buf_alloc);
         Arc::pin_init(
             pin_init!(Self {
                 sk,
@@ -154,21 +151,15 @@ impl Conn {
                 backlog <- Backlog::new(buf_alloc),
                 inner <- new_spinlock_bh!(
                     Inner {
-                        state: Connection::new(),
-                        credit: Credit::new(buf_alloc),
+                        end,
                         inbox: Inbox::new(),
                         key: None,
                         local_port: 0,
                         peer: Addr { cid: 0, port: 0 },
                         news: News::default(),
-                        update_owed: false,
-                        owed: None,
-                        lowat: 1,
-                        untold: false,
-                        next_untold: None,
-                        closing: None,
-                        requested: None,
-                        given_up: None,
+                        is_listed: false,
+                        next_listed: None,
+                        released: None,
                     },
                     "Conn::inner"
                 ),
@@ -183,9 +174,9 @@ impl Conn {
     }
 
     /// A header of a packet to the peer; the fields that speak of credit are filled in when it is sent.
-    fn header(&self, inner: &Inner, op: Op, flags: u32) -> Header {
+    fn header(&self, own_cid: u32, inner: &Inner, op: Op, flags: u32) -> Header {
         let src = Address {
-            cid: link::guest_cid(),
+            cid: own_cid,
             port: inner.local_port,
         };
         let dst = Address {
@@ -198,67 +189,83 @@ impl Conn {
         }
     }
 
-    /// Does what could not be done at its time: sends what is owed, and has a verdict, if there is
-    /// one, take what waits. Does not sleep.
-    fn catch_up(self: &Arc<Self>) {
-        let (update, owed, unread) = {
-            let mut inner = self.inner.lock();
-            (
-                core::mem::take(&mut inner.update_owed).then_some(Control::CreditUpdate),
-                inner.owed.take(),
-                inner.credit.rx.unread() > 0,
-            )
-        };
-        let _ = self.send(owed, GFP_ATOMIC);
-        let _ = self.send(update, GFP_ATOMIC);
-        if let Some(sk) = self.sk.upgrade().filter(|sk| unread && sk.has_verdict()) {
-            sk.data_ready();
-        }
-    }
-
     fn unlink(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(key) = inner.key.take() {
             self.table.remove(key, self);
         }
     }
 
-    /// Has the state machine decide, and notes what follows from it at once.
+    /// Has the rules decide, and notes what follows from it at once. The rest is to be
+    /// [carried out](Self::carry_out), and [published](Self::publish_or_defer). Does not sleep.
     ///
     /// The table is left under the same lock: afterwards the socket may connect anew.
     fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
+        // There may be many buffers: they are freed without the lock.
+        let mut dropped = None;
         let mut inner = self.inner.lock();
-        let wanted = !inner.state.is_abandoned();
         let actions = decision(&mut inner);
         if actions.unlink {
             self.unlink(&mut inner);
         }
-        if wanted {
+        if !actions.silent {
             inner.news.note(&actions);
         }
+        if actions.drop_unread {
+            dropped = Some(core::mem::replace(&mut inner.inbox, Inbox::new()));
+        }
+        drop(inner);
+        drop(dropped);
         actions
     }
 
-    /// Carries out what [`decide`](Self::decide) returned, where the socket is not owned by us.
-    fn follow(self: &Arc<Self>, actions: Actions) {
-        if actions.count_bad_op {
-            STATS.count(Counter::BadOp);
-        }
-        self.send_all(&actions, GFP_ATOMIC);
-        if News::of(&actions) != News::default() {
-            self.tell();
-        }
-    }
-
-    /// Sends what `actions` say. Sleeps if `flags` allow it.
+    /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say. Sleeps if `gfp`
+    /// allows it.
     ///
     /// When the connection is over, nobody wants what waits of it: between the same ports there may soon be
     /// another.
-    fn send_all(self: &Arc<Self>, actions: &Actions, flags: Flags) {
+    ///
+    /// # Errors
+    ///
+    /// What became of [`Actions::send`], as [`send`](Self::send).
+    fn carry_out(self: &Arc<Self>, actions: &Actions, gfp: Flags) -> Result {
+        if actions.count_bad_op {
+            STATS.count(Counter::BadOp);
+        }
         if actions.done {
             self.withdraw();
         }
-        // Without a device there is nobody to tell.
-        let _ = self.send(actions.send, flags);
+        let mut sent = Ok(());
+        for packet in actions.packets() {
+            let result = self.send(packet, gfp);
+            if actions.send == Some(packet) {
+                sent = result;
+            }
+        }
+        if actions.wake_reader || actions.wake_writer {
+            if let Some(sk) = self.sk.upgrade() {
+                if actions.wake_reader {
+                    sk.data_ready();
+                }
+                if actions.wake_writer {
+                    sk.write_space();
+                }
+            }
+        }
+        if actions.retry {
+            self.table.try_later(self);
+        }
+        if actions.start_timer {
+            self.table.look_again();
+        }
+        sent
+    }
+
+    /// Has the rules decide, and carries that out, where the socket is not owned by us. Does not sleep.
+    fn act(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) {
+        let actions = self.decide(decision);
+        // What it could not send is owed, or there is nobody to tell.
+        let _ = self.carry_out(&actions, GFP_ATOMIC);
+        self.publish_if_new(&actions);
     }
 
     /// Takes back the packets that the device has not yet seen; returns whether there were any.
@@ -272,10 +279,28 @@ impl Conn {
     ///
     /// - `ENODEV`: there is no device.
     /// - `ENOMEM`: no memory; it is sent later, unless it is the REQUEST.
-    fn send(self: &Arc<Self>, what: Option<Control>, gfp: Flags) -> Result {
-        let Some(what) = what else {
+    fn send(self: &Arc<Self>, what: Control, gfp: Flags) -> Result {
+        let is_update = what == Control::CreditUpdate;
+        if is_update && self.update_waits.xchg(true, Full) {
             return Ok(());
+        }
+        let result = self.send_now(what, gfp);
+        let Err(error) = result else {
+            return result;
         };
+        if is_update {
+            self.update_left();
+        }
+        if (error == ENOMEM || matches!(what, Control::Request | Control::CreditRequest))
+            && self.decide(|inner| inner.end.on_unsent(what)).retry
+        {
+            self.table.try_later(self);
+        }
+        result
+    }
+
+    fn send_now(self: &Arc<Self>, what: Control, gfp: Flags) -> Result {
+        let link = link::running().ok_or(ENODEV)?;
         let (op, flags, cause) = match what {
             Control::Request => (Op::Request, 0, Cause::Call),
             Control::Rst => (Op::Rst, 0, Cause::Last),
@@ -283,83 +308,68 @@ impl Conn {
             Control::CreditUpdate => (Op::CreditUpdate, 0, Cause::CreditUpdate),
             Control::CreditRequest => (Op::CreditRequest, 0, Cause::Call),
         };
-        if cause == Cause::CreditUpdate && self.update_waits.xchg(true, kernel::sync::atomic::Full)
-        {
-            return Ok(());
-        }
         let header = {
             let inner = self.inner.lock();
-            // The peer of a connection that is over could take it for another's.
-            let wanted = match what {
-                Control::Request => true,
-                Control::CreditUpdate | Control::CreditRequest => {
-                    inner.state.state() == State::Established
-                }
-                Control::Shutdown(_) | Control::Rst => !self.is_replaced(&inner),
-            };
-            wanted.then(|| self.header(&inner, op, flags))
+            inner
+                .end
+                .may_send_control(what, || self.is_replaced(inner.key, inner.addresses()))
+                .then(|| self.header(link.cid(), &inner, op, flags))
         };
-        let result = header.map_or(Ok(()), |header| {
-            queue::control(&header, Some(self.clone()), cause, gfp).and_then(link::send)
-        });
-        if (header.is_none() || result.is_err()) && cause == Cause::CreditUpdate {
-            self.update_left();
-        }
-        if result == Err(ENOMEM) && what != Control::Request {
-            {
-                let mut inner = self.inner.lock();
-                match what {
-                    Control::CreditUpdate => inner.update_owed = true,
-                    _ => inner.owed = Some(what),
-                }
+        let Some(header) = header else {
+            if what == Control::CreditUpdate {
+                self.update_left();
             }
-            self.table.tell_later(self);
-        }
-        result
+            return Ok(());
+        };
+        link.send(queue::control(&header, Some(self.clone()), cause, gfp)?)
     }
 
     /// There is another connection between the addresses of this one, which has left the table.
-    fn is_replaced(&self, inner: &Inner) -> bool {
-        inner.key.is_none() && self.table.find(inner.addresses()).is_some()
+    fn is_replaced(&self, key: Option<Key>, addresses: Key) -> bool {
+        key.is_none() && self.table.find(addresses).is_some()
+    }
+
+    /// Does what could not be done at its time: sends what is owed, publishes what is new, and has a verdict, if
+    /// there is one, take what waits. Does not sleep.
+    fn catch_up(self: &Arc<Self>) {
+        self.publish_or_defer();
+        let actions = self.decide(|inner| inner.end.catch_up());
+        let _ = self.carry_out(&actions, GFP_ATOMIC);
+        let unread = self.inner.lock().end.unread() > 0;
+        if let Some(sk) = self.sk.upgrade().filter(|sk| unread && sk.has_verdict()) {
+            sk.data_ready();
+        }
+    }
+
+    /// Its time may be over: see [`Endpoint::on_timeout`]. Does not sleep.
+    fn tick(self: &Arc<Self>) {
+        self.act(|inner| inner.end.on_timeout(now()));
     }
 
     /// Puts itself at the front of a list, unless it is in it; returns whether it is alone there. The list's
     /// lock is held.
     fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) -> bool {
         let mut inner = self.inner.lock();
-        if inner.untold {
+        if inner.is_listed {
             return false;
         }
-        inner.untold = true;
-        inner.next_untold = first.replace(self.clone());
-        inner.next_untold.is_none()
+        inner.is_listed = true;
+        inner.next_listed = first.replace(self.clone());
+        inner.next_listed.is_none()
     }
 
     /// Leaves the list, at whose front it was; returns the rest.
     fn delist(&self) -> Option<Arc<Self>> {
         let mut inner = self.inner.lock();
-        inner.untold = false;
-        inner.next_untold.take()
+        inner.is_listed = false;
+        inner.next_listed.take()
     }
 
-    /// Sets the size of our buffer and tells the peer.
+    /// Sets the size of our buffer and tells the peer. May sleep.
     pub(super) fn set_buf_alloc(self: &Arc<Self>, buf_alloc: u32) {
-        let (tell, room) = {
-            let mut inner = self.inner.lock();
-            let had_room = inner.credit.tx.free() > 0;
-            let changed = inner.credit.set_buf_alloc(buf_alloc);
-            (
-                changed && inner.state.state() == State::Established,
-                inner.credit.tx.free() > 0 && !had_room,
-            )
-        };
-        let room = self.backlog.set_buf_alloc(buf_alloc) || room;
-        if tell {
-            let _ = self.send(Some(Control::CreditUpdate), GFP_KERNEL);
-        }
-        // A writer who waits in poll() does not come by again.
-        self.ask_for_credit();
-        self.wake(Stored::Silently, room);
+        let mut actions = self.decide(|inner| inner.end.set_buf_alloc(buf_alloc));
+        actions.wake_writer |= self.backlog.set_buf_alloc(buf_alloc);
+        let _ = self.carry_out(&actions, GFP_KERNEL);
     }
 }
 
@@ -370,15 +380,10 @@ impl Sender for Conn {
 
     fn advertise(&self, last: bool) -> Option<Advertised> {
         let mut inner = self.inner.lock();
-        let live = matches!(
-            inner.state.state(),
-            State::Connecting | State::Established | State::Closing
-        );
-        // A successor between the same ports would suffer for it.
-        if !live && (!last || self.is_replaced(&inner)) {
-            return None;
-        }
-        Some(inner.credit.rx.advertise())
+        let (key, addresses) = (inner.key, inner.addresses());
+        inner
+            .end
+            .advertise(last, || self.is_replaced(key, addresses))
     }
 
     fn taken(&self) {

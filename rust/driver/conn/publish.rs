@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What af_vsock has to be told of a connection, and by whom.
+//! What struct sock must say of a connection, and who writes it.
 //!
-//! It reads the socket's fields as the socket's owner, so that only an owner may write them: a user
+//! af_vsock reads the socket's fields as the socket's owner, so that only an owner may write them: a user
 //! call that has locked the socket, or we, when nobody has.
 
 use super::Conn;
@@ -25,7 +25,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// What af_vsock has to be told.
+/// What struct sock must still say.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct News {
     established: bool,
@@ -36,10 +36,11 @@ pub(super) struct News {
 }
 
 impl News {
-    pub(super) fn of(actions: &Actions) -> Self {
+    /// Whether `actions` bring any.
+    pub(super) fn is_in(actions: &Actions) -> bool {
         let mut news = Self::default();
         news.note(actions);
-        news
+        news != Self::default()
     }
 
     pub(super) fn note(&mut self, actions: &Actions) {
@@ -61,23 +62,30 @@ fn errno(error: SockError) -> Error {
 }
 
 impl Conn {
-    /// Has af_vsock told what is new, now or when the socket's owner lets go.
-    pub(super) fn tell(self: &Arc<Self>) {
-        if self.sk.own_or_defer(|sk| self.told(sk)).is_err() {
-            self.table.tell_later(self);
+    /// Has struct sock say what `actions` bring, now or when the socket's owner lets go. Does not sleep.
+    pub(super) fn publish_if_new(self: &Arc<Self>, actions: &Actions) {
+        if News::is_in(actions) {
+            self.publish_or_defer();
         }
     }
 
-    /// Tells af_vsock what is new. Does not sleep.
-    pub(in crate::driver) fn told(self: &Arc<Self>, sk: &OwnedSock<'_>) {
+    /// Has struct sock say what is new, now or when the socket's owner lets go. Does not sleep.
+    pub(super) fn publish_or_defer(self: &Arc<Self>) {
+        if self.sk.own_or_defer(|sk| self.publish(sk)).is_err() {
+            self.table.try_later(self);
+        }
+    }
+
+    /// Has struct sock say what is new. Does not sleep.
+    pub(in crate::driver) fn publish(self: &Arc<Self>, sk: &OwnedSock<'_>) {
         loop {
             let (news, unread, peer_shutdown) = {
                 let mut inner = self.inner.lock();
                 (
                     core::mem::take(&mut inner.news),
-                    inner.credit.rx.unread() > 0,
+                    inner.end.unread() > 0,
                     // af_vsock counts as the wire does: receiving is 1, sending 2.
-                    inner.state.peer_shutdown().as_raw(),
+                    inner.end.peer_shutdown().as_raw(),
                 )
             };
             if news == News::default() {
@@ -109,8 +117,8 @@ impl Conn {
             }
             if news.done {
                 // Dropped without the lock: it may be what keeps the socket.
-                let closing = self.inner.lock().closing.take();
-                drop(closing);
+                let released = self.inner.lock().released.take();
+                drop(released);
             }
         }
     }

@@ -2,10 +2,7 @@
 
 //! What a connection's user sends, and how a writer comes to room and credit (K5, K6).
 
-use super::{
-    receive::Stored,
-    Conn, //
-};
+use super::Conn;
 use crate::{
     driver::{
         link::{
@@ -15,7 +12,6 @@ use crate::{
         parameters,
         queue::{
             self,
-            Cause,
             Pinned, //
         }, //
     },
@@ -30,17 +26,26 @@ use crate::{
             zerocopy::ZeroCopy, //
         }, //
     },
-    proto::State,
+    proto::{
+        Actions,
+        SendError, //
+    },
     wire::{
         Header,
-        Op,
-        SocketType, //
+        Op, //
     }, //
 };
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
+
+fn errno(error: SendError) -> Error {
+    match error {
+        SendError::Over => EPIPE,
+        SendError::TooLong => NetError::MsgSize.into(),
+    }
+}
 
 impl Conn {
     /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
@@ -56,44 +61,46 @@ impl Conn {
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
-        if self.has_too_much_waiting() {
-            return Ok(0);
-        }
         let link = link::running();
-        let want = u32::try_from(len).unwrap_or(u32::MAX);
-        let message = self.socket_type() == SocketType::Seqpacket;
-        let (granted, header) = {
-            let mut inner = self.inner.lock();
-            // The socket may not have been told yet: we own it.
-            if !inner.state.may_send() {
-                return Err(EPIPE);
-            }
-            if message && want > inner.credit.tx.window() {
-                return Err(NetError::MsgSize.into());
-            }
-            let header = self.header(&inner, Op::Rw, 0);
-            (inner.credit.tx.take(want) as usize, header)
-        };
-        if granted == 0 {
+        if self.has_too_much_waiting(link.as_deref()) {
             return Ok(0);
         }
-        let Some(link) = link else {
-            let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
-            self.inner.lock().credit.tx.give_back(unsent);
-            return Err(ENODEV);
-        };
-        let zerocopy = match ZeroCopy::begin(sk, msg, granted) {
-            Ok(zerocopy) => zerocopy,
-            Err(error) => {
-                let unsent = u32::try_from(granted).unwrap_or(u32::MAX);
-                self.inner.lock().credit.tx.give_back(unsent);
-                return Err(error);
-            }
-        };
+        let want = u32::try_from(len).unwrap_or(u32::MAX);
+        // The socket may not have been told yet that the connection is over: we own it.
+        let reserved = self.inner.lock().end.reserve(want).map_err(errno)?;
+        if reserved == 0 {
+            return Ok(0);
+        }
+        let result = link
+            .ok_or(ENODEV)
+            .and_then(|link| self.send_reserved(&link, sk, msg, reserved as usize, len));
+        let sent = result.map_or(0, |sent| u32::try_from(sent).unwrap_or(u32::MAX));
+        if sent < reserved {
+            let unsent = reserved.saturating_sub(sent);
+            self.inner.lock().end.give_back(unsent);
+        }
+        result
+    }
+
+    /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer if too much waits. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// If nothing was sent: `ENODEV`, `ENOMEM`, `EFAULT`.
+    fn send_reserved(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        sk: &UserOwned<'_>,
+        msg: &mut Msg,
+        reserved: usize,
+        len: usize,
+    ) -> Result<usize> {
+        let header = self.header(link.cid(), &self.inner.lock(), Op::Rw, 0);
+        let zerocopy = ZeroCopy::begin(sk, msg, reserved)?;
         let pinned = match &zerocopy {
             Some(zerocopy) => {
                 // All of it, or none: the notification speaks of the whole call.
-                let pinned = granted == len && parameters::zerocopy.get() && link.can_pin(msg);
+                let pinned = reserved == len && parameters::zerocopy.get() && link.can_pin(msg);
                 if !pinned {
                     zerocopy.is_copied();
                 }
@@ -103,14 +110,14 @@ impl Conn {
         };
         let mut sent = 0;
         let mut result = Ok(());
-        while sent < granted && result.is_ok() {
-            let left = granted.saturating_sub(sent);
+        while sent < reserved && result.is_ok() {
+            let left = reserved.saturating_sub(sent);
             result = self
-                .send_piece(&link, header, sk, msg, left, pinned)
+                .send_piece(link, header, sk, msg, left, pinned)
                 .map(|len| {
                     sent = sent.saturating_add(len);
                 });
-            if sent < granted && self.has_too_much_waiting() {
+            if sent < reserved && self.has_too_much_waiting(Some(link)) {
                 break;
             }
         }
@@ -118,10 +125,6 @@ impl Conn {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
             link.streams.want_sent();
-        }
-        if sent < granted {
-            let unsent = u32::try_from(granted.saturating_sub(sent)).unwrap_or(u32::MAX);
-            self.inner.lock().credit.tx.give_back(unsent);
         }
         match result {
             Err(error) if sent == 0 => Err(error),
@@ -151,69 +154,46 @@ impl Conn {
         Ok(len)
     }
 
-    /// Wakes a writer who was told that too much waits, if there is room now. Nothing is locked.
-    pub(in crate::driver) fn tell_of_room(&self) {
-        if self.backlog.has_room_again() {
-            self.wake(Stored::Silently, true);
+    /// Wakes a writer who was told that too much waits, if there is room now. Nothing is locked. Does not sleep.
+    pub(super) fn tell_of_room(&self) {
+        if !self.backlog.has_room_again() {
+            return;
+        }
+        if let Some(sk) = self.sk.upgrade() {
+            sk.write_space();
         }
     }
 
     /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
-    /// so is woken when there is room.
-    pub(super) fn has_too_much_waiting(&self) -> bool {
-        self.backlog.is_full()
-            || link::with(|link| link.is_full_for(&self.backlog)).unwrap_or(false)
+    /// so is woken when there is room. Does not sleep.
+    fn has_too_much_waiting(&self, link: Option<&Link>) -> bool {
+        self.backlog.is_full() || link.is_some_and(|link| link.is_full_for(&self.backlog))
     }
 
     /// The number of bytes that may be sent. A peer that does not know that there is no room is asked, since
-    /// a writer who polls comes by here alone (K6).
+    /// a writer who polls comes by here alone (K6). Does not sleep.
     pub(in crate::driver) fn writable(self: &Arc<Self>) -> u32 {
-        let free = self.inner.lock().credit.tx.free();
+        let mut free = 0;
+        let actions = self.decide(|inner| {
+            free = inner.end.free();
+            if free == 0 {
+                inner.end.on_wait_to_write()
+            } else {
+                Actions::NONE
+            }
+        });
         if free == 0 {
-            self.ask_for_credit();
-        } else if self.has_too_much_waiting() {
+            let _ = self.carry_out(&actions, GFP_ATOMIC);
+        } else if self.has_too_much_waiting(link::running().as_deref()) {
             return 0;
         }
         free
     }
 
-    /// Asks a peer for credit that does not know that we wait.
-    pub(in crate::driver) fn ask_for_credit(self: &Arc<Self>) {
-        let asks = {
-            let mut inner = self.inner.lock();
-            inner.state.state() == State::Established && inner.credit.tx.ask()
-        };
-        if asks {
-            self.request_credit();
-            self.table.look_again();
-        }
-    }
-
-    fn request_credit(self: &Arc<Self>) {
-        let header = self.header(&self.inner.lock(), Op::CreditRequest, 0);
-        let sent = queue::control(&header, Some(self.clone()), Cause::Call, GFP_ATOMIC)
-            .and_then(link::send);
-        if sent.is_err() {
-            self.inner.lock().credit.tx.could_not_ask();
-        }
-    }
-
-    /// Looks after a writer whom the peer leaves without room (K6); returns whether to look again.
-    pub(super) fn look_after_writer(self: &Arc<Self>) -> bool {
-        let (asks, stuck, room) = {
-            let mut inner = self.inner.lock();
-            if inner.state.state() != State::Established {
-                return false;
-            }
-            let tx = &mut inner.credit.tx;
-            let had_room = tx.free() > 0;
-            (tx.look(), tx.is_stuck(), tx.free() > 0 && !had_room)
-        };
-        if asks {
-            self.request_credit();
-        }
-        self.wake(Stored::Silently, room);
-        stuck
+    /// A writer is going to wait: a peer that does not know of it is asked for credit (K6). Does not sleep.
+    pub(in crate::driver) fn before_write_sleep(self: &Arc<Self>) {
+        let actions = self.decide(|inner| inner.end.on_wait_to_write());
+        let _ = self.carry_out(&actions, GFP_ATOMIC);
     }
 
     /// The number of bytes that the device has not yet taken, which it is to say when it has: somebody waits for

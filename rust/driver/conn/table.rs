@@ -35,7 +35,7 @@ use kernel::{
 const LOOK_INTERVAL: u32 = 1000;
 
 /// When to try again to tell af_vsock what memory was lacking for, in milliseconds.
-const TELL_INTERVAL: u32 = 20;
+const RETRY_INTERVAL: u32 = 20;
 
 /// What tells a connection from others; the other half of our own address is the device's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(in crate::driver) struct Connections {
     by_address: HashTable<Key, Conn>,
     /// A list of connections that could not tell af_vsock what is new.
     #[pin]
-    untold: SpinLockBh<Option<Arc<Conn>>>,
+    unsettled: SpinLockBh<Option<Arc<Conn>>>,
     #[pin]
     tick: DelayedWork<Connections>,
 }
@@ -95,7 +95,7 @@ impl Connections {
         let table = Arc::pin_init(
             pin_init!(Self {
                 by_address <- HashTable::new(),
-                untold <- new_spinlock_bh!(None, "Connections::untold"),
+                unsettled <- new_spinlock_bh!(None, "Connections::unsettled"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
@@ -135,24 +135,19 @@ impl Connections {
 
     /// Has `conn` tried again soon with what it could not tell af_vsock, sockmap or the peer. It may have left
     /// the table.
-    pub(super) fn tell_later(self: &Arc<Self>, conn: &Arc<Conn>) {
+    pub(super) fn try_later(self: &Arc<Self>, conn: &Arc<Conn>) {
         // The others go with the first, or they would put it off.
-        if conn.enlist(&mut self.untold.lock()) {
-            self.tick.requeue_in(self, msecs_to_jiffies(TELL_INTERVAL));
+        if conn.enlist(&mut self.unsettled.lock()) {
+            self.tick.requeue_in(self, msecs_to_jiffies(RETRY_INTERVAL));
         }
     }
 
     fn tick(self: Arc<Self>) {
-        let mut untold = self.untold.lock().take();
-        while let Some(conn) = untold {
-            untold = conn.delist();
-            conn.tell();
+        let mut unsettled = self.unsettled.lock().take();
+        while let Some(conn) = unsettled {
+            unsettled = conn.delist();
             conn.catch_up();
         }
-        let mut again = false;
-        self.for_each(|conn| again |= conn.tick());
-        if again {
-            self.look_again();
-        }
+        self.for_each(|conn| conn.tick());
     }
 }

@@ -16,17 +16,10 @@ use crate::{
             SkBuffQueue, //
         }, //
     },
+    proto::Mark,
     wire::SeqFlags, //
 };
 use kernel::prelude::*;
-
-/// The size of what precedes each part in a bundle.
-pub(in crate::driver) const MARK_LEN: usize = 2;
-
-/// The greatest part that can be in a bundle: its length has 14 bits.
-pub(super) const MARK_MAX: usize = (1 << 14) - 1;
-const MARK_EOM: u16 = 1 << 14;
-const MARK_EOR: u16 = 1 << 15;
 
 /// How the bytes in a buffer are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,19 +130,6 @@ impl Part {
     }
 }
 
-/// What precedes a part in a bundle.
-pub(super) fn mark(len: usize, flags: SeqFlags) -> [u8; MARK_LEN] {
-    // CAST: The caller has seen that it is at most `MARK_MAX`.
-    let mut mark = (len & MARK_MAX) as u16;
-    if flags.contains(SeqFlags::EOM) {
-        mark |= MARK_EOM;
-    }
-    if flags.contains(SeqFlags::EOR) {
-        mark |= MARK_EOR;
-    }
-    mark.to_le_bytes()
-}
-
 /// Copies the first `len` bytes of a stream to the user; `copied` counts them.
 pub(super) fn copy_bytes(queue: &Queue, msg: &mut Msg, len: usize, copied: &mut usize) -> Result {
     for skb in queue.iter() {
@@ -200,20 +180,13 @@ pub(super) fn take_bytes(
 pub(super) fn part_at(skb: &SkBuff<Unread>, at: usize) -> Option<Part> {
     match skb.control().form {
         Form::Bundle => {
-            let mut mark = [0; MARK_LEN];
-            skb.read(at, &mut mark).ok()?;
-            let mark = u16::from_le_bytes(mark);
-            let mut flags = SeqFlags::NONE;
-            if mark & MARK_EOM != 0 {
-                flags = flags.union(SeqFlags::EOM);
-            }
-            if mark & MARK_EOR != 0 {
-                flags = flags.union(SeqFlags::EOR);
-            }
+            let mut bytes = [0; Mark::LEN];
+            skb.read(at, &mut bytes).ok()?;
+            let mark = Mark::parse(bytes);
             Some(Part {
-                start: at.saturating_add(MARK_LEN),
-                len: usize::from(mark) & MARK_MAX,
-                flags,
+                start: at.saturating_add(Mark::LEN),
+                len: mark.len(),
+                flags: mark.flags(),
             })
         }
         Form::Part(flags) => Some(Part {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whom a received packet is for: a connection, a listener, or nobody.
+//! Carries out what [`proto::route`] says: whom a received packet is for.
 
 use super::Vsock;
 use crate::{
@@ -14,61 +14,51 @@ use crate::{
         stats::{
             Counter,
             STATS, //
-        },
+        }, //
     },
     ext::net::vsock::Addr,
-    wire::{
-        Header,
-        Op,
-        SocketType, //
-    }, //
+    proto::{
+        self,
+        Route,
+        Stray, //
+    },
+    wire::Header, //
 };
 use kernel::sync::Arc;
 
-/// Finds which connection a packet is for.
+/// Finds which connection a packet is for. Does not sleep.
 pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) -> Routed {
-    let (Ok(src), Ok(dst)) = (header.src(), header.dst()) else {
-        STATS.count(Counter::BadAddress);
-        return Routed::Done;
-    };
-    let ty = match header.socket_type() {
-        // Datagrams have queues of their own (D1).
-        Ok(SocketType::Dgram) if device.link.serves(SocketType::Dgram) => {
+    let link = &device.link;
+    let stray = match proto::route(header, link.cid(), &link.profile) {
+        Route::Connection(to) => {
+            let key = Key {
+                peer: Addr {
+                    cid: to.peer.cid,
+                    port: to.peer.port,
+                },
+                local_port: to.local_port,
+            };
+            let found = device.table.find(key);
+            let is_taken = found.is_some();
+            match found.filter(|conn| conn.socket_type() == to.ty) {
+                Some(conn) => return conn.receive(header, to.op, payload),
+                None => to.without_connection(is_taken, payload.is_damaged()),
+            }
+        }
+        Route::Nobody(stray) => stray,
+        Route::BadAddress => {
+            STATS.count(Counter::BadAddress);
+            Stray::Drop
+        }
+        Route::BadOp => {
             STATS.count(Counter::BadOp);
-            return Routed::Done;
-        }
-        Ok(ty) if device.link.serves(ty) => ty,
-        Ok(_) | Err(_) => {
-            device.link.refuse(header);
-            return Routed::Done;
+            Stray::Drop
         }
     };
-    let Ok(op) = header.operation() else {
-        STATS.count(Counter::BadOp);
-        return Routed::Done;
-    };
-    if dst.cid != device.link.cid() {
-        // A request may be the first that is heard of a new CID. An RST would bear our own (C1): to the
-        // sender it would be about another connection, maybe one that lives.
-        match op {
-            Op::Request => device.request(*header),
-            _ => STATS.count(Counter::BadAddress),
-        }
-        return Routed::Done;
-    }
-    let key = Key {
-        peer: Addr {
-            cid: src.cid,
-            port: src.port,
-        },
-        local_port: dst.port,
-    };
-    match device.table.find(key) {
-        Some(conn) if conn.socket_type() == ty => return conn.receive(header, op, payload),
-        // Of what nobody knows, nothing is lost.
-        _ if payload.is_damaged() => {}
-        None if op == Op::Request => device.request(*header),
-        Some(_) | None => device.link.refuse(header),
+    match stray {
+        Stray::Request => device.request(*header),
+        Stray::Refuse => link.refuse(header),
+        Stray::Drop => {}
     }
     Routed::Done
 }

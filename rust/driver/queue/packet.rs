@@ -39,18 +39,12 @@ use kernel::{
 /// The greatest payload of a packet in bytes: more makes some hosts reset the connection.
 const MAX_PAYLOAD: usize = 32 * 1024;
 
-/// Where a header speaks of credit: `buf_alloc` and `fwd_cnt`.
-const CREDIT_OFFSET: usize = 36;
-
 /// Payload up to this size is kept behind the header; more gets pages of its own.
 const LINEAR_MAX: usize = PAGE_SIZE;
 
 /// Room for payload in a packet that small writes are put together in: with the header, and what the
 /// kernel allocates along, it fills a page.
 const OPEN_ROOM: usize = PAGE_SIZE - 384 - HEADER_LEN_MRG;
-
-/// Where a header speaks of the length of the payload.
-const LEN_OFFSET: usize = 24;
 
 /// Who sends packets, as far as a packet asks. None of it sleeps.
 pub(in crate::driver) trait Sender: Send + Sync {
@@ -242,7 +236,7 @@ pub(in crate::driver) fn extend(packet: &mut Packet, msg: &mut Msg, len: usize) 
     let more = u32::try_from(len).map_err(|_| EINVAL)?;
     let payload = packet.control().payload.checked_add(more).ok_or(EINVAL)?;
     packet.put_msg(msg, len)?;
-    packet.overwrite(LEN_OFFSET, &payload.to_le_bytes())?;
+    packet.overwrite(Header::LEN_OFFSET, &payload.to_le_bytes())?;
     let sent = packet.control_mut();
     sent.payload = payload;
     if let Some(sender) = &sent.sender {
@@ -364,8 +358,8 @@ pub(in crate::driver) fn stamp(packet: &mut Packet) -> Result {
     };
     let last = packet.control().cause == Cause::Last;
     let Advertised { buf_alloc, fwd_cnt } = sender.advertise(last).ok_or(EINVAL)?;
-    packet.overwrite(CREDIT_OFFSET, &buf_alloc.to_le_bytes())?;
-    packet.overwrite(CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
+    packet.overwrite(Header::CREDIT_OFFSET, &buf_alloc.to_le_bytes())?;
+    packet.overwrite(Header::CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
 }
 
 /// A block of pages with room for `len` bytes.

@@ -3,7 +3,6 @@
 //! The payload of a received packet, in the buffers that it came in.
 
 use crate::{
-    driver::conn::MARK_LEN,
     ext::{
         mm::PageBlock,
         net::skbuff::{
@@ -162,7 +161,7 @@ impl Payload {
     pub(in crate::driver) fn lacks_room(&self) -> Option<usize> {
         // Whatever precedes the payload where it is stored.
         self.waits_for_room
-            .then(|| self.len.saturating_add(MARK_LEN))
+            .then(|| self.len.saturating_add(proto::Mark::LEN))
     }
 
     /// Provides an empty socket buffer to copy the payload to.

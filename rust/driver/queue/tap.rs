@@ -20,29 +20,13 @@ use crate::{
         }, //
     },
     wire::{
+        monitor_header,
         Header,
-        Op,
-        HEADER_LEN, //
+        HEADER_LEN,
+        MONITOR_LEN, //
     }, //
 };
 use kernel::prelude::*;
-
-/// `struct af_vsockmon_hdr`, in bytes.
-const MONITOR_HEADER_LEN: usize = 32;
-
-/// `AF_VSOCK_TRANSPORT_VIRTIO`.
-const TRANSPORT_VIRTIO: u16 = 2;
-
-/// What monitors know a packet as, `AF_VSOCK_OP_*`.
-fn monitor_op(header: &Header) -> u16 {
-    match header.operation() {
-        Ok(Op::Request | Op::Response) => 1,
-        Ok(Op::Rst | Op::Shutdown) => 2,
-        Ok(Op::CreditUpdate | Op::CreditRequest) => 3,
-        Ok(Op::Rw) => 4,
-        Err(_) => 0,
-    }
-}
 
 /// A copy with `payload` appended by `append`.
 fn copy(
@@ -50,22 +34,9 @@ fn copy(
     payload: usize,
     append: impl FnOnce(&mut SkBuff) -> Result,
 ) -> Option<SkBuff> {
-    let capacity = payload.checked_add(MONITOR_HEADER_LEN + HEADER_LEN)?;
+    let capacity = payload.checked_add(MONITOR_LEN)?;
     let mut skb = SkBuff::alloc(capacity, GFP_ATOMIC, ()).ok()?;
-    let fields: [&[u8]; 8] = [
-        &header.src_cid.to_le_bytes(),
-        &header.dst_cid.to_le_bytes(),
-        &header.src_port.to_le_bytes(),
-        &header.dst_port.to_le_bytes(),
-        &monitor_op(header).to_le_bytes(),
-        &TRANSPORT_VIRTIO.to_le_bytes(),
-        // The length of the transport's header, and two reserved bytes.
-        &[HEADER_LEN as u8, 0, 0, 0],
-        &header.to_bytes(),
-    ];
-    for field in fields {
-        skb.put_slice(field).ok()?;
-    }
+    skb.put_slice(&monitor_header(header)).ok()?;
     append(&mut skb).ok()?;
     Some(skb)
 }
