@@ -129,6 +129,13 @@ impl Endpoint {
         self.credit.rx.buf_alloc()
     }
 
+    /// Who may send how much.
+    // For tests.
+    #[allow(dead_code)]
+    pub const fn credit(&self) -> &Credit {
+        &self.credit
+    }
+
     /// How many bytes the reader waits for.
     pub const fn lowat(&self) -> u32 {
         self.lowat
