@@ -69,10 +69,8 @@ mod tests {
         };
         let bytes = monitor_header(&header);
         let (addresses, rest) = bytes.split_at(24);
-        let mut next = 0;
-        for byte in addresses {
-            assert_eq!(*byte, next);
-            next += 1;
+        for (byte, expected) in addresses.iter().zip(0..) {
+            assert_eq!(*byte, expected);
         }
         let (fields, rest) = rest.split_at(8);
         assert_eq!(fields, [4, 0, 2, 0, 44, 0, 0, 0]);

@@ -189,6 +189,8 @@ impl Endpoint {
                 }
                 if actions.discard {
                     this.credit.rx.consume(header.len);
+                    // Not every host forwards our SHUTDOWN: its program is not to stall.
+                    actions.update = this.is_reader_short();
                 }
             }
             if actions.send == Some(Control::CreditUpdate) {
@@ -461,6 +463,9 @@ mod tests {
         assert_eq!(end.unread(), 0);
         let told = end.advertise(false, || false);
         assert_eq!(told.map(|told| told.fwd_cnt), Some(60));
+        // A peer that goes on does not stall.
+        assert!(!hears(&mut end, Op::Rw, 50, 0).update);
+        assert!(hears(&mut end, Op::Rw, 1, 0).update);
     }
 
     #[test]
