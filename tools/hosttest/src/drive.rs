@@ -469,6 +469,7 @@ impl Driven {
                 State::Idle | State::Connecting | State::Closed
             ));
             assert_eq!(*self.end.credit(), Credit::new(self.end.buf_alloc()));
+            assert_eq!(self.end.lowat(), lowat);
             *self = Self {
                 now: self.now,
                 requested: self.now,
@@ -586,7 +587,12 @@ impl Driven {
                 return;
             }
             12 if self.end.is_abandoned() => self.end.on_request_withdrawn(),
-            13 => self.end.on_wait_to_read(take_u32(script).max(1)),
+            13 => {
+                let lowat = take_u32(script).max(1);
+                let actions = self.end.on_wait_to_read(lowat);
+                assert_eq!(self.end.lowat(), lowat);
+                actions
+            }
             14 => self.end.on_unsent(Control::CreditRequest),
             _ => return,
         };

@@ -190,6 +190,8 @@ enum Reports {
 struct Host {
     buffer: u32,
     reports: Reports,
+    /// It has but as much as ours at first, and makes it larger when that is full.
+    grows: bool,
     /// How many milliseconds it takes to answer a CREDIT_REQUEST; none if it does not know any.
     answers: Option<u64>,
 }
@@ -200,13 +202,15 @@ fn host() -> impl Strategy<Value = Host> {
         (1..=4_194_304u32).prop_map(Reports::AfterNews),
     ];
     let answers = prop_oneof![Just(Some(0)), (0..700u64).prop_map(Some), Just(None)];
-    (1..8_388_608u32, reports, answers).prop_map(|(buffer, reports, answers)| Host {
+    let parts = (1..8_388_608u32, reports, any::<bool>(), answers);
+    parts.prop_map(|(buffer, reports, grows, answers)| Host {
         buffer,
         // No host reports so late that its own buffer being full is no reason.
         reports: match reports {
             Reports::AfterNews(news) => Reports::AfterNews(news.min(buffer)),
             other => other,
         },
+        grows,
         answers,
     })
 }
@@ -215,6 +219,8 @@ fn host() -> impl Strategy<Value = Host> {
 struct Talk {
     end: Endpoint,
     host: Host,
+    /// What it has told of its buffer.
+    buffer: u32,
     now: u64,
     received: u32,
     read: u32,
@@ -243,7 +249,7 @@ impl Talk {
         self.told = self.read;
         let header = Header {
             op: Op::CreditUpdate.into(),
-            buf_alloc: self.host.buffer,
+            buf_alloc: self.buffer,
             fwd_cnt: self.told,
             ..Header::default()
         };
@@ -257,14 +263,18 @@ impl Talk {
             self.read = self.received;
         }
         let in_buffer = self.received.wrapping_sub(self.told);
-        let free = self.host.buffer.saturating_sub(in_buffer);
+        let grows = in_buffer >= self.buffer && self.buffer < self.host.buffer;
+        if grows {
+            self.buffer = self.host.buffer;
+        }
+        let free = self.buffer.saturating_sub(in_buffer);
         let news = self.read.wrapping_sub(self.told);
         let due = match self.host.reports {
             Reports::WhenFreeIsBelow(below) => free < below,
             Reports::AfterNews(after) => news >= after,
         };
         let asked = self.answer.take_if(|at| *at <= self.now).is_some();
-        if asked || (news > 0 && due) {
+        if asked || grows || (news > 0 && due) {
             self.tell();
         }
         let now = Time::from_millis(self.now);
@@ -286,9 +296,10 @@ proptest! {
         sleeps: bool,
     ) {
         let mut end = Endpoint::new(SocketType::Stream, own);
-        end.accept(&Header { buf_alloc: host.buffer, ..Header::default() });
+        let buffer = if host.grows { host.buffer.min(own) } else { host.buffer };
+        end.accept(&Header { buf_alloc: buffer, ..Header::default() });
         let mut talk = Talk {
-            end, host, now: 0, received: 0, read: 0, told: 0, answer: None, timer: None, sleeps: false,
+            end, host, buffer, now: 0, received: 0, read: 0, told: 0, answer: None, timer: None, sleeps: false,
         };
         for _ in 0..20 {
             let goal = talk.received.wrapping_add(own.min(host.buffer));
@@ -314,7 +325,8 @@ proptest! {
                     let in_flight = talk.received.wrapping_sub(talk.told);
                     prop_assert!(in_flight <= own, "{in_flight} in flight");
                 }
-                if talk.end.free() == 0 && talk.received != goal {
+                let waits = talk.end.free() == 0 || (talk.sleeps && sleeps);
+                if waits && talk.received != goal {
                     talk.now += 50;
                     waited += 50;
                 }

@@ -37,6 +37,8 @@ pub(crate) struct Side {
     begun: Option<u32>,
     writer_sleeps: bool,
     reader_sleeps: bool,
+    /// How many bytes its reader waits for.
+    lowat: u32,
     /// Its reader waits in poll(), and says so to nobody.
     pub(crate) polls: bool,
     /// There is none for control packets.
@@ -62,6 +64,7 @@ impl Side {
             begun: None,
             writer_sleeps: false,
             reader_sleeps: false,
+            lowat: 1,
             polls: false,
             no_memory: false,
             retry: false,
@@ -255,7 +258,7 @@ impl World {
             SocketType::Seqpacket => side.end.messages().min(1),
             _ => 0,
         };
-        let lowat = side.end.lowat();
+        let lowat = side.lowat;
         let there = match side.end.socket_type() {
             SocketType::Seqpacket => messages > 0,
             _ => side.end.is_readable(lowat),
@@ -278,7 +281,8 @@ impl World {
     /// setsockopt(SO_RCVLOWAT), by which nobody is woken.
     pub(crate) fn set_lowat(&mut self, who: usize, lowat: u32) {
         let side = &mut self.sides[who];
-        let actions = side.end.on_wait_to_read(lowat.max(1));
+        side.lowat = lowat.max(1);
+        let actions = side.end.on_wait_to_read(side.lowat);
         side.reader_sleeps = false;
         self.carry_out(who, actions);
     }
@@ -369,7 +373,7 @@ impl World {
                     let begun = side.end.unread() > 0 && !self.is_hopeless(1 - who);
                     side.end.messages() > 0 || begun
                 }
-                _ => side.end.is_readable(side.end.lowat()),
+                _ => side.end.is_readable(side.lowat),
             };
             if there {
                 return Err(format!("the reader sleeps for ever: {side:?} {peer:?}"));
