@@ -12,6 +12,7 @@ use crate::{
         first_attempt,
         held_at_most,
         reset_reply,
+        route,
         store,
         Actions,
         Arrival,
@@ -21,7 +22,9 @@ use crate::{
         Credit,
         Empties,
         Endpoint,
+        Profile,
         Retry,
+        Route,
         SendError,
         SockError,
         State,
@@ -51,6 +54,9 @@ const MESSAGES_MAX: usize = Empties::MAX as usize + 64;
 
 /// The size of a receive buffer.
 const BUFFER: usize = 32 * 1024;
+
+/// A device of streams and messages.
+const PROFILE: Profile = first_attempt(3, Choice::Auto).profile();
 
 /// The length of the payload, if all of it is among the `arrived` bytes.
 fn whole(header: &Header, arrived: usize) -> Option<usize> {
@@ -409,9 +415,20 @@ impl Driven {
             assert!(header.operation() != Ok(Op::Rst));
             assert!(reset_reply(&reply).is_none());
         }
-        let (Ok(_), Ok(_), Ok(op)) = (header.src(), header.dst(), header.operation()) else {
+        let (Ok(src), Ok(dst), Ok(op)) = (header.src(), header.dst(), header.operation()) else {
+            assert!(!matches!(
+                route(header, header.dst_cid as u32, &PROFILE),
+                Route::Connection(_)
+            ));
             return;
         };
+        if let Route::Connection(to) = route(header, dst.cid, &PROFILE) {
+            assert_eq!((to.peer, to.local_port, to.op), (src, dst.port, op));
+            assert_eq!(header.socket_type(), Ok(to.ty));
+        }
+        // C1: nothing that is for another machine gets to a connection of ours.
+        let elsewhere = route(header, !dst.cid, &PROFILE);
+        assert!(!matches!(elsewhere, Route::Connection(_)));
         let Some(len) = whole(header, arrived) else {
             return;
         };
