@@ -9,7 +9,7 @@
 //! This room is pure, like [`crate::wire`]: only `core`, no `unsafe`, no panic on any input. It does
 //! nothing itself: it is asked under the caller's lock, and answers what is to be done. It has no clock either.
 //!
-//! What is one connection's is an [`Endpoint`]; whom a packet is for says [`route`].
+//! What is one connection's is an [`Endpoint`]; whom a packet is for says [`route()`].
 
 #![deny(unsafe_code)]
 
