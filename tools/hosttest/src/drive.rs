@@ -719,7 +719,12 @@ pub fn drive(mut script: &[u8]) {
     let mut driven = Driven::new(Endpoint::new(ty, buf_alloc));
     while let Some((&what, rest)) = script.split_first() {
         script = rest;
+        let was_abandoned = driven.end.is_abandoned();
         driven.step(what, &mut script);
+        // What connect() never heard of, nobody finds later.
+        if was_abandoned && driven.end.state() == State::Closed {
+            assert!(driven.end.unread() == 0 && driven.unread.bytes() == 0);
+        }
         driven.holds();
     }
 }
