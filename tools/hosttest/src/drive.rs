@@ -216,10 +216,15 @@ struct Driven {
     requested: u64,
     given_up: u64,
     closing: Option<u64>,
+    /// Bytes that have come, that count as read, and that the peer was ever told it may send.
+    received: u64,
+    consumed: u64,
+    promised: u64,
     /// There is none for control packets.
     no_memory: bool,
-    /// What is owed as there was none.
+    /// Something is owed as there was none; of what ends or half ends the connection, this.
     owes: bool,
+    owed: Option<Control>,
     /// There is another connection between the same addresses.
     is_replaced: bool,
 }
@@ -252,8 +257,12 @@ impl Driven {
             requested: 0,
             given_up: 0,
             closing: None,
+            received: 0,
+            consumed: 0,
+            promised: 0,
             no_memory: false,
             owes: false,
+            owed: None,
             is_replaced: false,
         }
     }
@@ -287,6 +296,7 @@ impl Driven {
         } else {
             return;
         };
+        self.consumed += u64::from(bytes);
         let before = *self.end.credit();
         let was_draining = self.end.state() == State::Draining;
         let actions = self.end.on_read(bytes, messages, lowat);
@@ -328,6 +338,9 @@ impl Driven {
             let actions = self.end.on_unsent(what);
             assert_eq!(actions.retry, what != Control::CreditRequest);
             self.owes |= actions.retry;
+            if matches!(what, Control::Shutdown(_) | Control::Rst) {
+                self.owed = Some(what);
+            }
             return;
         }
         let told = self.end.advertise(what == Control::Rst, || replaced);
@@ -335,12 +348,19 @@ impl Driven {
         assert!(told.is_none() || !(over && replaced));
         if let Some(told) = told {
             assert_eq!(told.buf_alloc, self.end.buf_alloc());
+            self.promised = (self.promised).max(self.consumed + u64::from(told.buf_alloc));
             assert_eq!(self.end.credit().rx.peer_free(), {
                 let mut rx = self.end.credit().rx;
                 let _ = rx.advertise();
                 rx.peer_free()
             });
         }
+    }
+
+    /// The reader of a stream has what he waits for, or all that can come.
+    fn has_enough(&self) -> bool {
+        let rx = &self.end.credit().rx;
+        !self.is_message() && rx.unread() > 0 && rx.unread() >= rx.reachable(self.end.lowat())
     }
 
     /// Every action must be one that was still possible.
@@ -443,6 +463,7 @@ impl Driven {
             }
         }
         let (state, unread, free) = (self.end.state(), self.end.unread(), self.end.free());
+        let had_enough = self.has_enough();
         let damaged = fails == Some(SockError::ConnReset);
         let mut actions = self.end.on_packet(header, op, damaged);
         if op == Op::Rst && !damaged {
@@ -456,6 +477,14 @@ impl Driven {
         if state == State::Connecting && !damaged && !matches!(op, Op::Response | Op::Rst) {
             assert_eq!(self.end.state(), State::Connecting);
         }
+        if actions.deliver || actions.discard {
+            // K3: no more than it was told, ever.
+            self.received += u64::from(header.len);
+            assert!(self.received <= self.promised);
+        }
+        if actions.discard {
+            self.consumed += u64::from(header.len);
+        }
         assert!(!actions.wake_writer || (free == 0 && self.end.free() > 0));
         if actions.deliver {
             assert_eq!(self.end.unread(), unread + header.len);
@@ -467,13 +496,14 @@ impl Driven {
             actions = self.end.on_stored(header, actions, result);
             assert_eq!(actions.error.is_some(), result.is_err());
             if result.is_ok() && !self.is_message() {
-                let enough = self.end.unread() > 0
-                    && self.end.unread() >= self.end.credit().rx.reachable(self.end.lowat());
-                assert_eq!(actions.wake_reader, enough);
+                assert_eq!(actions.wake_reader, self.has_enough());
             }
         } else if self.end.state() == State::Established {
             assert_eq!(self.end.unread(), unread);
         }
+        // K6: also if less can come than before.
+        let woken = had_enough || !self.has_enough() || actions.wake_reader;
+        assert!(woken || self.done || actions.done);
         self.carry_out(&actions);
     }
 
@@ -578,7 +608,8 @@ impl Driven {
                 let request = Header::parse(&take::<HEADER_LEN>(script));
                 self.end.accept(&request);
                 // RESPONSE.
-                assert!(self.end.advertise(false, || false).is_some());
+                let told = self.end.advertise(false, || false).unwrap();
+                self.promised = told.buf_alloc.into();
                 return;
             }
             8 => {
@@ -589,7 +620,9 @@ impl Driven {
                 self.no_memory = false;
                 self.owes = false;
                 // Also after the end: it may be the RST.
-                for what in self.end.catch_up().packets() {
+                let actions = self.end.catch_up();
+                assert_eq!(actions.send, self.owed.take());
+                for what in actions.packets() {
                     self.send(what);
                 }
                 assert!(self.end.catch_up().is_empty());
@@ -662,7 +695,10 @@ impl Driven {
             13 => {
                 let buf_alloc = take_u32(script);
                 let changed = buf_alloc != self.end.buf_alloc();
+                let had_enough = self.has_enough();
                 let actions = self.end.set_buf_alloc(buf_alloc);
+                // K6: who has enough by now is woken.
+                assert!(had_enough || !self.has_enough() || actions.wake_reader);
                 let told = changed && self.end.state() == State::Established;
                 assert_eq!(actions.update, told);
                 actions

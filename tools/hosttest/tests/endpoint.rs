@@ -78,9 +78,14 @@ proptest! {
         for step in steps {
             match step {
                 Step::Write(who, len) => {
-                    // A few rounds at most.
-                    let most = world.sides.iter().map(|side| side.end.buf_alloc()).min().unwrap();
-                    let len = len.min(most.saturating_mul(6));
+                    let sizes = world.sides.each_ref().map(|side| side.end.buf_alloc());
+                    let most = sizes.into_iter().min().unwrap();
+                    let len = match ty {
+                        // A few rounds at most.
+                        SocketType::Stream => len.min(most.saturating_mul(6)),
+                        // A message that can be sent, mostly.
+                        _ => len % most.saturating_add(1) + 1,
+                    };
                     world.sides[who].to_write.push_back(len);
                     world.write(who);
                 }
