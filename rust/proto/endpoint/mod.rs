@@ -197,7 +197,8 @@ impl Endpoint {
                 actions.send = None;
                 actions.update = true;
             }
-            if changed {
+            // While connecting, the peer was not told of a new buffer, nor asked for what the reader waits for.
+            if changed || actions.established {
                 // Whether a message is stuck is to be seen once this part of it is stored.
                 actions.update |= if actions.deliver {
                     this.is_reader_short()

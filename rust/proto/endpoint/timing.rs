@@ -260,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn k6_what_changes_while_connecting_is_told_afterwards() {
+        let mut end = connecting();
+        // Some hosts ask for credit before they answer.
+        assert!(!hears(&mut end, Op::CreditRequest, 0, 0).update);
+        assert!(!end.set_buf_alloc(1000).update);
+        assert!(!end.on_wait_to_read(500).update);
+        assert!(hears(&mut end, Op::Response, 0, 0).update);
+    }
+
+    #[test]
     fn c8_connect_starts_clean() {
         let mut end = established();
         let _ = hears(&mut end, Op::Rw, 10, 0);

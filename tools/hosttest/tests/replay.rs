@@ -42,9 +42,10 @@ fn random_scripts() {
     for _ in 0..4000 {
         let len = random.next() % 4096;
         let mut script: Vec<u8> = (0..len).map(|_| random.next().to_le_bytes()[3]).collect();
-        // A plausible buffer, half of the time.
+        // A plausible buffer, half of the time, or one that is soon full.
+        let buffer: u32 = [256 * 1024, 256 * 1024 + 1, 2000, 2001][random.next() as usize % 4];
         if random.next() % 2 == 0 && script.len() >= 4 {
-            script[..4].copy_from_slice(&(256 * 1024u32).to_le_bytes());
+            script[..4].copy_from_slice(&buffer.to_le_bytes());
         }
         drive(&script);
     }
