@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 # What every script here shares: where things live, how messages look, locks, space, and steps that show progress.
 

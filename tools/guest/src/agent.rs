@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The agent in the guest: runs a program per control connection and streams what it writes.
 
 use std::{

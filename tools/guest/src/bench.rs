@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Loads whose numbers are the result: throughput, round trips, connects.
 
 use std::{

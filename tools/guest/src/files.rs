@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Files that go into a socket and come out of it without a copy in user space, as far as the kernel has a way.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Writers whose packets nobody takes: how much they may have on its way, and what it costs.
 
 use std::{

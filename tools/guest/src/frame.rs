@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The agent's protocol: a request is one line of JSON, the answer a row of frames until the program has ended.
 
 use std::io::{self, Read, Write};

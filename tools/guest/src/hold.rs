@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Connections that only exist, empty or full: what they cost is measured beside them.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! connect(), interrupted by a signal: what becomes of a connection that the peer has accepted meanwhile.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the tests run on both sides of a virtio socket, and the protocol by which the lab drives it.
 
 pub mod agent;

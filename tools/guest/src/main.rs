@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! rvtest: what the tests run in the guest and on the host; `rvtest help` lists it.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the kernel holds.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! SOCK_SEQPACKET: boundaries, flags, many of them, parts of them, and memory that is not there.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Data whose every byte depends on its place in the stream, so that a lost, doubled or moved byte is seen.
 
 /// Fills `buffer` with the stream's bytes from `offset` on; streams of different `seed` differ.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Small questions: what does connect() say and how fast, when does a connection end and how.
 
 use std::{

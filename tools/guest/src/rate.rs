@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! How many datagrams pass in a second: of AF_VSOCK, or of UDP beside it.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Signals that do nothing but interrupt a call.
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Virtio sockets of either type with everything that the calls can say: flags, timeouts, buffers.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A BPF program that decides about every buffer that a virtio socket receives: into another socket, or to the reader.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Peers that move data over connected streams: echo, bulk, many at once.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A caller that sits in a page fault inside recv() or setsockopt(), with its socket locked, for as long as it is
 //! told to.
 

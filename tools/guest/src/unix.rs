@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The host's side of a device in user space: its programs speak unix sockets, and greet the device for a connection.
 //!
 //! With the device's path in the environment every socket here is such a socket, so that the same peers work there.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Those who wait: a reader for more than a byte, a writer for room, two threads for one error. Nobody may wait
 //! for ever.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! MSG_ZEROCOPY: the data at the other end, and the notifications in the error queue.
 
 use std::{

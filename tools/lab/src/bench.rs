@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Measures the C driver and this one in turn, in guests that differ in nothing else.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Measures datagrams beside UDP, and receive buffers of a page that are merged beside single large ones, on our
 //! device.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the part of the lab that boots guests must know; a file, since it may run in another machine.
 
 use std::path::PathBuf;

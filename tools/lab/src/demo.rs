@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Shows the driver at work in a few lines: what was negotiated, echoes both ways, speed, the end.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What a run reports, as lines of JSON: written where the tests run, read where they are counted.
 
 use std::{fs::File, io::Write, path::Path, sync::Mutex, time::Duration};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the machines boot: the guest's file system, and that of the host VM, from the toolchain, the kernel and the build.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Builds the file systems that the machines boot from: an uncompressed cpio archive ("newc") in memory.
 
 use std::{

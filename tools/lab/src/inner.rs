@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The part of the lab that has KVM and vhost-vsock: on this machine, or in the host VM. It boots the guests.
 
 use std::{path::Path, sync::Arc};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! One virtual machine: its emulator, its console, its monitor; and how to tell a dead rig from a dead guest.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The lab: boots machines, runs the suites in and against them, shows and measures the driver.
 
 mod bench;

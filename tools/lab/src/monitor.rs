@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A machine's monitor, and whether the emulator runs the machine's processors at all.
 
 use std::{

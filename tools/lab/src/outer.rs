@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What a person started: gathers the suites, runs each where it belongs, and counts.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A program that a test drives, on this side or in the guest: what it wrote so far, its end, and a way to kill it.
 
 use std::{

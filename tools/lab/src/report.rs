@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Counts results and shows them: one line per test, and a summary that no missing test can slip through.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Runs the inner part of the lab where KVM and vhost-vsock are: here if they work here, else in an emulated host VM.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A machine's serial log: kept whole, streamed on, and searched for everything that a kernel complains about.
 
 use std::{

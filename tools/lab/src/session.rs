@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A guest under test: booted when first needed, with a driver loaded, and booted anew after a failure.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The socket device of a guest: what QEMU is told of it, and the program behind it, if it is one in user space.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The bench's result: medians, spread and ratios of two of a kind, as a table and as JSON.
 
 use std::{

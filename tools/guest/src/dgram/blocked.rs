@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A sender whose buffer is full, as the device takes nothing.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the calls give that need nobody at the other end.
 
 use std::time::{Duration, Instant};

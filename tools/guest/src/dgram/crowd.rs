@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Processes that take more than their share, and what they leave others.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! SOCK_DGRAM: what its calls give, and datagrams to and from a peer that the lab plays.
 //!
 //! The lab's end is a unix socket of the device, which is why there is a guest's end only.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A notify socket, as systemd's sd_notify() finds one: datagrams if there are, or else a connection.
 
 use std::os::fd::AsRawFd;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Who hears whom: many sockets, peers, refusals, and a device that goes and comes.
 
 use std::{

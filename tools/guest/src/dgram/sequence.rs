@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Many datagrams with numbers: none comes twice or late, and those that are missing are counted somewhere.
 
 use std::time::{Duration, Instant, SystemTime};

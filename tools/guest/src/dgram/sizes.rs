@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Boundaries and content.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Datagram sockets with everything that the calls can say.
 
 use std::{

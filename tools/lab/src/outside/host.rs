@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The tests of the pure code and of the device on the host, as cargo runs them; each is counted.
 
 use std::{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The same tests as KUnit, in User-mode Linux: their names come from the source, so that none can vanish silently.
 
 use std::{

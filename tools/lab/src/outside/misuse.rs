@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What must not compile: programs on `rust/ext` with a misuse in them, each with the compiler's word on it.
 //!
 //! In samples/compile_fail a line that ends in `//~ CODE text` is a misuse: with the module's own command line the

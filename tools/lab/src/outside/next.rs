@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The module for the kernel of the next series: scripts/lab builds it, where the archive has that kernel.
 
 use std::{fs, process::Command, time::Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The device's life: unbound and bound under traffic, asleep and awake, switched off.
 
 use std::{

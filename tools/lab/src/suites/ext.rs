@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! `rust/ext/` in a guest: the modules of samples/ that test it, on an entropy device, on a socket device and on sockets.
 
 use std::{io::Write, time::Duration};

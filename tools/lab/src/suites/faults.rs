@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Memory that is not there when the driver asks for it where it may not wait: nothing may be lost, and nobody reset.
 
 use anyhow::{ensure, Context, Result};

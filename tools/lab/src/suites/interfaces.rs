@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What the kernel can do with a socket besides read and write: files, io_uring, BPF.
 
 use std::time::Duration;

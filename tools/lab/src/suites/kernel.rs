@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The kernel's own vsock tests, guest against host or against another guest, in both roles.
 
 use std::{

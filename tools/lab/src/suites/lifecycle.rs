@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The module's life: loading and unloading beside sockets, beside the C driver, and without a device.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! SOCK_SEQPACKET: what a message is, and what many small ones cost.
 
 use anyhow::{ensure, Context, Result};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! The suites: what each test is called and how it runs.
 
 pub mod device;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Programs that people use, between the guest and the host: socat, ncat, SSH, Python, ss, tcpdump.
 
 mod files;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! H5: a second device beside the first, which is refused; and a reset of the function that it is.
 
 use anyhow::{ensure, Context, Result};

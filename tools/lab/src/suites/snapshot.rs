@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A guest that is saved to a file with its connections, and restored: under its CID, and under another (C5).
 
 use std::{

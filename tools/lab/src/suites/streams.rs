@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Streams under load: many connections, slow and stuck readers, tiny writes, sudden ends.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Against an independent device in user space, the crate vhost-device-vsock: connections go to and come from unix sockets.
 
 use std::{

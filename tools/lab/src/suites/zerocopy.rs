@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! MSG_ZEROCOPY: the data, and each notification once, also when the socket or the device goes first.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Programs that carry files: socat, ncat, SSH.
 
 use std::fs;

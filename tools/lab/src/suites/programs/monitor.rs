@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! A vsockmon device, captured by tcpdump: every packet as it was sent.
 
 use anyhow::{ensure, Context, Result};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! Python's socket module, and what ss shows of such sockets.
 
 use std::{
