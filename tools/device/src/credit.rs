@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Credit: how much either end of a connection may send. All counters run freely.
+//!
+//! This repeats what the driver's `rust/proto` decides, on purpose: the device is an independent witness, and reckons by
+//! code of its own what the guest may do.
 
 use crate::{habits::Updates, packet::Header};
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Packets: the header and its numbers, as they are on the wire.
+//!
+//! They stand here once more, apart from the driver's `rust/wire`, on purpose: the device is an independent witness, and
+//! a number that is wrong in the driver does not become right by being wrong on both sides.
 
 /// The host's CID, which is the device's own.
 pub const HOST_CID: u64 = 2;
