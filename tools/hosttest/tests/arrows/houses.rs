@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The houses, and their layers: the one place where they stand.
+
+use crate::rooms::House;
+
+/// The driver.
+pub(crate) const DRIVER: House = House {
+    root: "rust/rvsock_main.rs",
+    open: &["driver"],
+    layers: &[
+        &["rvsock_main"],
+        // What it passes on to the root.
+        &["driver"],
+        &["driver/debugfs"],
+        &["driver/device"],
+        &["driver/accept"],
+        &["driver/transport"],
+        &["driver/conn", "driver/dgram"],
+        &["driver/link"],
+        &["driver/queue"],
+        &["driver/stats", "driver/hash_table"],
+        &["proto"],
+        &["wire"],
+        &["ext"],
+    ],
+    // The pure rooms.
+    apart: &[("proto", "ext"), ("wire", "ext")],
+};
