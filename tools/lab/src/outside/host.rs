@@ -50,14 +50,23 @@ fn follow(
     Ok((child.wait()?.success(), all))
 }
 
-pub fn names(places: &Places) -> Result<Vec<String>> {
+/// The tests that `list` lists.
+fn listed(places: &Places, list: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    let (ok, text) = follow(cargo(places, "--list")?, |file, line| {
+    let (ok, text) = follow(cargo(places, list)?, |file, line| {
         if let Some(name) = line.strip_suffix(": test") {
             names.push(format!("{PREFIX}{file}: {name}"));
         }
     })?;
     ensure!(ok, "the tests on the host do not build:\n{text}");
+    Ok(names)
+}
+
+pub fn names(places: &Places) -> Result<Vec<String>> {
+    let mut names = listed(places, "--list")?;
+    // Those will not run.
+    let ignored = listed(places, "--list --ignored")?;
+    names.retain(|name| !ignored.contains(name));
     ensure!(!names.is_empty(), "tools/hosttest has no tests");
     Ok(names)
 }
