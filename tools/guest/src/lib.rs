@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod bench;
 pub mod dgram;
+pub mod errno;
 pub mod files;
 pub mod fill;
 pub mod frame;

@@ -18,8 +18,8 @@ use nix::{
 };
 
 use crate::{
+    errno::errno_name,
     memory, pattern,
-    probe::errno_name,
     socket::{Kind, Pair, Peer, Received, Socket, DEFAULT_BUFFER},
 };
 

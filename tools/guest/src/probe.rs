@@ -13,19 +13,12 @@ use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType, VsockAddr};
 use vsock::VsockStream;
 
 use crate::{
+    errno::errno_name,
     socket::{Kind, Peer, Socket},
     stream, unix,
 };
 
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
-
-/// The symbolic name of an error's number, such as `ECONNRESET`.
-pub fn errno_name(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => format!("{:?}", nix::errno::Errno::from_raw(number)),
-        None => format!("{:?}", error.kind()),
-    }
-}
 
 /// As connect(), for a peer that does not answer: it waits longer than the kernel would by itself.
 fn connect_patiently(cid: u32, port: u32, seconds: u64) -> io::Result<()> {

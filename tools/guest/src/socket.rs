@@ -16,7 +16,7 @@ use nix::{
     fcntl::{fcntl, FcntlArg, OFlag},
     poll::{poll, PollFd, PollFlags, PollTimeout},
     sys::{
-        socket::{getsockopt, setsockopt, sockopt},
+        socket::{getsockopt, setsockopt, sockopt, SockType},
         time::TimeVal,
     },
 };
@@ -38,6 +38,15 @@ const STALL: Duration = Duration::from_secs(60);
 pub enum Kind {
     Stream,
     Seqpacket,
+}
+
+impl Kind {
+    fn socket_type(self) -> SockType {
+        match self {
+            Kind::Stream => SockType::Stream,
+            Kind::Seqpacket => SockType::SeqPacket,
+        }
+    }
 }
 
 /// Where the one who connects finds the other. The port after it is for what the two tell each other.
@@ -102,12 +111,9 @@ impl Socket {
     /// A new socket, of which nothing but patience is asked: what it costs to connect is measured elsewhere.
     pub fn plain(kind: Kind) -> Result<Self> {
         if unix::uds().is_some() {
-            return Ok(Self(unix::new(kind)?));
+            return Ok(Self(unix::new(kind.socket_type())?));
         }
-        let ty = match kind {
-            Kind::Stream => libc::SOCK_STREAM,
-            Kind::Seqpacket => libc::SOCK_SEQPACKET,
-        };
+        let ty = kind.socket_type() as i32;
         // SAFETY: The call takes numbers alone and gives a new descriptor.
         let fd = Errno::result(unsafe { libc::socket(libc::AF_VSOCK, ty | libc::SOCK_CLOEXEC, 0) })
             .with_context(|| format!("socket() of {kind:?}"))?;

@@ -21,8 +21,8 @@ use nix::{
 use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 
 use crate::{
+    errno::errno_name,
     pattern,
-    probe::errno_name,
     socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
     unix,
 };

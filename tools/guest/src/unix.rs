@@ -19,8 +19,6 @@ use nix::{
 };
 use vsock::VsockStream;
 
-use crate::socket::Kind;
-
 /// The name of the variable that says where the device's socket is.
 pub const VARIABLE: &str = "RVTEST_UDS";
 
@@ -38,12 +36,8 @@ fn named(suffix: &str) -> io::Result<UnixAddr> {
     Ok(UnixAddr::new(path.as_os_str())?)
 }
 
-/// A new socket of this kind.
-pub fn new(kind: Kind) -> io::Result<OwnedFd> {
-    let ty = match kind {
-        Kind::Stream => SockType::Stream,
-        Kind::Seqpacket => SockType::SeqPacket,
-    };
+/// A new socket of this type.
+pub fn new(ty: SockType) -> io::Result<OwnedFd> {
     Ok(socket(
         AddressFamily::Unix,
         ty,
@@ -116,7 +110,7 @@ pub fn stream(cid: u32, port: u32) -> io::Result<VsockStream> {
     if uds().is_none() {
         return VsockStream::connect_with_cid_port(cid, port);
     }
-    let fd = new(Kind::Stream)?;
+    let fd = new(SockType::Stream)?;
     ask(&fd, port)?;
     answer(&fd)?;
     Ok(fd.into())

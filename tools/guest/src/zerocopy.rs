@@ -262,7 +262,7 @@ fn client(peer: Peer, load: &Load, expect: Expect, until: Until, exact: bool) ->
         match send_all(&socket, &memory[at..at + load.size], &mut notes) {
             Ok(_) => calls += 1,
             Err(e) if until == Until::Error && e.raw_os_error().is_some() => {
-                println!("ERROR {}", crate::probe::errno_name(&e));
+                println!("ERROR {}", crate::errno::errno_name(&e));
                 break;
             }
             Err(e) => return Err(e).with_context(|| format!("call {calls}")),

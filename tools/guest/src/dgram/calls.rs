@@ -17,7 +17,7 @@ use super::{
     socket::{Address, Dgram, LARGEST},
 };
 use crate::{
-    probe::errno_name,
+    errno::errno_name,
     socket::{Kind, Socket, DEFAULT_BUFFER},
 };
 
