@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::session::NEIGHBOUR_CID;
+pub const HOST_CID: u32 = 2;
+pub const GUEST_CID: u32 = 3;
+/// The other guest, where there are two.
+pub const NEIGHBOUR_CID: u32 = 4;
 
 /// The driver that a guest loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -12,8 +12,8 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{
     config::{Driver, Inner, Job, Kernel},
+    extras,
     initramfs::{Initramfs, Modules},
-    suites::{ext, programs},
 };
 
 /// Where everything lies; scripts/enter says it through the environment.
@@ -47,6 +47,9 @@ const BUILT: &[&str] = &[
     "sample-stream",
     "vsock_dgram_test",
 ];
+
+/// The modules that the tests of ext load: those of samples/.
+const SAMPLES: &[&str] = &["rust_ext_test", "rust_net_test", "rust_fake_virtio"];
 
 impl Places {
     pub fn from_environment() -> Result<Self> {
@@ -183,7 +186,7 @@ impl Places {
         if self.driver().exists() {
             fs.file("modules/rvsock.ko", 0o644, &fs::read(self.driver())?);
         }
-        for name in ext::MODULES {
+        for name in SAMPLES {
             let module = self.driver().with_file_name(format!("{name}.ko"));
             if module.exists() {
                 fs.program(module, &format!("modules/{name}.ko"))?;
@@ -214,17 +217,17 @@ impl Places {
     /// Programs of others, which only some tests unpack into their machines: one archive for the guest and the host VM.
     pub fn extras(&self, job: &Job) -> Result<PathBuf> {
         let archive = self.images()?.join("extras.cpio");
-        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| programs::wanted_by(t))) {
+        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| extras::wanted_by(t))) {
             return Ok(archive);
         }
         let mut fs = Initramfs::default();
-        for program in programs::PROGRAMS {
+        for program in extras::PROGRAMS {
             fs.program_with_libraries(program)?;
         }
         // Python says itself which of its files it needs.
         let list = format!(
             "import {}, sys\nfor m in list(sys.modules.values()): print(getattr(m, '__file__', None) or '')",
-            programs::PYTHON_MODULES
+            extras::PYTHON_MODULES
         );
         let output = Command::new("/usr/bin/python3")
             .args(["-S", "-I", "-c", &list])
@@ -240,7 +243,7 @@ impl Places {
         for (name, bytes) in self.guest_modules().with_dependencies(&["vsockmon"])? {
             fs.file(&format!("modules/{name}.ko"), 0o644, &bytes);
         }
-        for (name, text) in programs::FILES {
+        for (name, text) in extras::FILES {
             fs.file(name, 0o644, text.as_bytes());
         }
         fs.dir("run/sshd");

@@ -4,19 +4,14 @@
 
 use std::{
     fmt,
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Child,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{anyhow, ensure, Context, Result};
+use anyhow::{anyhow, Context, Result};
 use nix::{
-    sys::{
-        prctl::set_pdeathsig,
-        signal::{kill, Signal},
-    },
+    sys::signal::{kill, Signal},
     unistd::Pid,
 };
 use serde_json::{json, Value};
@@ -25,7 +20,8 @@ use crate::{
     events::Events,
     monitor::Monitor,
     serial::{is_stall, Serial, NOT_RUN, NOT_UP},
-    uml::Uml,
+    spec::{start, Spec},
+    uml,
 };
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
@@ -40,20 +36,6 @@ impl fmt::Display for RigDied {
 
 impl std::error::Error for RigDied {}
 
-/// What to boot.
-pub struct Spec {
-    pub name: String,
-    pub kernel: PathBuf,
-    pub initramfs: PathBuf,
-    pub append: String,
-    pub memory_mib: u32,
-    /// Accelerator, CPU, machine type and devices.
-    pub arguments: Vec<String>,
-    /// It is no machine at all, and these are what it has.
-    pub uml: Option<Uml>,
-    pub scratch: PathBuf,
-}
-
 pub struct Machine {
     pub name: String,
     pub serial: Arc<Serial>,
@@ -64,58 +46,11 @@ pub struct Machine {
     events: Arc<Events>,
 }
 
-impl Spec {
-    /// The emulator with everything but its console.
-    fn command(&self) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args(&self.arguments)
-            .args(["-m", &self.memory_mib.to_string()])
-            .args(["-nodefaults", "-no-reboot", "-display", "none"])
-            .args([
-                "-chardev",
-                "stdio,id=console,signal=off",
-                "-serial",
-                "chardev:console",
-            ])
-            .arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(&self.initramfs)
-            .args(["-append", &format!("console=ttyS0 {}", self.append)]);
-        command
-    }
-
-    /// Runs the machine with the terminal as its console, until it switches off.
-    pub fn on_terminal(&self) -> Result<()> {
-        let status = self
-            .command()
-            .status()
-            .context("cannot start qemu-system-x86_64")?;
-        ensure!(status.success(), "QEMU ended with {status}");
-        Ok(())
-    }
-}
-
-/// Starts a program that must not outlive the lab, however that ends.
-pub fn start(command: &mut Command) -> Result<Child> {
-    // SAFETY: Between fork and exec only a system call is made.
-    unsafe {
-        command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {:?}", command.get_program()))
-}
-
 impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
         let monitor = Monitor::at(spec.scratch.join(format!("{}.qmp", spec.name)));
         let (mut child, network) = match &spec.uml {
-            Some(uml) => uml.start(spec).map(|(child, net)| (child, Some(net)))?,
+            Some(uml) => uml::start(uml, spec).map(|(child, net)| (child, Some(net)))?,
             None => {
                 let mut command = spec.command();
                 command.arg("-qmp").arg(monitor.argument());

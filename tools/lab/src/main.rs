@@ -7,6 +7,7 @@ mod bench_device;
 mod config;
 mod demo;
 mod events;
+mod extras;
 mod images;
 mod initramfs;
 mod inner;
@@ -20,6 +21,7 @@ mod rig;
 mod serial;
 mod session;
 mod socket_device;
+mod spec;
 mod suites;
 mod table;
 mod uml;
@@ -27,27 +29,15 @@ mod uml;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
-use config::{Driver, Kernel};
+use clap::{Parser, Subcommand};
+use config::Driver;
+use outer::Choice;
 
 /// Boots guests with the driver and shows, tests or measures it.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Args, Clone)]
-pub struct Choice {
-    /// The driver in the guest
-    #[arg(long, value_enum, default_value = "rvsock")]
-    pub driver: Driver,
-    /// The guests' kernel
-    #[arg(long, value_enum, default_value = "stock")]
-    pub kernel: Kernel,
-    /// Run only the tests whose name contains this; may be given several times
-    #[arg(long)]
-    pub filter: Vec<String>,
 }
 
 #[derive(Subcommand)]

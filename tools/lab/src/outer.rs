@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::{
     config::{Driver, Job, Kernel, VhostUser},
@@ -20,8 +20,21 @@ use crate::{
     serial,
     suites::{self, our_device::Setup},
     table::{self, Table},
-    Choice,
 };
+
+/// Which tests are meant, and what they are to run.
+#[derive(Args, Clone)]
+pub struct Choice {
+    /// The driver in the guest
+    #[arg(long, value_enum, default_value = "rvsock")]
+    pub driver: Driver,
+    /// The guests' kernel
+    #[arg(long, value_enum, default_value = "stock")]
+    pub kernel: Kernel,
+    /// Run only the tests whose name contains this; may be given several times
+    #[arg(long)]
+    pub filter: Vec<String>,
+}
 
 /// How often the whole rig is started again after it died.
 const RIG_STARTS: u32 = 3;

@@ -14,11 +14,11 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Host, Inner, Job, VhostUser},
+    config::{Driver, Host, Inner, Job, VhostUser, GUEST_CID},
     events::{Event, Events},
     images::Places,
-    machine::{Machine, Spec},
-    session::GUEST_CID,
+    machine::Machine,
+    spec::Spec,
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.

@@ -12,19 +12,16 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::json;
 
+pub use crate::config::{GUEST_CID, HOST_CID, NEIGHBOUR_CID};
 use crate::{
     config::{Driver, Host, Inner, Kernel},
     events::Events,
-    machine::{Machine, RigDied, Spec},
+    machine::{Machine, RigDied},
     process::Process,
     socket_device,
-    uml::Uml,
+    spec::{Spec, Uml},
 };
 
-pub const GUEST_CID: u32 = 3;
-pub const HOST_CID: u32 = 2;
-/// The other guest, where there are two.
-pub const NEIGHBOUR_CID: u32 = 4;
 /// How long a guest may take to boot, and how long it may say nothing meanwhile.
 const BOOT_TIME: Duration = Duration::from_secs(240);
 const BOOT_SILENCE: Duration = Duration::from_secs(40);

@@ -7,70 +7,59 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::PathBuf,
     process::{Child, Command},
 };
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
-use crate::machine::{self, Spec};
+use crate::spec::{self, Spec, Uml};
 
 /// The number under which either program finds its end of the wire between them.
 const WIRE: i32 = 9;
 
-/// What it has in place of a machine's devices.
-pub struct Uml {
-    /// Where the vhost-user device of the socket listens.
-    pub device: PathBuf,
-    /// TCP ports of this side, and those of the guest that they lead to.
-    pub ports: Vec<(u16, u16)>,
+/// Starts the kernel, and the network beside it.
+pub fn start(uml: &Uml, spec: &Spec) -> Result<(Child, Child)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .context("a wire for the guest's network")?;
+    let network = spec::start(&mut wired(network(uml), &theirs))?;
+    let kernel = spec::start(&mut wired(kernel(uml, spec), &ours))?;
+    Ok((kernel, network))
 }
 
-impl Uml {
-    /// Starts the kernel, and the network beside it.
-    pub fn start(&self, spec: &Spec) -> Result<(Child, Child)> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Datagram,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .context("a wire for the guest's network")?;
-        let network = machine::start(&mut wired(self.network(), &theirs))?;
-        let kernel = machine::start(&mut wired(self.kernel(spec), &ours))?;
-        Ok((kernel, network))
-    }
+fn kernel(uml: &Uml, spec: &Spec) -> Command {
+    let mut command = Command::new(&spec.kernel);
+    command
+        .arg(format!("mem={}M", spec.memory_mib))
+        .arg(format!("initrd={}", spec.initramfs.display()))
+        .arg(format!("uml_dir={}", spec.scratch.display()))
+        .arg(format!("umid={}", spec.name))
+        .arg(format!("vec0:transport=fd,fd={WIRE}"))
+        .arg(format!("virtio_uml.device={}:19", uml.device.display()))
+        .args(["con=null", "con0=null,fd:1", "ssl0=null"])
+        .args(spec.append.split_whitespace());
+    command
+}
 
-    fn kernel(&self, spec: &Spec) -> Command {
-        let mut command = Command::new(&spec.kernel);
-        command
-            .arg(format!("mem={}M", spec.memory_mib))
-            .arg(format!("initrd={}", spec.initramfs.display()))
-            .arg(format!("uml_dir={}", spec.scratch.display()))
-            .arg(format!("umid={}", spec.name))
-            .arg(format!("vec0:transport=fd,fd={WIRE}"))
-            .arg(format!("virtio_uml.device={}:19", self.device.display()))
-            .args(["con=null", "con0=null,fd:1", "ssl0=null"])
-            .args(spec.append.split_whitespace());
-        command
+fn network(uml: &Uml) -> Command {
+    let mut user = "user,id=user".to_owned();
+    for (here, there) in &uml.ports {
+        user += &format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}");
     }
-
-    fn network(&self) -> Command {
-        let mut user = "user,id=user".to_owned();
-        for (here, there) in &self.ports {
-            user += &format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}");
-        }
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args(["-M", "none", "-nodefaults", "-display", "none"])
-            .args(["-netdev", &user])
-            .args(["-netdev", "hubport,id=a,hubid=0,netdev=user"])
-            .arg("-netdev")
-            .arg(format!("dgram,id=wire,local.type=fd,local.str={WIRE}"))
-            .args(["-netdev", "hubport,id=b,hubid=0,netdev=wire"]);
-        command
-    }
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-M", "none", "-nodefaults", "-display", "none"])
+        .args(["-netdev", &user])
+        .args(["-netdev", "hubport,id=a,hubid=0,netdev=user"])
+        .arg("-netdev")
+        .arg(format!("dgram,id=wire,local.type=fd,local.str={WIRE}"))
+        .args(["-netdev", "hubport,id=b,hubid=0,netdev=wire"]);
+    command
 }
 
 /// The program gets this end of the wire, which stays ours until it has been started.

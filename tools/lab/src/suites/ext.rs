@@ -43,9 +43,6 @@ pub const SETUPS: &[Setup] = &[Setup::alone(
     ],
 )];
 
-/// What a module of samples/ is called.
-pub const MODULES: &[&str] = &["rust_ext_test", "rust_net_test", "rust_fake_virtio"];
-
 /// What a module has said since `mark`, without its name.
 fn said(s: &mut Session, module: &str, mark: usize) -> Result<Vec<String>> {
     // What it says last must have arrived.

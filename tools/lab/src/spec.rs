@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a machine is made of, and how its emulator is started.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{ensure, Context, Result};
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+
+/// What to boot.
+pub struct Spec {
+    pub name: String,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub append: String,
+    pub memory_mib: u32,
+    /// Accelerator, CPU, machine type and devices.
+    pub arguments: Vec<String>,
+    /// It is no machine at all, and these are what it has.
+    pub uml: Option<Uml>,
+    pub scratch: PathBuf,
+}
+
+/// What User-mode Linux has in place of a machine's devices.
+pub struct Uml {
+    /// Where the vhost-user device of the socket listens.
+    pub device: PathBuf,
+    /// TCP ports of this side, and those of the guest that they lead to.
+    pub ports: Vec<(u16, u16)>,
+}
+
+impl Spec {
+    /// The emulator with everything but its console.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(&self.arguments)
+            .args(["-m", &self.memory_mib.to_string()])
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
+            .args([
+                "-chardev",
+                "stdio,id=console,signal=off",
+                "-serial",
+                "chardev:console",
+            ])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", &format!("console=ttyS0 {}", self.append)]);
+        command
+    }
+
+    /// Runs the machine with the terminal as its console, until it switches off.
+    pub fn on_terminal(&self) -> Result<()> {
+        let status = self
+            .command()
+            .status()
+            .context("cannot start qemu-system-x86_64")?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+}
+
+/// Starts a program that must not outlive the lab, however that ends.
+pub fn start(command: &mut Command) -> Result<Child> {
+    // SAFETY: Between fork and exec only a system call is made.
+    unsafe {
+        command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))
+}
