@@ -20,11 +20,12 @@ use log::warn;
 use serde_json::{Map, Value};
 
 use crate::{
+    command::{number, Command, Injection},
     fault::Queue,
     guest::Guest,
     host,
-    hostile::Injection,
-    switch::{reserved, Shared, Switch},
+    packet::reserved,
+    switch::{Shared, Switch},
 };
 
 /// A line with a packet of 64 KiB in hexadecimal digits, and room to spare.
@@ -37,27 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HELP: &str = "counters | reset [cid=N] | become cid=N | abort PORT | pause QUEUE | resume QUEUE | drop QUEUE N | delay QUEUE MS | pace tx MS | loud rx on | forget tx | \
     inject QUEUE [FIELD=N...] [data=HEX | zeros=N] [raw=HEX] [spread=N,N...] [used=N,N...] [head=N] | help; \
     QUEUE is one of rx tx dgram-rx dgram-tx event; guest=CID picks a guest, and without it all are meant";
-
-/// What one guest's thread is to do.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Tell the driver that the transport was reset, and forget all connections.
-    Reset,
-    /// Forget all connections, and tell the driver nothing.
-    Become,
-    /// Reset the connections of this port of the guest's.
-    Abort(u32),
-    Pause(Queue, bool),
-    Drop(Queue, u64),
-    Delay(Queue, Duration),
-    /// The time that each packet takes.
-    Pace(Queue, Duration),
-    /// Look at nothing before a kick, and ask for none.
-    Forget(Queue),
-    /// Whether the driver is to kick each time.
-    Loud(Queue, bool),
-    Inject(Queue, Injection),
-}
 
 /// Listens for commands for as long as the process lives.
 pub fn start(path: &Path, switch: Arc<Switch>) -> Result<()> {
@@ -139,15 +119,6 @@ impl<'a> Words<'a> {
         let (_, value) = self.named.remove(at);
         number(value).map(Some)
     }
-}
-
-/// A number, decimal or with `0x`.
-pub fn number(text: &str) -> Result<u64, String> {
-    match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    }
-    .map_err(|_| format!("{text:?} is no number"))
 }
 
 fn queue(name: &str) -> Result<Queue, String> {

@@ -7,7 +7,7 @@
 use anyhow::{bail, Result};
 use clap::{Args, ValueEnum};
 
-use crate::options::{Feature, Switch};
+use crate::features::Feature;
 
 /// A kind of host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -96,6 +96,12 @@ pub struct Habits {
     pub reset_ack: ResetAck,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
 /// Each habit by itself; one that is given goes before the host's own.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Habits")]
@@ -113,7 +119,7 @@ pub struct Single {
     #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
     in_order: Option<Switch>,
     /// The greatest size of a queue that is accepted
-    #[arg(long, value_parser = crate::options::size_of_queue)]
+    #[arg(long, value_parser = size_of_queue)]
     queue_size: Option<u16>,
     /// Of each receive buffer so many descriptors are filled; 0: all
     #[arg(long, value_name = "NUMBER")]
@@ -154,6 +160,13 @@ pub struct Single {
     /// After a reset of the transport hold back all that goes to the guest until this
     #[arg(long, value_enum)]
     reset_ack: Option<ResetAck>,
+}
+
+pub fn size_of_queue(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(n @ 2..=32768) if u16::is_power_of_two(n) => Ok(n),
+        _ => Err("a queue's size is a power of two from 2 to 32768".into()),
+    }
 }
 
 const KIB: u32 = 1 << 10;

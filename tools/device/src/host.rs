@@ -24,7 +24,8 @@ use nix::{
 };
 
 use crate::{
-    options::{Profile, DGRAM, SEQPACKET},
+    features::{DGRAM, SEQPACKET},
+    options::Profile,
     packet::kind,
     switch::lock,
 };

@@ -10,12 +10,14 @@
 //! `habits`, and `gate` is one of these.
 
 mod backend;
+mod command;
 mod connection;
 mod control;
 mod counters;
 mod credit;
 mod dgram;
 mod fault;
+mod features;
 mod gate;
 mod guest;
 mod habits;

@@ -5,20 +5,14 @@
 use std::{collections::HashMap, path::PathBuf, str::FromStr};
 
 use anyhow::{bail, ensure, Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::{
+    features::{Feature, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
     habits::{Habits, Single},
-    switch::reserved,
+    packet::reserved,
 };
 
-pub const STREAM: u64 = 1 << 0;
-pub const SEQPACKET: u64 = 1 << 1;
-/// With five queues.
-pub const DGRAM: u64 = 1 << 2;
-/// The same bit with three queues.
-pub const NO_IMPLIED_STREAM: u64 = 1 << 2;
-pub const MRG_RXBUF: u64 = 1 << 3;
 const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -60,30 +54,6 @@ pub struct Options {
     pub dgram_ports: u16,
     #[command(flatten)]
     pub habits: Single,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Feature {
-    /// Bit 0
-    Stream,
-    /// Bit 1
-    Seqpacket,
-    /// Bit 2 of the drafts, which comes with five queues
-    Dgram,
-    /// Bit 3 of the drafts
-    MrgRxbuf,
-    /// Bit 2 of the standard, with three queues
-    NoImpliedStream,
-    /// Bit 3 as libkrun offers it: datagrams on the streams' queues, which this device does not serve
-    SharedDgram,
-    /// No bit at all
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,13 +150,6 @@ impl Options {
             );
         }
         Ok(())
-    }
-}
-
-pub fn size_of_queue(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(n @ 2..=32768) if u16::is_power_of_two(n) => Ok(n),
-        _ => Err("a queue's size is a power of two from 2 to 32768".into()),
     }
 }
 

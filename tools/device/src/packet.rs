@@ -8,6 +8,11 @@
 /// The host's CID, which is the device's own.
 pub const HOST_CID: u64 = 2;
 
+/// CIDs that no guest can have.
+pub fn reserved(cid: u64) -> bool {
+    cid <= 2 || cid >= 0xffff_ffff
+}
+
 /// The header's size.
 pub const HEADER: usize = 44;
 /// The same with `num_buffers`, which it has on every queue once `VIRTIO_VSOCK_F_MRG_RXBUF` is negotiated.

@@ -18,7 +18,7 @@ use std::{
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    control::Command,
+    command::Command,
     counters::Counters,
     packet::{kind, Packet},
 };
@@ -267,11 +267,6 @@ impl Switch {
             _ => Delivery::Nobody(packet),
         }
     }
-}
-
-/// CIDs that no guest can have.
-pub fn reserved(cid: u64) -> bool {
-    cid <= 2 || cid >= 0xffff_ffff
 }
 
 #[cfg(test)]
