@@ -15,21 +15,15 @@ mod connection;
 mod control;
 mod counters;
 mod credit;
-mod dgram;
 mod fault;
 mod features;
-mod gate;
 mod guest;
 mod habits;
 mod host;
-mod hostile;
 mod options;
 mod packet;
-mod receive;
 mod ring;
-mod streams;
 mod switch;
-mod transmit;
 
 use std::{path::Path, process::ExitCode, sync::Arc, thread};
 

@@ -4,10 +4,10 @@
 
 use log::debug;
 
+use super::{Guest, Reply, BUDGET, TX};
 use crate::{
     connection::{Key, State, Write},
     fault::{Fate, Queue},
-    guest::{Guest, Reply, BUDGET, TX},
     packet::{
         kind, op, Header, Packet, HEADER, HEADER_MRG, HOST_CID, SEQ_EOM, SHUTDOWN_BOTH,
         SHUTDOWN_RECEIVE, SHUTDOWN_SEND,

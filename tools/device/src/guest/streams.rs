@@ -8,13 +8,12 @@ use log::{debug, warn};
 use nix::errno::Errno;
 use vmm_sys_util::epoll::EventSet;
 
+use super::{transmit::key_of, Guest};
 use crate::{
     connection::{Connection, Key, State, Write},
-    guest::Guest,
     habits::HostEnd,
     host::wanted_port,
     packet::{op, Header, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND},
-    transmit::key_of,
 };
 
 /// Ports of connections that programs on the host begin.

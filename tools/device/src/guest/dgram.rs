@@ -13,9 +13,9 @@ use std::{
 
 use log::debug;
 
+use super::{Guest, BUDGET, DGRAM_RX, DGRAM_TX, TOKEN_DGRAM_PORT};
 use crate::{
     fault::{Fate, Queue},
-    guest::{Guest, BUDGET, DGRAM_RX, DGRAM_TX, TOKEN_DGRAM_PORT},
     host::{wanted_port, Host},
     packet::{kind, op, Header, Packet, HOST_CID, MAX_PAYLOAD},
     ring::{Memory, Ring, Vring},

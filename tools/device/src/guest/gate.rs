@@ -3,9 +3,9 @@
 //! The driver is told of a reset of the transport; and what holds back all that goes to the guest after it, until the
 //! driver shows that it is done.
 
+use super::{Guest, TX};
 use crate::{
     fault::{Fate, Queue},
-    guest::{Guest, TX},
     habits::ResetAck,
     ring::{Memory, Ring, Vring},
 };

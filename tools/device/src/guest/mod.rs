@@ -6,6 +6,13 @@
 //! our own reports: unix sockets, a timer, other guests. Whatever woke it, it goes round all queues, each with a
 //! budget, until there is nothing left to do or it runs into an empty ring.
 
+mod dgram;
+mod gate;
+mod hostile;
+mod receive;
+mod streams;
+mod transmit;
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     io,
@@ -21,16 +28,14 @@ use vmm_sys_util::{
     timerfd::TimerFd,
 };
 
+use self::{dgram::Dgrams, gate::Gate, hostile::Pending};
 use crate::{
     connection::{Connection, Key},
     counters::Counters,
-    dgram::Dgrams,
     fault::{Fault, Queue},
     features::{DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
-    gate::Gate,
     habits::Habits,
     host::Host,
-    hostile::Pending,
     options::{Options, Profile},
     packet::{kind, Header, HEADER, HEADER_MRG, HOST_CID},
     ring::{memory, Memory, Ring, Room, Space, Vring},

@@ -2,13 +2,12 @@
 
 //! What goes to the guest: answers, packets from other guests, and what the host's programs have written.
 
+use super::{transmit::MAX_REPLIES, Guest, BUDGET, RX};
 use crate::{
     connection::Read,
     fault::{Fate, Queue},
-    guest::{Guest, BUDGET, RX},
     packet::{kind, op, Header, Packet, MAX_PAYLOAD, SEQ_EOM, SEQ_EOR},
     ring::{Memory, Ring, Vring},
-    transmit::MAX_REPLIES,
 };
 
 /// What a try to put something on rx came to.

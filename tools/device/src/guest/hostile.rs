@@ -6,10 +6,10 @@
 
 use std::sync::mpsc::Sender;
 
+use super::{Guest, DGRAM_RX, RX};
 use crate::{
     command::Injection,
     fault::Queue,
-    guest::{Guest, DGRAM_RX, RX},
     packet::kind,
     ring::{Memory, Ring, Vring},
 };
