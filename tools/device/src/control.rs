@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{
         atomic::{AtomicUsize, Ordering},
-        mpsc::{channel, RecvTimeoutError, Sender},
+        mpsc::{channel, RecvTimeoutError},
         Arc,
     },
     thread,
@@ -22,7 +22,6 @@ use serde_json::{Map, Value};
 use crate::{
     command::{number, Command, Injection},
     fault::Queue,
-    guest::Guest,
     host,
     packet::reserved,
     switch::{Shared, Switch},
@@ -220,42 +219,6 @@ fn counters(guests: &[Arc<Shared>]) -> String {
         all.insert(guest.cid().to_string(), map.into());
     }
     Value::from(all).to_string()
-}
-
-impl Guest {
-    /// Does what the control socket asks for.
-    pub fn obey(&mut self, command: Command, answer: Sender<Result<(), String>>) {
-        match command {
-            Command::Reset => {
-                self.forget_all();
-                self.gate.close();
-                // A driver that is just starting may have read the old CID.
-                self.events = 1;
-            }
-            Command::Become => self.forget_all(),
-            Command::Abort(port) => {
-                let found: Vec<usize> = (self.connections.iter())
-                    .filter(|(_, connection)| connection.key.guest_port == port)
-                    .map(|(index, _)| index)
-                    .collect();
-                for index in found {
-                    self.reset_connection(index);
-                }
-            }
-            Command::Pause(queue, paused) => self.fault(queue).paused = paused,
-            Command::Drop(queue, n) => self.fault(queue).drop = n,
-            Command::Delay(queue, delay) => self.fault(queue).delay = delay,
-            Command::Forget(queue) => self.fault(queue).deaf = true,
-            Command::Loud(queue, loud) => self.fault(queue).loud = loud,
-            Command::Pace(queue, pace) => self.fault(queue).pace = pace,
-            // The queues are not at hand here.
-            Command::Inject(queue, injection) => {
-                return self.injections.push((queue, injection, answer));
-            }
-        }
-        self.tx_stalled = false;
-        let _ = answer.send(Ok(()));
-    }
 }
 
 #[cfg(test)]

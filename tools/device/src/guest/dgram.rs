@@ -13,7 +13,7 @@ use std::{
 
 use log::debug;
 
-use super::{Guest, BUDGET, DGRAM_RX, DGRAM_TX, TOKEN_DGRAM_PORT};
+use super::{wakeups::TOKEN_DGRAM_PORT, Guest, BUDGET, DGRAM_RX, DGRAM_TX};
 use crate::{
     fault::{Fate, Queue},
     host::{wanted_port, Host},
