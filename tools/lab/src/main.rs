@@ -8,13 +8,11 @@ mod config;
 mod demo;
 mod events;
 mod extras;
+mod host;
 mod images;
 mod initramfs;
-mod inner;
 mod machine;
 mod monitor;
-mod outer;
-mod outside;
 mod process;
 mod report;
 mod rig;
@@ -25,13 +23,14 @@ mod spec;
 mod suites;
 mod table;
 mod uml;
+mod workstation;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use config::Driver;
-use outer::Choice;
+use workstation::Choice;
 
 /// Boots guests with the driver and shows, tests or measures it.
 #[derive(Parser)]
@@ -71,7 +70,7 @@ enum Command {
         quick: bool,
         /// What is measured
         #[arg(long, value_enum, default_value = "all")]
-        part: outer::Part,
+        part: workstation::Part,
     },
     /// An interactive guest
     Shell {
@@ -85,20 +84,20 @@ enum Command {
 
 fn run() -> Result<bool> {
     match Cli::parse().command {
-        Command::Test { choice, list: true } => outer::list(&choice).map(|()| true),
+        Command::Test { choice, list: true } => workstation::list(&choice).map(|()| true),
         Command::Test {
             choice,
             list: false,
-        } => outer::test(&choice),
-        Command::Soak { choice, rounds } => outer::soak(&choice, rounds),
-        Command::Demo { driver } => outer::demo(driver),
+        } => workstation::test(&choice),
+        Command::Soak { choice, rounds } => workstation::soak(&choice, rounds),
+        Command::Demo { driver } => workstation::demo(driver),
         Command::Bench {
             rounds,
             quick,
             part,
-        } => outer::bench(rounds, quick, part),
-        Command::Shell { driver } => outer::shell(driver),
-        Command::Inner { config } => inner::run(&config).map(|()| true),
+        } => workstation::bench(rounds, quick, part),
+        Command::Shell { driver } => workstation::shell(driver),
+        Command::Inner { config } => host::run(&config).map(|()| true),
     }
 }
 

@@ -2,6 +2,11 @@
 
 //! What a person started: gathers the suites, runs each where it belongs, and counts.
 
+mod cargo;
+mod kunit;
+mod misuse;
+mod next;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,7 +19,6 @@ use crate::{
     config::{Driver, Job, Kernel, VhostUser},
     events::Event,
     images::Places,
-    outside,
     report::{Counts, Report},
     rig::Rig,
     serial,
@@ -110,10 +114,10 @@ impl Plan {
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
         let (host, kunit, misuse, next) = match (choice.driver, choice.kernel) {
             (Driver::Rvsock, Kernel::Stock) => (
-                outside::host::names(places)?,
-                outside::kunit::names(places)?,
-                outside::misuse::names(places)?,
-                outside::next::names(places),
+                cargo::names(places)?,
+                kunit::names(places)?,
+                misuse::names(places)?,
+                next::names(places),
             ),
             _ => Default::default(),
         };
@@ -201,16 +205,16 @@ pub fn test(choice: &Choice) -> Result<bool> {
     let logs = log_folder(&places)?;
     let mut report = Report::new(plan.all(), &logs);
     if !plan.host.is_empty() {
-        outside::host::run(&places, &mut report)?;
+        cargo::run(&places, &mut report)?;
     }
     if !plan.kunit.is_empty() {
-        outside::kunit::run(&places, &mut report, &plan.kunit, &logs)?;
+        kunit::run(&places, &mut report, &plan.kunit, &logs)?;
     }
     if !plan.misuse.is_empty() {
-        outside::misuse::run(&places, &mut report, &plan.misuse)?;
+        misuse::run(&places, &mut report, &plan.misuse)?;
     }
     if !plan.next.is_empty() {
-        outside::next::run(&places, &mut report);
+        next::run(&places, &mut report);
     }
     in_guests(places, &plan, choice.driver, &mut report, &logs)?;
     Ok(report.finish().well())
