@@ -30,7 +30,7 @@ const SIZES: &[(usize, &str)] = &[
     (4 << 10, "4 KiB"),
     (LARGEST, "64 KiB"),
 ];
-/// How QEMU's network calls this machine.
+/// How QEMU's network calls the host.
 const GATEWAY: &str = "10.0.2.2";
 /// Nothing for so long is the end.
 const SILENCE: Duration = Duration::from_millis(500);

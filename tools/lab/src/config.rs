@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the part of the lab that boots guests must know; a file, since it may run in another machine.
+//! What the lab on the host must know; a file, since the host may be another machine than the workstation.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub enum Kernel {
     Next,
     /// Our own, which watches memory and locks.
     Debug,
-    /// User-mode Linux: a guest that is a process, at the machine's own speed, on a vhost-user device.
+    /// User-mode Linux: a guest that is a process, at the host's own speed, on a vhost-user device.
     #[value(skip)]
     Uml,
 }
@@ -108,10 +108,10 @@ pub enum Job {
     Probe,
 }
 
-/// Who is at the other end of the guest's device.
+/// What is behind the guest's socket device, on the host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Host {
+pub enum Backend {
     /// The kernel's vhost-vsock.
     Vhost,
     /// A program that speaks vhost-user.
@@ -130,8 +130,9 @@ pub struct VhostUser {
     pub neighbour: Option<Driver>,
 }
 
+/// All that the lab on the host is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Inner {
+pub struct Config {
     pub job: Job,
     /// The guest's own.
     pub cid: u32,
@@ -141,8 +142,8 @@ pub struct Inner {
     pub guest_initramfs: PathBuf,
     /// Accelerator and CPU arguments of QEMU.
     pub accelerator: Vec<String>,
-    pub host: Host,
-    /// Where rvtest, vsock_test and the others are on this side.
+    pub backend: Backend,
+    /// Where rvtest, vsock_test and the others are on the host.
     pub programs: PathBuf,
     /// An archive of further programs, for the tests that need them.
     pub extras: PathBuf,
@@ -150,20 +151,20 @@ pub struct Inner {
     pub events: PathBuf,
 }
 
-impl Inner {
+impl Config {
     /// The same for the other guest, if there is to be one.
     pub fn neighbour(&self) -> Option<Self> {
-        match &self.host {
-            Host::VhostUser(device) => Some(Self {
+        match &self.backend {
+            Backend::VhostUser(device) => Some(Self {
                 cid: NEIGHBOUR_CID,
                 driver: device.neighbour?,
-                host: Host::VhostUser(VhostUser {
+                backend: Backend::VhostUser(VhostUser {
                     neighbour: None,
                     ..device.clone()
                 }),
                 ..self.clone()
             }),
-            Host::Vhost => None,
+            Backend::Vhost => None,
         }
     }
 
@@ -179,7 +180,7 @@ impl Inner {
     /// The unix socket by which a vhost-user device is reached.
     pub fn vhost_user_uds(&self) -> Option<PathBuf> {
         let uds = self.scratch.join(format!("device-{}.uds", self.cid));
-        matches!(self.host, Host::VhostUser(_)).then_some(uds)
+        matches!(self.backend, Backend::VhostUser(_)).then_some(uds)
     }
 
     /// The socket for commands to our own device.

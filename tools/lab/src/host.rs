@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The part of the lab that has KVM and vhost-vsock: on this machine, or in the host VM. It boots the guests.
+//! The lab on the host: boots the guests, runs the tests in and against them, and tells the workstation what came of it.
 
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 
 use crate::{
-    config::{Inner, Job},
+    config::{Config, Job},
     events::{Event, Events},
     session::{Session, Side},
     suites,
@@ -16,7 +16,7 @@ use crate::{
 pub fn run(config: &Path) -> Result<()> {
     let text =
         std::fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
-    let config: Inner = serde_json::from_slice(&text).context("the lab's configuration")?;
+    let config: Config = serde_json::from_slice(&text).context("the lab's configuration")?;
     std::fs::create_dir_all(&config.scratch)?;
     let events = Arc::new(Events::to(&config.events)?);
     let job = config.job.clone();
@@ -42,7 +42,7 @@ pub fn run(config: &Path) -> Result<()> {
     outcome
 }
 
-/// Hands the terminal to a guest; an echo server listens on this side.
+/// Hands the terminal to a guest; an echo server listens on the host.
 fn shell(session: &mut Session) -> Result<()> {
     let _echo = session.server(Side::Host, "echo-server --port 1234")?;
     session.shell()

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Inner, Job, Kernel},
+    config::{Config, Driver, Job, Kernel},
     extras,
     initramfs::{Initramfs, Modules},
 };
@@ -138,7 +138,7 @@ impl Places {
         let _ = fs::remove_dir_all(&self.images);
     }
 
-    /// The programs that tests run on this side, gathered in one folder.
+    /// The programs that tests run on the host, gathered in one folder.
     pub fn programs(&self) -> Result<PathBuf> {
         let dir = self.images()?.join("programs");
         fs::create_dir_all(&dir)?;
@@ -252,7 +252,7 @@ impl Places {
     }
 
     /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
-    pub fn host(&self, config: &Inner, guest: &Path) -> Result<PathBuf> {
+    pub fn host(&self, config: &Config, guest: &Path) -> Result<PathBuf> {
         let mut fs = Initramfs::new(include_str!("init-host.sh"))?;
         let modules =
             self.modules()

@@ -12,6 +12,6 @@ mount -t tracefs trace /sys/kernel/tracing
 mount -t debugfs debug /sys/kernel/debug
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
 ifconfig lo 127.0.0.1 up
-lab inner /lab.json
+lab on-host /lab.json
 echo "rvsock: the lab ended with $?"
 poweroff -f

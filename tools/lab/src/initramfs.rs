@@ -94,7 +94,7 @@ impl Initramfs {
         }
     }
 
-    /// Copies a program (or any file) from this machine.
+    /// Copies a program (or any file) of the workstation.
     pub fn program(&mut self, from: impl AsRef<Path>, name: &str) -> Result<()> {
         let from = from.as_ref();
         let data = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;

@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The lab: boots machines, runs the suites in and against them, shows and measures the driver.
+//!
+//! # The machines
+//!
+//! - The *workstation* is where somebody started the lab.
+//! - The *host* runs the guests, and is the other end of their sockets. It is the workstation itself, or, where that has
+//!   no working KVM with vhost-vsock and a suite needs them, a *host VM* that is emulated on it.
+//! - The *guest* is under test; the *neighbour* is a second one on the same device.
+//! - A *rig* is a host with its guests: what may die of its own fault, and is tried again then.
+//! - A *session* is a guest as its tests see it: booted when needed, and anew after a failure.
+//! - A *side* is guest or host: where a program of a test runs.
+//!
+//! The same program runs on both: `lab test` on the workstation, and, started by that, `lab on-host` on the host, which
+//! reports by a file of events.
 
 mod bench;
 mod bench_device;
@@ -77,9 +90,9 @@ enum Command {
         #[arg(long, value_enum, default_value = "rvsock")]
         driver: Driver,
     },
-    /// The part that runs where KVM is
+    /// What the workstation starts on the host
     #[command(hide = true)]
-    Inner { config: PathBuf },
+    OnHost { config: PathBuf },
 }
 
 fn run() -> Result<bool> {
@@ -97,7 +110,7 @@ fn run() -> Result<bool> {
             part,
         } => workstation::bench(rounds, quick, part),
         Command::Shell { driver } => workstation::shell(driver),
-        Command::Inner { config } => host::run(&config).map(|()| true),
+        Command::OnHost { config } => host::run(&config).map(|()| true),
     }
 }
 

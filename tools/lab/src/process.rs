@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A program that a test drives, on this side or in the guest: what it wrote so far, its end, and a way to kill it.
+//! A program that a test drives, on the host or in the guest: what it wrote so far, its end, and a way to kill it.
 
 use std::{
     io::{BufWriter, Read, Write},
@@ -61,7 +61,7 @@ fn update(shared: &Shared, change: impl FnOnce(&mut State)) {
 }
 
 impl Process {
-    /// Starts a program on this side.
+    /// Starts a program on the host.
     pub fn here(argv: &[String]) -> Result<Self> {
         let (program, arguments) = argv.split_first().context("an empty command")?;
         let mut child = Command::new(program)
@@ -114,7 +114,7 @@ impl Process {
         })
     }
 
-    /// The processor time that it has used so far, if it runs on this side.
+    /// The processor time that it has used so far, if it runs on the host.
     pub fn used(&self) -> Result<Duration> {
         let Handle::Here(pid) = &self.handle else {
             bail!("{} runs in the guest", self.what);
@@ -264,7 +264,7 @@ impl Process {
         }
     }
 
-    /// SIGTERM to the program, if it runs on this side.
+    /// SIGTERM to the program, if it runs on the host.
     pub fn ask_to_end(&self) -> Result<()> {
         match &self.handle {
             Handle::Here(group) if !self.ended() => Ok(killpg(*group, Signal::SIGTERM)?),

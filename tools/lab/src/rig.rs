@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs the inner part of the lab where KVM and vhost-vsock are: here if they work here, else in an emulated host VM.
+//! A rig: a host with its guests, started from the workstation, and what to do when it dies.
+//!
+//! The host is the workstation itself if KVM and vhost-vsock work there, or if the guests need neither; else an
+//! emulated host VM.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,7 +17,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::{
-    config::{Driver, Host, Inner, Job, VhostUser, GUEST_CID},
+    config::{Backend, Config, Driver, Job, VhostUser, GUEST_CID},
     events::{Event, Events},
     images::Places,
     machine::Machine,
@@ -43,42 +46,43 @@ const EMULATED: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max"];
 pub struct Rig {
     places: Places,
     pub logs: PathBuf,
+    /// The workstation is the host.
     direct: bool,
-    /// Who is at the other end of the guests' device.
-    host: Host,
+    /// What is behind the guests' device.
+    backend: Backend,
     /// How many host VMs have run.
     host_vms: u32,
 }
 
 enum Running {
-    Nested(Machine),
-    Direct(Child),
+    InHostVm(Machine),
+    Directly(Child),
 }
 
 impl Running {
     fn alive(&mut self) -> bool {
         match self {
-            Running::Nested(machine) => machine.running(),
-            Running::Direct(child) => matches!(child.try_wait(), Ok(None)),
+            Running::InHostVm(machine) => machine.running(),
+            Running::Directly(child) => matches!(child.try_wait(), Ok(None)),
         }
     }
 
     fn kill(&mut self) {
         match self {
-            Running::Nested(machine) => machine.kill(),
-            Running::Direct(child) => drop(child.kill().and_then(|()| child.wait())),
+            Running::InHostVm(machine) => machine.kill(),
+            Running::Directly(child) => drop(child.kill().and_then(|()| child.wait())),
         }
     }
 }
 
 impl Rig {
-    /// Finds out which rig this machine allows. KVM is believed only after a guest has booted on it.
+    /// Finds out which rig the workstation allows. KVM is believed only after a guest has booted on it.
     pub fn new(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
         let mut rig = Self {
             places,
             logs: logs.to_owned(),
             direct: false,
-            host: Host::Vhost,
+            backend: Backend::Vhost,
             host_vms: 0,
         };
         let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
@@ -99,14 +103,14 @@ impl Rig {
             places,
             logs: logs.to_owned(),
             direct: true,
-            host: Host::VhostUser(device),
+            backend: Backend::VhostUser(device),
             host_vms: 0,
         }
     }
 
     pub fn describe(&self) -> &'static str {
         if self.direct {
-            "guests run on this machine's KVM and vhost-vsock"
+            "guests run on the workstation's KVM and vhost-vsock"
         } else {
             "no working KVM with /dev/vhost-vsock here: guests run in an emulated host VM (slow, and as real)"
         }
@@ -124,21 +128,21 @@ impl Rig {
         File::create(&file)?;
         let mut running = if self.direct {
             let config = self.direct_config(job, driver)?;
-            Running::Direct(
-                self.inner(&config)?
+            Running::Directly(
+                self.on_host(&config)?
                     .stdin(Stdio::null())
                     .spawn()
-                    .context("cannot start the inner lab")?,
+                    .context("cannot start the lab on the host")?,
             )
         } else {
             let own_log = Arc::new(Events::to(Path::new("/dev/null"))?);
             let machine = Machine::boot(&self.host_vm(job, driver, "")?, own_log)?;
             machine.be_nice();
-            Running::Nested(machine)
+            Running::InHostVm(machine)
         };
         let silence = silence * self.places.guest.slowness();
         let outcome = self.follow(&mut running, &file, silence, on_event);
-        if let Running::Nested(machine) = &mut running {
+        if let Running::InHostVm(machine) = &mut running {
             machine.wait_end(Duration::from_secs(15));
             std::thread::sleep(Duration::from_millis(200));
             self.host_vms += 1;
@@ -155,32 +159,32 @@ impl Rig {
     pub fn shell(&self, driver: Driver) -> Result<()> {
         if self.direct {
             let status = self
-                .inner(&self.direct_config(Job::Shell, driver)?)?
+                .on_host(&self.direct_config(Job::Shell, driver)?)?
                 .status()?;
-            ensure!(status.success(), "the inner lab ended with {status}");
+            ensure!(status.success(), "the lab on the host ended with {status}");
             return Ok(());
         }
         self.host_vm(Job::Shell, driver, "quiet loglevel=3")?
             .on_terminal()
     }
 
-    /// The inner lab as a program on this machine.
-    fn inner(&self, config: &Inner) -> Result<Command> {
+    /// The lab on the host, where that is the workstation.
+    fn on_host(&self, config: &Config) -> Result<Command> {
         fs::create_dir_all(&config.scratch)?;
         let path = config.scratch.join("lab.json");
         fs::write(&path, serde_json::to_vec(config)?)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("inner").arg(&path);
+        command.arg("on-host").arg(&path);
         Ok(command)
     }
 
-    fn direct_config(&self, job: Job, driver: Driver) -> Result<Inner> {
-        let accelerator = if matches!(self.host, Host::Vhost) {
+    fn direct_config(&self, job: Job, driver: Driver) -> Result<Config> {
+        let accelerator = if matches!(self.backend, Backend::Vhost) {
             DIRECT
         } else {
             EMULATED
         };
-        Ok(Inner {
+        Ok(Config {
             extras: self.places.extras(&job)?,
             job,
             cid: GUEST_CID,
@@ -189,16 +193,16 @@ impl Rig {
             kernel: self.places.guest_kernel(),
             guest_initramfs: self.places.guest()?,
             accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
-            host: self.host.clone(),
+            backend: self.backend.clone(),
             programs: self.places.programs()?,
             scratch: self.logs.join("scratch"),
             events: self.logs.join("events.jsonl"),
         })
     }
 
-    /// The host VM, whose first program runs the inner lab.
+    /// The host VM, whose first program runs the lab.
     fn host_vm(&self, job: Job, driver: Driver, append: &str) -> Result<Spec> {
-        let config = Inner {
+        let config = Config {
             job,
             cid: GUEST_CID,
             driver,
@@ -206,7 +210,7 @@ impl Rig {
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
             accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
-            host: Host::Vhost,
+            backend: Backend::Vhost,
             programs: "/bin".into(),
             extras: "/guest/extras".into(),
             scratch: "/tmp".into(),
@@ -269,14 +273,14 @@ impl Rig {
             }
             if ended {
                 let last = match running {
-                    Running::Nested(machine) => {
+                    Running::InHostVm(machine) => {
                         machine.serial.since(0).last().cloned().unwrap_or_default()
                     }
-                    Running::Direct(_) => String::new(),
+                    Running::Directly(_) => String::new(),
                 };
                 bail!("the rig ended before its job was done; its last line: {last}");
             }
-            if let Running::Nested(machine) = running {
+            if let Running::InHostVm(machine) = running {
                 if heard.elapsed().min(looked.elapsed()) > LOOK {
                     looked = Instant::now();
                     if let Some(cpu) = machine.deaf_processor() {

@@ -14,7 +14,7 @@ use serde_json::json;
 
 pub use crate::config::{GUEST_CID, HOST_CID, NEIGHBOUR_CID};
 use crate::{
-    config::{Driver, Host, Inner, Kernel},
+    config::{Backend, Config, Driver, Kernel},
     events::Events,
     machine::{Machine, RigDied},
     process::Process,
@@ -52,21 +52,21 @@ impl Side {
     }
 }
 
-/// TCP ports on this side that lead into the guest.
+/// TCP ports on the host that lead into the guest.
 #[derive(Clone, Copy, Default)]
 struct Ports {
     agent: u16,
     control: u16,
 }
 
-/// A TCP port of this side that nobody listens on.
+/// A TCP port of the host that nobody listens on.
 pub fn free_tcp_port() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("a free TCP port")?;
     Ok(listener.local_addr()?.port())
 }
 
 pub struct Session {
-    pub config: Inner,
+    pub config: Config,
     pub driver: Driver,
     pub events: Arc<Events>,
     guest: Option<Machine>,
@@ -83,7 +83,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(config: Inner, events: Arc<Events>) -> Self {
+    pub fn new(config: Config, events: Arc<Events>) -> Self {
         crate::process::allow(config.guest.slowness());
         let neighbour = config.neighbour().map(|c| Self::new(c, events.clone()));
         Self {
@@ -105,7 +105,7 @@ impl Session {
         SocketAddr::from(([127, 0, 0, 1], self.ports.agent))
     }
 
-    /// The TCP port on this side that leads to [`CONTROL`] in the guest.
+    /// The TCP port on the host that leads to [`CONTROL`] in the guest.
     pub fn control_port(&self) -> u16 {
         self.ports.control
     }
@@ -199,7 +199,7 @@ impl Session {
     fn start(&self, spec: &Spec) -> Result<Machine> {
         let guest = Machine::boot(spec, self.events.clone())?;
         // Only a processor whose virtualisation is emulated is ever not run.
-        if matches!(self.config.host, Host::Vhost) {
+        if matches!(self.config.backend, Backend::Vhost) {
             guest.watch();
         }
         Ok(guest)
@@ -281,7 +281,7 @@ impl Session {
     /// The machine type and socket device for QEMU; a vhost-user device is started anew for every guest.
     fn start_device(&mut self) -> Result<Vec<String>> {
         // The other guest's is there already.
-        if let (Host::VhostUser(program), GUEST_CID) = (&self.config.host, self.config.cid) {
+        if let (Backend::VhostUser(program), GUEST_CID) = (&self.config.backend, self.config.cid) {
             if let Some(old) = self.device.take() {
                 // While it is there, so are its sockets.
                 old.kill();

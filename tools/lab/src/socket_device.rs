@@ -12,16 +12,16 @@ use std::{
 use anyhow::{ensure, Result};
 
 use crate::{
-    config::{Host, Inner, VhostUser},
+    config::{Backend, Config, VhostUser},
     process::Process,
 };
 
 const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
 
 /// QEMU's arguments for the machine type, which a device in user space has a say in, and the device.
-pub fn arguments(config: &Inner) -> Vec<String> {
-    match &config.host {
-        Host::Vhost => vec![
+pub fn arguments(config: &Config) -> Vec<String> {
+    match &config.backend {
+        Backend::Vhost => vec![
             "-M".into(),
             MACHINE.into(),
             "-device".into(),
@@ -30,7 +30,7 @@ pub fn arguments(config: &Inner) -> Vec<String> {
                 config.cid
             ),
         ],
-        Host::VhostUser(program) => vec![
+        Backend::VhostUser(program) => vec![
             "-object".into(),
             format!(
                 "memory-backend-memfd,id=memory,size={}M,share=on",
@@ -51,7 +51,7 @@ pub fn arguments(config: &Inner) -> Vec<String> {
 
 impl VhostUser {
     /// Starts the program for a guest and, if there is one, its neighbour; waits until QEMU can connect to it.
-    pub fn start(&self, guest: &Inner, neighbour: Option<&Inner>) -> Result<Process> {
+    pub fn start(&self, guest: &Config, neighbour: Option<&Config>) -> Result<Process> {
         let mut named: Vec<(String, PathBuf)> =
             vec![("CONTROL".into(), guest.vhost_user_control())];
         for config in [Some(guest), neighbour].into_iter().flatten() {

@@ -29,7 +29,7 @@ pub struct Spec {
 pub struct Uml {
     /// Where the vhost-user device of the socket listens.
     pub device: PathBuf,
-    /// TCP ports of this side, and those of the guest that they lead to.
+    /// TCP ports of the host, and those of the guest that they lead to.
     pub ports: Vec<(u16, u16)>,
 }
 

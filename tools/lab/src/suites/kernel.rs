@@ -196,7 +196,7 @@ pub fn start(
     let server_process = server.spawn(session, &argv("server", client, &control))?;
     // The client tries once: the server must listen by then.
     wait_for_listener(session, server, port)?;
-    // A guest knows this side by another address.
+    // A guest knows the host by another address.
     let host = if client == Place::Host {
         "127.0.0.1"
     } else {

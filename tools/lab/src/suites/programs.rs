@@ -64,7 +64,7 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-/// Unpacks the programs into the guest, and into the host VM if that is where we are.
+/// Unpacks the programs into the guest, and into the host if that is a host VM.
 pub fn unpack(s: &Session) -> Result<()> {
     let archive = &s.config.extras;
     if !Path::new("/usr/bin/ncat").exists() {

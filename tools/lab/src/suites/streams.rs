@@ -121,7 +121,7 @@ fn pause(s: &Session, ms: u64) -> u64 {
     }
 }
 
-/// What tells a reader how much comes from this side, where the end of it does not.
+/// What tells a reader how much its writer sends, where the end of it does not.
 fn most(s: &Session, writer: Side, bytes: u64) -> String {
     if needs_counting(s, writer) {
         format!("--bytes {bytes}")

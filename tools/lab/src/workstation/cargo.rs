@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The tests of the pure code and of the device on the host, as cargo runs them; each is counted.
+//! The tests of the pure code and of the device that cargo runs; each is counted.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{images::Places, report::Report};
 
-const PREFIX: &str = "host: ";
+const PREFIX: &str = "cargo: ";
 
 fn cargo(places: &Places, arguments: &str) -> Result<std::process::Child> {
     // One pipe for both outputs: which file a test is of stands on the other one.
@@ -58,7 +58,7 @@ fn listed(places: &Places, list: &str) -> Result<Vec<String>> {
             names.push(format!("{PREFIX}{file}: {name}"));
         }
     })?;
-    ensure!(ok, "the tests on the host do not build:\n{text}");
+    ensure!(ok, "the tests that cargo runs do not build:\n{text}");
     Ok(names)
 }
 
@@ -72,7 +72,7 @@ pub fn names(places: &Places) -> Result<Vec<String>> {
 }
 
 pub fn run(places: &Places, report: &mut Report) -> Result<()> {
-    report.busy("the pure code's tests on the host ...");
+    report.busy("the tests of the pure code and of the device, by cargo ...");
     let mut begin = Instant::now();
     let mut failed = Vec::new();
     let (_, text) = follow(cargo(places, "--test-threads=2")?, |file, line| {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a person started: gathers the suites, runs each where it belongs, and counts.
+//! The lab on the workstation: what a person started gathers the suites, has each run where it belongs, and counts.
+//!
+//! The modules are the suites that need no guest.
 
 mod cargo;
 mod kunit;
@@ -83,7 +85,7 @@ fn forget_old_logs(folder: &Path) -> Result<()> {
 
 /// What is to run, suite by suite.
 struct Plan {
-    host: Vec<String>,
+    cargo: Vec<String>,
     kunit: Vec<String>,
     misuse: Vec<String>,
     next: Vec<String>,
@@ -112,7 +114,7 @@ impl Plan {
         let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
         rig.extend(own(suites::own(choice.kernel)));
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
-        let (host, kunit, misuse, next) = match (choice.driver, choice.kernel) {
+        let (cargo, kunit, misuse, next) = match (choice.driver, choice.kernel) {
             (Driver::Rvsock, Kernel::Stock) => (
                 cargo::names(places)?,
                 kunit::names(places)?,
@@ -127,7 +129,7 @@ impl Plan {
             _ => Vec::new(),
         };
         Ok(Self {
-            host: pick(host),
+            cargo: pick(cargo),
             kunit: pick(kunit),
             misuse: pick(misuse),
             next: pick(next),
@@ -140,7 +142,7 @@ impl Plan {
 
     /// Only what runs in guests on vhost-vsock.
     fn rig_only(mut self) -> Self {
-        (self.host, self.kunit) = Default::default();
+        (self.cargo, self.kunit) = Default::default();
         (self.misuse, self.next) = Default::default();
         (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
@@ -154,7 +156,7 @@ impl Plan {
 
     fn all(&self) -> Vec<String> {
         let mut all = [
-            &self.host,
+            &self.cargo,
             &self.kunit,
             &self.misuse,
             &self.next,
@@ -204,7 +206,7 @@ pub fn test(choice: &Choice) -> Result<bool> {
     need_driver(&places, choice.driver)?;
     let logs = log_folder(&places)?;
     let mut report = Report::new(plan.all(), &logs);
-    if !plan.host.is_empty() {
+    if !plan.cargo.is_empty() {
         cargo::run(&places, &mut report)?;
     }
     if !plan.kunit.is_empty() {

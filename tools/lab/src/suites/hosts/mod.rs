@@ -12,7 +12,7 @@ use super::{
     streams, vhost_user, Test,
 };
 use crate::{
-    config::Host,
+    config::Backend,
     session::{Session, Side},
 };
 
@@ -125,7 +125,7 @@ pub fn names() -> Vec<String> {
 
 /// The host that the session's device plays.
 fn played(s: &Session) -> &str {
-    let Host::VhostUser(device) = &s.config.host else {
+    let Backend::VhostUser(device) = &s.config.backend else {
         return "";
     };
     let mut words = device.command.iter().map(String::as_str);
@@ -133,7 +133,7 @@ fn played(s: &Session) -> &str {
     words.next().unwrap_or_default()
 }
 
-/// Whether a peer cannot be told that this side has sent all, and goes on to listen: the host does not pass a
+/// Whether a peer cannot be told that `side` has sent all, and goes on to listen: the host does not pass a
 /// half-close on, or makes more of it than it is.
 pub fn needs_counting(s: &Session, side: Side) -> bool {
     match played(s) {
