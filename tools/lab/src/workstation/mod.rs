@@ -2,21 +2,23 @@
 
 //! The lab on the workstation: what a person started gathers the suites, has each run where it belongs, and counts.
 //!
-//! The modules are the suites that need no guest.
+//! `plan` says what runs, `logs` where it is written down; `cargo`, `kunit`, `misuse` and `next` are the suites that need no
+//! guest.
 
 mod cargo;
 mod kunit;
+mod logs;
 mod misuse;
 mod next;
+mod plan;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use anyhow::{bail, ensure, Context, Result};
-use clap::{Args, ValueEnum};
+use anyhow::{bail, ensure, Result};
+use clap::ValueEnum;
 
+pub use self::plan::Choice;
+use self::plan::{Plan, LOGS_CLEAN};
 use crate::{
     config::{Driver, Job, Kernel, VhostUser},
     events::Event,
@@ -28,151 +30,10 @@ use crate::{
     table::{self, Table},
 };
 
-/// Which tests are meant, and what they are to run.
-#[derive(Args, Clone)]
-pub struct Choice {
-    /// The driver in the guest
-    #[arg(long, value_enum, default_value = "rvsock")]
-    pub driver: Driver,
-    /// The guests' kernel
-    #[arg(long, value_enum, default_value = "stock")]
-    pub kernel: Kernel,
-    /// Run only the tests whose name contains this; may be given several times
-    #[arg(long)]
-    pub filter: Vec<String>,
-}
-
 /// How often the whole rig is started again after it died.
 const RIG_STARTS: u32 = 3;
 /// A rig that reports nothing for this long is dead: every test has a shorter limit of its own.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(300);
-const LOGS_CLEAN: &str = "logs: no kernel complains in any serial log";
-
-/// A folder for this run's logs; `latest` points to it.
-fn log_folder(places: &Places) -> Result<PathBuf> {
-    let stamp = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_secs();
-    forget_old_logs(&places.cache.join("logs"))?;
-    let name = format!("run-{stamp}-{}", std::process::id());
-    let dir = places.cache.join("logs").join(&name);
-    fs::create_dir_all(&dir)?;
-    let latest = places.cache.join("logs/latest");
-    let _ = fs::remove_file(&latest);
-    std::os::unix::fs::symlink(&name, &latest)?;
-    Ok(dir)
-}
-
-/// The last runs are kept, and no more.
-fn forget_old_logs(folder: &Path) -> Result<()> {
-    const KEEP: usize = 40;
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Ok(());
-    };
-    let mut runs: Vec<_> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("run-"))
-        })
-        .collect();
-    runs.sort();
-    for old in runs.iter().rev().skip(KEEP) {
-        fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
-    }
-    Ok(())
-}
-
-/// What is to run, suite by suite.
-struct Plan {
-    cargo: Vec<String>,
-    kunit: Vec<String>,
-    misuse: Vec<String>,
-    next: Vec<String>,
-    vhost_user: Vec<String>,
-    our_device: Vec<String>,
-    hosts: Vec<String>,
-    rig: Vec<String>,
-}
-
-impl Plan {
-    fn new(places: &Places, choice: &Choice) -> Result<Self> {
-        let pick = |names: Vec<String>| -> Vec<String> {
-            names
-                .into_iter()
-                .filter(|n| {
-                    choice.filter.is_empty() || choice.filter.iter().any(|f| n.contains(f.as_str()))
-                })
-                .collect()
-        };
-        let own = |tests: Vec<&suites::Test>| {
-            tests
-                .into_iter()
-                .map(|t| t.name.to_owned())
-                .collect::<Vec<_>>()
-        };
-        let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
-        rig.extend(own(suites::own(choice.kernel)));
-        // The C driver has no pure code, and which kernel a guest has is nothing to it.
-        let (cargo, kunit, misuse, next) = match (choice.driver, choice.kernel) {
-            (Driver::Rvsock, Kernel::Stock) => (
-                cargo::names(places)?,
-                kunit::names(places)?,
-                misuse::names(places)?,
-                next::names(places),
-            ),
-            _ => Default::default(),
-        };
-        // Their guests have a kernel of their own.
-        let hosts = match choice.kernel {
-            Kernel::Stock => suites::hosts::names(),
-            _ => Vec::new(),
-        };
-        Ok(Self {
-            cargo: pick(cargo),
-            kunit: pick(kunit),
-            misuse: pick(misuse),
-            next: pick(next),
-            vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
-            our_device: pick(suites::our_device::names(choice.driver, places)?),
-            hosts: pick(hosts),
-            rig: pick(rig),
-        })
-    }
-
-    /// Only what runs in guests on vhost-vsock.
-    fn rig_only(mut self) -> Self {
-        (self.cargo, self.kunit) = Default::default();
-        (self.misuse, self.next) = Default::default();
-        (self.vhost_user, self.our_device, self.hosts) = Default::default();
-        self
-    }
-
-    fn has_guests(&self) -> bool {
-        [&self.vhost_user, &self.our_device, &self.hosts, &self.rig]
-            .iter()
-            .any(|s| !s.is_empty())
-    }
-
-    fn all(&self) -> Vec<String> {
-        let mut all = [
-            &self.cargo,
-            &self.kunit,
-            &self.misuse,
-            &self.next,
-            &self.vhost_user,
-            &self.our_device,
-            &self.hosts,
-            &self.rig,
-        ]
-        .map(|s| s.as_slice())
-        .concat();
-        if self.has_guests() {
-            all.push(LOGS_CLEAN.into());
-        }
-        all
-    }
-}
 
 fn places(choice: &Choice) -> Result<Places> {
     let mut places = Places::from_environment()?;
@@ -204,7 +65,7 @@ pub fn test(choice: &Choice) -> Result<bool> {
         bail!("no test's name contains {:?}: see --list", choice.filter);
     }
     need_driver(&places, choice.driver)?;
-    let logs = log_folder(&places)?;
+    let logs = logs::folder(&places)?;
     let mut report = Report::new(plan.all(), &logs);
     if !plan.cargo.is_empty() {
         cargo::run(&places, &mut report)?;
@@ -340,7 +201,7 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
             bail!("no guest test's name contains {:?}", choice.filter);
         }
         need_driver(&places, choice.driver)?;
-        let logs = log_folder(&places)?;
+        let logs = logs::folder(&places)?;
         let mut report = Report::new(plan.all(), &logs);
         in_guests(places, &plan, choice.driver, &mut report, &logs)?;
         total.add(report.finish());
@@ -356,7 +217,7 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
 pub fn demo(driver: Driver) -> Result<bool> {
     let places = Places::from_environment()?;
     need_driver(&places, driver)?;
-    let logs = log_folder(&places)?;
+    let logs = logs::folder(&places)?;
     let parts = crate::demo::PARTS.iter().map(|p| (*p).to_owned());
     let parts: Vec<_> = match driver {
         Driver::Rvsock => parts.collect(),
@@ -392,7 +253,7 @@ pub enum Part {
 pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
     let places = Places::from_environment()?;
     need_driver(&places, Driver::Rvsock)?;
-    let logs = log_folder(&places)?;
+    let logs = logs::folder(&places)?;
     let kernel = fs::read_to_string(places.cache.join("kernel/release")).unwrap_or_default();
     let report = Report::new(Vec::new(), &logs);
     let mut tables = [
@@ -451,7 +312,7 @@ pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
 pub fn shell(driver: Driver) -> Result<bool> {
     let places = Places::from_environment()?;
     need_driver(&places, driver)?;
-    let logs = log_folder(&places)?;
+    let logs = logs::folder(&places)?;
     println!("a guest boots; its console is this terminal");
     Rig::new(places, &logs, driver)?.shell(driver)?;
     Ok(true)
