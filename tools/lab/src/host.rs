@@ -27,12 +27,12 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Demo => crate::demo::run(&mut session),
         Job::DemoDevice => crate::demo::run_on_device(&mut session),
         Job::Shell => shell(&mut session),
-        Job::Bench { rounds, quick } => crate::bench::run(&mut session, rounds, quick),
+        Job::Bench { rounds, quick } => crate::bench::drivers::run(&mut session, rounds, quick),
         Job::BenchDevice {
             round,
             quick,
             column,
-        } => crate::bench_device::run(&mut session, round, quick, &column),
+        } => crate::bench::device::run(&mut session, round, quick, &column),
     };
     drop(session);
     if let Err(e) = &outcome {

@@ -16,26 +16,18 @@
 //! reports by a file of events.
 
 mod bench;
-mod bench_device;
 mod config;
 mod demo;
 mod events;
-mod extras;
 mod host;
 mod images;
-mod initramfs;
 mod machine;
-mod monitor;
 mod process;
 mod report;
 mod rig;
-mod serial;
 mod session;
 mod socket_device;
-mod spec;
 mod suites;
-mod table;
-mod uml;
 mod workstation;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -20,8 +20,7 @@ use crate::{
     config::{Backend, Config, Driver, Job, VhostUser, GUEST_CID},
     events::{Event, Events},
     images::Places,
-    machine::Machine,
-    spec::Spec,
+    machine::{spec::Spec, Machine},
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.

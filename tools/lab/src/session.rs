@@ -16,10 +16,12 @@ pub use crate::config::{GUEST_CID, HOST_CID, NEIGHBOUR_CID};
 use crate::{
     config::{Backend, Config, Driver, Kernel},
     events::Events,
-    machine::{Machine, RigDied},
+    machine::{
+        spec::{Spec, Uml},
+        Machine, RigDied,
+    },
     process::Process,
     socket_device,
-    spec::{Spec, Uml},
 };
 
 /// How long a guest may take to boot, and how long it may say nothing meanwhile.

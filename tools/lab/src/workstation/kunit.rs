@@ -14,10 +14,12 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    images::Places,
-    initramfs::{Initramfs, Modules},
+    images::{
+        initramfs::{Initramfs, Modules},
+        Places,
+    },
+    machine::serial,
     report::Report,
-    serial,
 };
 
 const INIT: &str = "#!/bin/sh

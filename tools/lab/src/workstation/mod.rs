@@ -20,14 +20,14 @@ use clap::ValueEnum;
 pub use self::plan::Choice;
 use self::plan::{Plan, LOGS_CLEAN};
 use crate::{
+    bench::table::{self, Table},
     config::{Driver, Job, Kernel, VhostUser},
     events::Event,
     images::Places,
+    machine::serial,
     report::{Counts, Report},
     rig::Rig,
-    serial,
     suites::{self, our_device::Setup},
-    table::{self, Table},
 };
 
 /// How often the whole rig is started again after it died.
@@ -282,7 +282,7 @@ pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
         outcome = measure(&mut rig, Job::Bench { rounds, quick }, Driver::C);
     }
     for round in (1..=rounds).filter(|_| part != Part::Drivers) {
-        for (column, features) in crate::bench_device::COLUMNS {
+        for (column, features) in crate::bench::device::COLUMNS {
             if outcome.is_ok() {
                 let setup = Setup::alone(features, 5, &[]);
                 let device = setup.device(&places.built("rvsock-device"), Driver::Rvsock);

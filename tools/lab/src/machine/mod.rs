@@ -2,6 +2,11 @@
 
 //! One virtual machine: its emulator, its console, its monitor; and how to tell a dead rig from a dead guest.
 
+pub mod monitor;
+pub mod serial;
+pub mod spec;
+pub mod uml;
+
 use std::{
     fmt,
     process::Child,
@@ -16,13 +21,12 @@ use nix::{
 };
 use serde_json::{json, Value};
 
-use crate::{
-    events::Events,
+use self::{
     monitor::Monitor,
     serial::{is_stall, Serial, NOT_RUN, NOT_UP},
     spec::{start, Spec},
-    uml,
 };
+use crate::events::Events;
 
 /// The emulator failed, not what runs in it: the only failure that may be tried again.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
-use crate::spec::{self, Spec, Uml};
+use super::spec::{self, Spec, Uml};
 
 /// The number under which either program finds its end of the wire between them.
 const WIRE: i32 = 9;

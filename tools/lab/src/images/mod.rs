@@ -2,6 +2,9 @@
 
 //! What the machines boot: the guest's file system, and that of the host VM, from the toolchain, the kernel and the build.
 
+pub mod extras;
+pub mod initramfs;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,11 +13,8 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
-use crate::{
-    config::{Config, Driver, Job, Kernel},
-    extras,
-    initramfs::{Initramfs, Modules},
-};
+use self::initramfs::{Initramfs, Modules};
+use crate::config::{Config, Driver, Job, Kernel};
 
 /// Where everything lies; scripts/enter says it through the environment.
 #[derive(Clone)]
