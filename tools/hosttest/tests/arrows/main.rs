@@ -37,6 +37,11 @@ fn the_drivers_arrows_point_one_way() {
     expect_no_faults(&[houses::DRIVER]);
 }
 
+#[test]
+fn the_tools_modules_use_each_other_one_way() {
+    expect_no_faults(houses::TOOLS);
+}
+
 /// A house of three floors, for the tests of the tests.
 const SMALL: House = House {
     root: "main.rs",
