@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod lifecycle;
 pub mod messages;
 pub mod our_device;
+pub mod played;
 pub mod profiles;
 pub mod programs;
 pub mod samples;
@@ -25,7 +26,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{config::Kernel, machine::RigDied, session::Session};
+use crate::{
+    config::{Driver, Kernel},
+    images::Places,
+    machine::RigDied,
+    session::Session,
+};
 
 /// A test of our own: a name and a function over a session whose guest runs with the driver loaded.
 pub struct Test {
@@ -65,6 +71,20 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
         .chain(dgram::SETUPS)
         .chain(hosts::EMULATED)
         .chain(ext::SETUPS)
+}
+
+/// The tests on our device that a driver can run in guests with this kernel.
+pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for setup in device_setups() {
+        if driver == Driver::Rvsock || setup.c_driver {
+            names.extend(setup.names(places)?);
+        }
+    }
+    // Our own kernel has no other transport of datagrams.
+    let stock = |n: &str| n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED;
+    names.retain(|n| places.guest != Kernel::Debug || !stock(n));
+    Ok(names)
 }
 
 /// How often a dead rig is replaced before the run gives up.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use super::{
-    hosts::{beyond_buffers, counted, needs_counting},
+    played::{beyond_buffers, counted, needs_counting},
     Test, AT_ONCE, LONG,
 };
 use crate::{

@@ -80,7 +80,7 @@ impl Plan {
             misuse: pick(misuse),
             next: pick(next),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
-            our_device: pick(suites::our_device::names(choice.driver, places)?),
+            our_device: pick(suites::on_our_device(choice.driver, places)?),
             hosts: pick(hosts),
             rig: pick(rig),
         })

@@ -2,7 +2,7 @@
 
 //! Hosts of other kinds: the streams and messages on a device with the habits of each, in User-mode Linux.
 //!
-//! Where a habit makes a test mean something else, that is said here: see [`needs_counting`].
+//! Where a habit makes a test mean something else, [`played`](super::played) says so.
 
 mod reset;
 mod stale;
@@ -11,10 +11,7 @@ use super::{
     our_device::{self, Setup},
     streams, vhost_user, Test,
 };
-use crate::{
-    config::Backend,
-    session::{Session, Side},
-};
+use crate::session::Side;
 
 /// The tests of one host: the streams, what it alone is tried with, and the messages.
 macro_rules! host {
@@ -121,45 +118,4 @@ pub fn setups() -> impl Iterator<Item = &'static Setup> {
 pub fn names() -> Vec<String> {
     let tests = setups().flat_map(|s| s.tests);
     tests.map(|t| t.name.to_owned()).collect()
-}
-
-/// The host that the session's device plays.
-fn played(s: &Session) -> &str {
-    let Backend::VhostUser(device) = &s.config.backend else {
-        return "";
-    };
-    let mut words = device.command.iter().map(String::as_str);
-    words.find(|w| *w == "--host");
-    words.next().unwrap_or_default()
-}
-
-/// Whether a peer cannot be told that `side` has sent all, and goes on to listen: the host does not pass a
-/// half-close on, or makes more of it than it is.
-pub fn needs_counting(s: &Session, side: Side) -> bool {
-    match played(s) {
-        "firecracker" | "vhost-device-vsock" => true,
-        "libkrun" | "libkrun-1.19" => side == Side::Host,
-        _ => false,
-    }
-}
-
-/// What has rvtest count in place of closing a half, where it must.
-pub fn counted(s: &Session, side: Side) -> &'static str {
-    if needs_counting(s, side) {
-        "--counted"
-    } else {
-        ""
-    }
-}
-
-/// How much goes into buffers on the way to a reader that the guest's credit knows nothing of: the device's own for a
-/// program on the host, where it is larger than a guest's, and the unix socket's.
-pub fn beyond_buffers(s: &Session, reader: Side) -> u64 {
-    const SOCKET: u64 = 2 << 20;
-    match (played(s), reader) {
-        ("", _) | (_, Side::Guest) => 0,
-        ("libkrun" | "libkrun-1.19", Side::Host) => SOCKET + (8 << 20),
-        ("linux-old", Side::Host) => SOCKET + (2 << 20),
-        (_, Side::Host) => SOCKET,
-    }
 }

@@ -29,12 +29,11 @@ use std::{
 use anyhow::{anyhow, Context, Result};
 
 use super::{
-    ext,
     kernel::{self, Direction},
-    profiles, Test,
+    Test,
 };
 use crate::{
-    config::{Driver, Kernel, VhostUser},
+    config::{Driver, VhostUser},
     images::Places,
     session::{Session, GUEST_CID, NEIGHBOUR_CID},
 };
@@ -44,7 +43,7 @@ pub struct Setup {
     options: &'static [&'static str],
     queues: u8,
     /// The C driver can be the one under test.
-    c_driver: bool,
+    pub c_driver: bool,
     neighbour: Neighbour,
     /// In which the kernel's tests run between the guests.
     pub directions: &'static [Direction],
@@ -256,17 +255,6 @@ pub const SETUPS: &[Setup] = &[
     ),
 ];
 
-/// The tests that a driver can run.
-pub fn names(driver: Driver, places: &Places) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for setup in super::device_setups() {
-        if driver == Driver::Rvsock || setup.c_driver {
-            names.extend(setup.names(places)?);
-        }
-    }
-    Ok(names)
-}
-
 impl Setup {
     /// For one guest with our driver.
     pub const fn alone(
@@ -309,9 +297,6 @@ impl Setup {
     pub fn names(&self, places: &Places) -> Result<Vec<String>> {
         let mut names = kernel::names(places, self.directions)?;
         names.extend(self.tests.iter().map(|t| t.name.to_owned()));
-        // Our own kernel has no other transport of datagrams.
-        let stock = |n: &str| n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED;
-        names.retain(|n| places.guest != Kernel::Debug || !stock(n));
         Ok(names)
     }
 
