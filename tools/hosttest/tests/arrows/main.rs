@@ -46,6 +46,7 @@ fn the_tools_modules_use_each_other_one_way() {
 const SMALL: House = House {
     root: "main.rs",
     open: &["floor"],
+    deep: false,
     layers: &[
         &["main"],
         &["floor"],
@@ -75,10 +76,15 @@ fn faults_with(files: &[(&str, &str)]) -> Vec<String> {
         ("floor/side.rs", "use std::fmt; pub fn side() {}"),
         ("cellar.rs", "pub const COAL: u8 = 1;"),
     ];
-    SMALL.faults(&|path: &Path| {
+    let all: Vec<_> = files.iter().chain(&sound).copied().collect();
+    faults_of(&SMALL, &all)
+}
+
+/// The faults of a house that is made of these files; of several with a name the first counts.
+fn faults_of(house: &House, files: &[(&str, &str)]) -> Vec<String> {
+    house.faults(&|path: &Path| {
         files
             .iter()
-            .chain(&sound)
             .find(|(name, _)| Path::new(name) == path)
             .map(|(_, text)| (*text).to_owned())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -208,6 +214,41 @@ fn a_circle_in_one_layer_is_found() {
             && faults[0].contains("a circle: floor/middle -> floor/side -> floor/middle")
             && faults[0].contains("floor/middle.rs:1: super::side::side"),
         "{faults:#?}"
+    );
+}
+
+#[test]
+fn a_circle_deep_in_a_house_is_found() {
+    let deep = House {
+        open: &[],
+        deep: true,
+        layers: &[],
+        apart: &[],
+        ..SMALL
+    };
+    let faults = |fire: &str| {
+        let files = [
+            ("main.rs", "mod cellar; fn main() { cellar::light() }"),
+            (
+                "cellar/mod.rs",
+                "mod coalfire; mod coal; pub fn light() { coalfire::fire() }",
+            ),
+            (
+                "cellar/coal.rs",
+                "pub struct Coal; fn f() { super::coalfire::fire() }",
+            ),
+            ("cellar/coalfire.rs", fire),
+        ];
+        faults_of(&deep, &files)
+    };
+    // The cellar's own file and the fire's use each other: that is no circle.
+    let sound = faults("pub fn fire() { super::light() }");
+    assert_eq!(sound, Vec::<String>::new());
+    let circle = faults("pub fn fire() { let _: super::coal::Coal; }");
+    assert!(
+        circle.len() == 1
+            && circle[0].contains("a circle: cellar/coal -> cellar/coalfire -> cellar/coal"),
+        "{circle:#?}"
     );
 }
 

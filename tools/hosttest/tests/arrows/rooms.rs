@@ -22,6 +22,9 @@ pub(crate) struct House {
     pub(crate) root: &'static str,
     /// Each module of the root is a room with all that is in it. These are not: what is in them are rooms, `module/room`.
     pub(crate) open: &'static [&'static str],
+    /// Every module is a room, however deep it lies. What lies in a module, and the module's own file, may use each
+    /// other then.
+    pub(crate) deep: bool,
     /// From the top; no room uses one of a layer above its own. All rooms stand here, or none does.
     pub(crate) layers: &'static [&'static [&'static str]],
     /// The first uses nothing of the second, though that lies below it.
@@ -66,6 +69,9 @@ impl House {
             let stem = Path::new(self.root).file_stem().unwrap_or_default();
             return stem.to_string_lossy().into_owned();
         }
+        if self.deep {
+            return module.join("/");
+        }
         let mut names = 1;
         while names < module.len() && self.open.contains(&module[..names].join("/").as_str()) {
             names += 1;
@@ -85,7 +91,7 @@ impl House {
                     continue;
                 };
                 let to = self.room(&target);
-                if to != from {
+                if to != from && !(self.deep && (is_within(&from, &to) || is_within(&to, &from))) {
                     arrows.entry((from.clone(), to)).or_insert_with(|| {
                         format!(
                             "{}:{}: {}",
@@ -121,6 +127,12 @@ impl House {
             }
         }
     }
+}
+
+fn is_within(inner: &str, outer: &str) -> bool {
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// For each room that lies in circles the shortest of them, and each circle once.
