@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
-    sys::socket::{connect, socket, AddressFamily, SockFlag, SockType, VsockAddr},
+    sys::socket::{connect, socket, AddressFamily, MsgFlags, SockFlag, SockType, VsockAddr},
 };
 
 use crate::socket::{Kind, Peer, Socket, DEFAULT_BUFFER};
@@ -29,13 +29,15 @@ pub fn bytes(peer: Peer, connections: usize) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     println!("CONNECTED");
     let first = sockets.first().context("no connection")?;
-    first.receive(&mut [0; 1], 0).context("the word")?;
+    first
+        .receive(&mut [0; 1], MsgFlags::empty())
+        .context("the word")?;
     let mut sent = vec![0; connections];
     let mut left = connections;
     while left > 0 {
         left = 0;
         for (socket, sent) in sockets.iter().zip(&mut sent) {
-            match socket.send(&[byte(*sent)], libc::MSG_DONTWAIT) {
+            match socket.send(&[byte(*sent)], MsgFlags::MSG_DONTWAIT) {
                 Ok(n) => {
                     *sent += n as u64;
                     left += 1;

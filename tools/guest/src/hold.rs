@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{ensure, Context, Result};
+use nix::sys::socket::MsgFlags;
 
 use crate::{
     socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
@@ -61,7 +62,7 @@ pub fn client(peer: Peer, connections: u64, pieces: u64, size: usize, kind: Kind
     for (i, socket) in held.iter().enumerate() {
         for _ in 0..pieces {
             let sent = socket
-                .send(&piece, 0)
+                .send(&piece, MsgFlags::empty())
                 .with_context(|| format!("write on connection {i}"))?;
             ensure!(sent == size, "{sent} of {size} bytes were written");
         }

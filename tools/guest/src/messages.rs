@@ -13,7 +13,7 @@ use nix::{
     poll::PollFlags,
     sys::{
         mman,
-        socket::{getsockopt, sockopt::SocketError},
+        socket::{getsockopt, sockopt::SocketError, MsgFlags},
     },
 };
 
@@ -117,8 +117,8 @@ impl Task {
             Task::EchoClient { peer } => {
                 let socket = Socket::connected(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
                 echo_client(
-                    |message| socket.send(message, 0),
-                    |buffer| Ok(socket.receive(buffer, 0)?.len),
+                    |message| socket.send(message, MsgFlags::empty()),
+                    |buffer| Ok(socket.receive(buffer, MsgFlags::empty())?.len),
                 )?;
                 println!("OK messages={}", ECHO_ROUNDS * SIZES.len());
                 Ok(())
@@ -142,11 +142,11 @@ pub fn small(i: u64) -> (usize, bool) {
     (1 + (mixed % 64) as usize, mixed % 3 == 0)
 }
 
-fn eor(yes: bool) -> i32 {
+fn eor(yes: bool) -> MsgFlags {
     if yes {
-        libc::MSG_EOR
+        MsgFlags::MSG_EOR
     } else {
-        0
+        MsgFlags::empty()
     }
 }
 
@@ -163,7 +163,7 @@ fn flood_server(port: u32, count: u64, buffer: u64) -> Result<()> {
         let (len, ends) = small(i);
         let received = pair
             .data
-            .receive(&mut got, 0)
+            .receive(&mut got, MsgFlags::empty())
             .with_context(|| format!("message {i} of {count}"))?;
         ensure!(
             received.len == len,
@@ -171,7 +171,7 @@ fn flood_server(port: u32, count: u64, buffer: u64) -> Result<()> {
             received.len
         );
         ensure!(
-            (received.flags & libc::MSG_EOR != 0) == ends,
+            received.flags.contains(MsgFlags::MSG_EOR) == ends,
             "message {i}: MSG_EOR should be {ends}"
         );
         pattern::fill(&mut want[..len], i, 0);
@@ -256,15 +256,19 @@ fn sizes_server(port: u32) -> Result<()> {
     for (i, size, way) in every_size() {
         let ends = i % 3 == 0;
         let (room, flags) = match way {
-            Way::Whole | Way::LookedAtFirst => (buffer.len(), 0),
+            Way::Whole | Way::LookedAtFirst => (buffer.len(), MsgFlags::empty()),
             // Without any room recvmsg() would not wait for a message.
-            Way::Cut => (size.div_ceil(2), 0),
-            Way::CutAndMeasured => (size.div_ceil(2), libc::MSG_TRUNC),
+            Way::Cut => (size.div_ceil(2), MsgFlags::empty()),
+            Way::CutAndMeasured => (size.div_ceil(2), MsgFlags::MSG_TRUNC),
         };
         let looks = if way == Way::LookedAtFirst { 2 } else { 1 };
         for look in 1..=looks {
             buffer.fill(0);
-            let peek = if look < looks { libc::MSG_PEEK } else { 0 };
+            let peek = if look < looks {
+                MsgFlags::MSG_PEEK
+            } else {
+                MsgFlags::empty()
+            };
             let got = pair
                 .data
                 .receive(&mut buffer[..room], flags | peek)
@@ -277,11 +281,11 @@ fn sizes_server(port: u32) -> Result<()> {
                 got.len
             );
             ensure!(
-                (got.flags & libc::MSG_TRUNC != 0) == cut,
+                got.flags.contains(MsgFlags::MSG_TRUNC) == cut,
                 "{way:?}: message {i} of {size} bytes: MSG_TRUNC should be {cut}"
             );
             ensure!(
-                (got.flags & libc::MSG_EOR != 0) == ends,
+                got.flags.contains(MsgFlags::MSG_EOR) == ends,
                 "{way:?}: message {i} of {size} bytes: MSG_EOR should be {ends}"
             );
             let there = room.min(size);
@@ -303,7 +307,7 @@ fn sizes_client(peer: Peer) -> Result<()> {
     let pair = Pair::connect(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
     let mut buffer = vec![0; DEFAULT_BUFFER as usize + 1];
     // Longer than what the other end can ever have room for.
-    match pair.data.send(&buffer, 0) {
+    match pair.data.send(&buffer, MsgFlags::empty()) {
         Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {}
         other => bail!(
             "{} bytes into a window of one less gave {other:?}",
@@ -373,7 +377,7 @@ fn echo_server(port: u32) -> Result<()> {
         thread::spawn(move || {
             let mut buffer = vec![0; DEFAULT_BUFFER as usize + 1];
             let how = loop {
-                match socket.receive(&mut buffer, 0) {
+                match socket.receive(&mut buffer, MsgFlags::empty()) {
                     // The kernel tells a reader who waits for a message of the error only when asked.
                     Ok(Received { len: 0, .. }) => match getsockopt(&socket, SocketError) {
                         Ok(0) => break "eof".into(),
@@ -381,7 +385,7 @@ fn echo_server(port: u32) -> Result<()> {
                         Err(e) => break e.to_string(),
                     },
                     Ok(Received { len, .. }) => {
-                        if let Err(e) = socket.send(&buffer[..len], 0) {
+                        if let Err(e) = socket.send(&buffer[..len], MsgFlags::empty()) {
                             break errno_name(&e);
                         }
                     }
@@ -403,7 +407,10 @@ fn part_server(port: u32) -> Result<()> {
     let pair = Pair::accept(Kind::Seqpacket, DEFAULT_BUFFER, port)?;
     pair.control.hear("part")?;
     let mut buffer = vec![0; SECOND];
-    let first = pair.data.receive(&mut buffer, 0).context("the first")?;
+    let first = pair
+        .data
+        .receive(&mut buffer, MsgFlags::empty())
+        .context("the first")?;
     ensure!(first.len == FIRST, "the first has {} bytes", first.len);
 
     let events = pair
@@ -413,7 +420,7 @@ fn part_server(port: u32) -> Result<()> {
         !events.contains(PollFlags::POLLIN),
         "poll() reports a part of a message"
     );
-    for (flags, timeout) in [(libc::MSG_DONTWAIT, 0), (0, 300)] {
+    for (flags, timeout) in [(MsgFlags::MSG_DONTWAIT, 0), (MsgFlags::empty(), 300)] {
         pair.data
             .receive_timeout(Duration::from_millis(timeout.max(1)))?;
         let start = Instant::now();
@@ -435,14 +442,14 @@ fn part_server(port: u32) -> Result<()> {
         events.contains(PollFlags::POLLIN),
         "poll() does not report the whole message"
     );
-    let whole = pair.data.receive(&mut buffer, libc::MSG_DONTWAIT)?;
+    let whole = pair.data.receive(&mut buffer, MsgFlags::MSG_DONTWAIT)?;
     ensure!(
         whole.len == PART + REST,
         "the second has {} bytes",
         whole.len
     );
     ensure!(
-        whole.flags & libc::MSG_EOR != 0,
+        whole.flags.contains(MsgFlags::MSG_EOR),
         "the second's end is no end of a record"
     );
     for (bytes, seed) in [(&buffer[..PART], 1), (&buffer[PART..whole.len], 2)] {
@@ -460,10 +467,10 @@ fn part_server(port: u32) -> Result<()> {
 fn part_client(peer: Peer) -> Result<()> {
     let pair = Pair::connect(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
     let mut buffer = vec![0; SECOND];
-    ensure!(pair.data.send(&buffer[..FIRST], 0)? == FIRST);
+    ensure!(pair.data.send(&buffer[..FIRST], MsgFlags::empty())? == FIRST);
     pair.data.send_timeout(Duration::from_millis(300))?;
     pattern::fill(&mut buffer, 1, 0);
-    let outcome = pair.data.send(&buffer, 0);
+    let outcome = pair.data.send(&buffer, MsgFlags::empty());
     ensure!(
         matches!(&outcome, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)),
         "{SECOND} bytes, of which {PART} have room, gave {outcome:?}"
@@ -471,7 +478,7 @@ fn part_client(peer: Peer) -> Result<()> {
     pair.control.say("part")?;
     pair.control.hear("more")?;
     pattern::fill(&mut buffer[..REST], 2, 0);
-    ensure!(pair.data.send(&buffer[..REST], libc::MSG_EOR)? == REST);
+    ensure!(pair.data.send(&buffer[..REST], MsgFlags::MSG_EOR)? == REST);
     pair.control.hear("read")?;
     println!("OK");
     Ok(())
@@ -499,19 +506,19 @@ fn fault_server(port: u32, kind: Kind) -> Result<()> {
     };
     let mut whole = vec![0; 2 * FAULTS[1]];
     for (i, size) in (0..).zip(FAULTS) {
-        for flags in [libc::MSG_PEEK, 0] {
+        for flags in [MsgFlags::MSG_PEEK, MsgFlags::empty()] {
             // SAFETY: The first bytes are in the page that is there, and no reference to it exists.
             let outcome = unsafe { pair.data.receive_at(place.as_ptr().cast(), *size, flags) };
             ensure!(
                 matches!(&outcome, Err(e) if e.raw_os_error() == Some(libc::EFAULT)),
-                "reading {size} bytes into {THERE}, flags {flags}, gave {outcome:?}"
+                "reading {size} bytes into {THERE}, flags {flags:?}, gave {outcome:?}"
             );
         }
         if kind == Kind::Stream {
             // No byte is lost.
             let got = pair
                 .data
-                .receive(&mut whole[..*size], libc::MSG_WAITALL)
+                .receive(&mut whole[..*size], MsgFlags::MSG_WAITALL)
                 .context("after EFAULT")?;
             ensure!(
                 got.len == *size && pattern::mismatch(&whole[..*size], i, 0).is_none(),
@@ -521,7 +528,7 @@ fn fault_server(port: u32, kind: Kind) -> Result<()> {
             // The message that could not be written is lost, and no other.
             let got = pair
                 .data
-                .receive(&mut whole, 0)
+                .receive(&mut whole, MsgFlags::empty())
                 .with_context(|| format!("after EFAULT with a message of {size} bytes"))?;
             ensure!(
                 got.len == 100 && pattern::mismatch(&whole[..100], 10 + i, 0).is_none(),
@@ -540,10 +547,10 @@ fn fault_client(peer: Peer, kind: Kind) -> Result<()> {
     for (i, size) in (0..).zip(FAULTS) {
         let mut message = vec![0; *size];
         pattern::fill(&mut message, i, 0);
-        ensure!(pair.data.send(&message, 0)? == *size);
+        ensure!(pair.data.send(&message, MsgFlags::empty())? == *size);
         if kind == Kind::Seqpacket {
             pattern::fill(&mut message[..100], 10 + i, 0);
-            ensure!(pair.data.send(&message[..100], 0)? == 100);
+            ensure!(pair.data.send(&message[..100], MsgFlags::empty())? == 100);
         }
     }
     pair.control.say("sent")?;

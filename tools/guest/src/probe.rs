@@ -9,16 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType, VsockAddr};
+use nix::sys::{
+    socket::{setsockopt, socket, AddressFamily, SockFlag, SockType, VsockAddr},
+    time::TimeVal,
+};
 use vsock::VsockStream;
 
 use crate::{
     errno::errno_name,
-    socket::{Kind, Peer, Socket},
+    socket::{ConnectTimeout, Kind, Peer, Socket},
     stream, unix,
 };
-
-const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
 
 /// As connect(), for a peer that does not answer: it waits longer than the kernel would by itself.
 fn connect_patiently(cid: u32, port: u32, seconds: u64) -> io::Result<()> {
@@ -28,23 +29,7 @@ fn connect_patiently(cid: u32, port: u32, seconds: u64) -> io::Result<()> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let patience = libc::timeval {
-        tv_sec: seconds as libc::time_t,
-        tv_usec: 0,
-    };
-    // SAFETY: The option's value is a timeval, which is on this stack.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::AF_VSOCK,
-            SO_VM_SOCKETS_CONNECT_TIMEOUT,
-            (&raw const patience).cast(),
-            size_of_val(&patience) as libc::socklen_t,
-        )
-    };
-    if set != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    setsockopt(&socket, ConnectTimeout, &TimeVal::new(seconds as i64, 0))?;
     Ok(nix::sys::socket::connect(
         socket.as_raw_fd(),
         &VsockAddr::new(cid, port),

@@ -3,8 +3,8 @@
 //! Virtio sockets of either type with everything that the calls can say: flags, timeouts, buffers.
 
 use std::{
-    io,
-    mem::size_of,
+    fmt::Debug,
+    io::{self, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -14,9 +14,14 @@ use clap::{Args, ValueEnum};
 use nix::{
     errno::Errno,
     fcntl::{fcntl, FcntlArg, OFlag},
+    getsockopt_impl,
     poll::{poll, PollFd, PollFlags, PollTimeout},
+    setsockopt_impl, sockopt_impl,
     sys::{
-        socket::{getsockopt, setsockopt, sockopt, SockType},
+        socket::{
+            self, getsockopt, setsockopt, sockopt, AddressFamily, Backlog, MsgFlags, SetSockOpt,
+            SockFlag, SockType, VsockAddr,
+        },
         time::TimeVal,
     },
 };
@@ -26,6 +31,42 @@ use crate::unix;
 pub const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: i32 = 6;
+
+sockopt_impl!(
+    BufferSize,
+    Both,
+    libc::AF_VSOCK,
+    SO_VM_SOCKETS_BUFFER_SIZE,
+    u64
+);
+sockopt_impl!(
+    BufferMaxSize,
+    SetOnly,
+    libc::AF_VSOCK,
+    SO_VM_SOCKETS_BUFFER_MAX_SIZE,
+    u64
+);
+sockopt_impl!(
+    /// How long connect() waits for an answer.
+    ConnectTimeout,
+    SetOnly,
+    libc::AF_VSOCK,
+    SO_VM_SOCKETS_CONNECT_TIMEOUT,
+    TimeVal
+);
+sockopt_impl!(
+    ReceiveLowat,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_RCVLOWAT,
+    i32
+);
+sockopt_impl!(ZeroCopy, SetOnly, libc::SOL_SOCKET, libc::SO_ZEROCOPY, bool);
+
+nix::ioctl_read_bad!(siocinq, libc::FIONREAD, i32);
+
+/// What nix has no name for.
+pub const MSG_ZEROCOPY: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_ZEROCOPY);
 
 /// What af_vsock gives a socket that asks for nothing.
 pub const DEFAULT_BUFFER: u64 = 256 << 10;
@@ -66,7 +107,7 @@ pub struct Socket(OwnedFd);
 pub struct Received {
     pub len: usize,
     /// With `MSG_EOR` or `MSG_TRUNC`.
-    pub flags: i32,
+    pub flags: MsgFlags,
 }
 
 impl AsFd for Socket {
@@ -87,24 +128,17 @@ impl From<Socket> for OwnedFd {
     }
 }
 
-fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
-    // SAFETY: A structure of numbers alone, for which zero is a value.
-    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-    address.svm_cid = cid;
-    address.svm_port = port;
-    address
+/// A duration as socket options have it.
+pub fn time(duration: Duration) -> TimeVal {
+    TimeVal::new(duration.as_secs() as i64, duration.subsec_micros().into())
 }
-
-const ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
 
 impl Socket {
     /// A new socket with a buffer of that size.
     pub fn new(kind: Kind, buffer: u64) -> Result<Self> {
         let socket = Self::plain(kind)?;
-        for name in [SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE] {
-            socket.set(libc::AF_VSOCK, name, buffer)?;
-        }
+        socket.set_vsock(BufferMaxSize, buffer)?;
+        socket.set_vsock(BufferSize, buffer)?;
         Ok(socket)
     }
 
@@ -113,92 +147,59 @@ impl Socket {
         if unix::uds().is_some() {
             return Ok(Self(unix::new(kind.socket_type())?));
         }
-        let ty = kind.socket_type() as i32;
-        // SAFETY: The call takes numbers alone and gives a new descriptor.
-        let fd = Errno::result(unsafe { libc::socket(libc::AF_VSOCK, ty | libc::SOCK_CLOEXEC, 0) })
+        let (family, ty) = (AddressFamily::Vsock, kind.socket_type());
+        let socket = socket::socket(family, ty, SockFlag::SOCK_CLOEXEC, None)
+            .map(Self)
             .with_context(|| format!("socket() of {kind:?}"))?;
-        // SAFETY: The descriptor is new, and nobody else's.
-        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        let patience = libc::timeval {
-            tv_sec: STALL.as_secs() as i64,
-            tv_usec: 0,
-        };
-        socket.set(libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, patience)?;
+        socket.connect_timeout(STALL)?;
         Ok(socket)
     }
 
-    /// Sets an option whose value is a number, of the size that the option has.
-    fn set<T: Copy + std::fmt::Debug>(&self, level: i32, name: i32, value: T) -> Result<()> {
-        // The device has a buffer of its own, of whatever size.
-        if level == libc::AF_VSOCK && unix::uds().is_some() {
+    /// Sets an option of af_vsock's. The device has a buffer of its own, of whatever size.
+    fn set_vsock<O>(&self, option: O, value: O::Val) -> Result<()>
+    where
+        O: SetSockOpt<Val: Debug + Sized> + Copy + Debug,
+    {
+        if unix::uds().is_some() {
             return Ok(());
         }
-        // SAFETY: The value lives through the call, and its size is told.
-        let result = unsafe {
-            libc::setsockopt(
-                self.as_raw_fd(),
-                level,
-                name,
-                (&raw const value).cast(),
-                size_of::<T>() as libc::socklen_t,
-            )
-        };
-        Errno::result(result).with_context(|| format!("setsockopt({level}, {name}, {value:?})"))?;
-        Ok(())
+        setsockopt(self, option, &value)
+            .with_context(|| format!("setsockopt({option:?}, {value:?})"))
     }
 
     /// From now on calls may have `MSG_ZEROCOPY`.
     pub fn allow_zerocopy(&self) -> Result<()> {
-        self.set(libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1)
+        setsockopt(self, ZeroCopy, &true).context("setsockopt(SO_ZEROCOPY)")
     }
 
     /// The size of its buffer.
     pub fn buffer(&self) -> Result<u64> {
-        let (mut value, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
-        // SAFETY: The value lives through the call, and its size is told.
-        let result = unsafe {
-            libc::getsockopt(
-                self.as_raw_fd(),
-                libc::AF_VSOCK,
-                SO_VM_SOCKETS_BUFFER_SIZE,
-                (&raw mut value).cast(),
-                &raw mut len,
-            )
-        };
-        Errno::result(result).context("getsockopt(SO_VM_SOCKETS_BUFFER_SIZE)")?;
-        Ok(value)
+        getsockopt(self, BufferSize).context("getsockopt(SO_VM_SOCKETS_BUFFER_SIZE)")
     }
 
     pub fn receive_timeout(&self, timeout: Duration) -> Result<()> {
-        let timeout = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
-        Ok(setsockopt(self, sockopt::ReceiveTimeout, &timeout)?)
+        Ok(setsockopt(self, sockopt::ReceiveTimeout, &time(timeout))?)
     }
 
     pub fn send_timeout(&self, timeout: Duration) -> Result<()> {
-        let timeout = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
-        Ok(setsockopt(self, sockopt::SendTimeout, &timeout)?)
+        Ok(setsockopt(self, sockopt::SendTimeout, &time(timeout))?)
     }
 
     /// How long connect() waits for an answer.
     pub fn connect_timeout(&self, timeout: Duration) -> Result<()> {
-        let timeout = libc::timeval {
-            tv_sec: timeout.as_secs() as i64,
-            tv_usec: timeout.subsec_micros().into(),
-        };
-        self.set(libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, timeout)
+        self.set_vsock(ConnectTimeout, time(timeout))
     }
 
     /// How many bytes poll() and recv() wait for.
     pub fn set_lowat(&self, bytes: i32) -> Result<()> {
-        self.set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+        setsockopt(self, ReceiveLowat, &bytes).context("setsockopt(SO_RCVLOWAT)")
     }
 
     /// How many bytes there are to read.
     pub fn unread(&self) -> Result<i32> {
         let mut unread = 0;
         // SAFETY: The number lives through the call.
-        let result = unsafe { libc::ioctl(self.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
-        Errno::result(result).context("ioctl(SIOCINQ)")?;
+        unsafe { siocinq(self.as_raw_fd(), &raw mut unread) }.context("ioctl(SIOCINQ)")?;
         Ok(unread)
     }
 
@@ -208,12 +209,8 @@ impl Socket {
             unix::ask(self, peer.port)?;
             return unix::answer(self);
         }
-        let address = address(peer.cid, peer.port);
-        // SAFETY: The address lives through the call, and its size is told.
-        let result =
-            unsafe { libc::connect(self.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
-        Errno::result(result)?;
-        Ok(())
+        let address = VsockAddr::new(peer.cid, peer.port);
+        Ok(socket::connect(self.as_raw_fd(), &address)?)
     }
 
     /// A connection to `peer`.
@@ -274,12 +271,8 @@ impl Socket {
         if unix::uds().is_some() {
             return unix::bind_to(self, port).with_context(|| format!("bind to port {port}"));
         }
-        let address = address(libc::VMADDR_CID_ANY, port);
-        // SAFETY: The address lives through the call, and its size is told.
-        let result =
-            unsafe { libc::bind(self.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
-        Errno::result(result).with_context(|| format!("bind to port {port}"))?;
-        Ok(())
+        let address = VsockAddr::new(libc::VMADDR_CID_ANY, port);
+        socket::bind(self.as_raw_fd(), &address).with_context(|| format!("bind to port {port}"))
     }
 
     /// A listener; what it accepts inherits its buffer.
@@ -292,22 +285,11 @@ impl Socket {
 
     /// Listens, for `backlog` connections at a time.
     pub fn listen(&self, backlog: i32) -> Result<()> {
-        // SAFETY: The call takes numbers alone.
-        Errno::result(unsafe { libc::listen(self.as_raw_fd(), backlog) }).context("listen")?;
-        Ok(())
+        socket::listen(self, Backlog::new(backlog)?).context("listen")
     }
 
     pub fn accept(&self) -> Result<Self> {
-        // SAFETY: No address is asked for; the call gives a new descriptor.
-        let fd = Errno::result(unsafe {
-            libc::accept4(
-                self.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC,
-            )
-        })
-        .context("accept")?;
+        let fd = socket::accept4(self.as_raw_fd(), SockFlag::SOCK_CLOEXEC).context("accept")?;
         // SAFETY: The descriptor is new, and nobody else's.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         socket.receive_timeout(STALL)?;
@@ -315,22 +297,21 @@ impl Socket {
         Ok(socket)
     }
 
-    pub fn send(&self, bytes: &[u8], flags: i32) -> io::Result<usize> {
-        // SAFETY: The bytes live through the call. With `MSG_ZEROCOPY` the kernel holds the pages.
-        let sent = unsafe {
-            libc::send(
-                self.as_raw_fd(),
-                bytes.as_ptr().cast(),
-                bytes.len(),
-                flags | libc::MSG_NOSIGNAL,
-            )
-        };
-        Ok(Errno::result(sent)? as usize)
+    pub fn send(&self, bytes: &[u8], flags: MsgFlags) -> io::Result<usize> {
+        Ok(socket::send(
+            self.as_raw_fd(),
+            bytes,
+            flags | MsgFlags::MSG_NOSIGNAL,
+        )?)
     }
 
-    pub fn receive(&self, buffer: &mut [u8], flags: i32) -> io::Result<Received> {
-        // SAFETY: The buffer is ours.
-        unsafe { self.receive_at(buffer.as_mut_ptr(), buffer.len(), flags) }
+    pub fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<Received> {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let got = socket::recvmsg::<()>(self.as_raw_fd(), &mut parts, None, flags)?;
+        Ok(Received {
+            len: got.bytes,
+            flags: got.flags,
+        })
     }
 
     /// Receives into memory that need not be there.
@@ -338,7 +319,12 @@ impl Socket {
     /// # Safety
     ///
     /// What is there of it must be writable, and nobody else's.
-    pub unsafe fn receive_at(&self, at: *mut u8, len: usize, flags: i32) -> io::Result<Received> {
+    pub unsafe fn receive_at(
+        &self,
+        at: *mut u8,
+        len: usize,
+        flags: MsgFlags,
+    ) -> io::Result<Received> {
         let mut iov = libc::iovec {
             iov_base: at.cast(),
             iov_len: len,
@@ -348,10 +334,10 @@ impl Socket {
         message.msg_iov = &raw mut iov;
         message.msg_iovlen = 1;
         // SAFETY: All that the message points to lives through the call; the memory by the caller.
-        let len = unsafe { libc::recvmsg(self.as_raw_fd(), &raw mut message, flags) };
+        let len = unsafe { libc::recvmsg(self.as_raw_fd(), &raw mut message, flags.bits()) };
         Ok(Received {
             len: Errno::result(len)? as usize,
-            flags: message.msg_flags,
+            flags: MsgFlags::from_bits_retain(message.msg_flags),
         })
     }
 
@@ -366,7 +352,7 @@ impl Socket {
     pub fn say(&self, word: &str) -> Result<()> {
         let line = format!("{word:<8}");
         ensure!(line.len() == 8, "{word:?} is too long a word");
-        let sent = self.send(line.as_bytes(), 0)?;
+        let sent = self.send(line.as_bytes(), MsgFlags::empty())?;
         ensure!(sent == 8, "{sent} bytes of {word:?} were sent");
         Ok(())
     }
@@ -374,7 +360,7 @@ impl Socket {
     /// Waits for a word of the other end.
     pub fn word(&self) -> Result<String> {
         let mut line = [0; 8];
-        let got = self.receive(&mut line, libc::MSG_WAITALL)?;
+        let got = self.receive(&mut line, MsgFlags::MSG_WAITALL)?;
         Ok(String::from_utf8_lossy(&line[..got.len]).trim().to_owned())
     }
 

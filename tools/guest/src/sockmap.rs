@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Subcommand, ValueEnum};
-use nix::{errno::Errno, poll::PollFlags};
+use nix::{errno::Errno, poll::PollFlags, sys::socket::MsgFlags};
 
 use crate::{
     pattern,
@@ -93,7 +93,11 @@ impl Task {
                 late,
                 dont_wait,
             } => {
-                let flags = if dont_wait { libc::MSG_DONTWAIT } else { 0 };
+                let flags = if dont_wait {
+                    MsgFlags::MSG_DONTWAIT
+                } else {
+                    MsgFlags::empty()
+                };
                 server(port, bytes, kind, verdict, late, flags)
             }
             Task::Client {
@@ -286,7 +290,7 @@ fn check(bytes: u64, mut read: impl FnMut(&mut [u8]) -> std::io::Result<usize>) 
 ///
 /// The kernel's vsock_msg_wait_data() looks once after a wake-up: if the bytes are on their way from the
 /// verdict's queue to the reader's at that moment, a blocking recv() ends with EAGAIN.
-fn read_passed(socket: &Socket, buffer: &mut [u8], flags: i32) -> std::io::Result<usize> {
+fn read_passed(socket: &Socket, buffer: &mut [u8], flags: MsgFlags) -> std::io::Result<usize> {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         match socket.receive(buffer, flags) {
@@ -304,7 +308,7 @@ fn server(
     kind: Kind,
     verdict: Verdict,
     late: bool,
-    flags: i32,
+    flags: MsgFlags,
 ) -> Result<()> {
     let back = (verdict == Verdict::Vsock)
         .then(|| Socket::listening(Kind::Stream, DEFAULT_BUFFER, port + 2))
@@ -364,7 +368,9 @@ fn client(peer: Peer, bytes: u64, kind: Kind, verdict: Verdict, write_size: usiz
     let reader = back.map(|back| {
         thread::spawn(move || {
             back.receive_timeout(Duration::from_secs(20))?;
-            check(bytes, |buffer| Ok(back.receive(buffer, 0)?.len))
+            check(bytes, |buffer| {
+                Ok(back.receive(buffer, MsgFlags::empty())?.len)
+            })
         })
     });
     let (mut buffer, mut sent) = (vec![0; write_size], 0);
@@ -373,7 +379,7 @@ fn client(peer: Peer, bytes: u64, kind: Kind, verdict: Verdict, write_size: usiz
         pattern::fill(&mut buffer[..n], 0, sent);
         let n = pair
             .data
-            .send(&buffer[..n], 0)
+            .send(&buffer[..n], MsgFlags::empty())
             .with_context(|| format!("after {sent} bytes"))?;
         sent += n as u64;
     }

@@ -13,7 +13,7 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::Subcommand;
 use nix::{
     poll::PollFlags,
-    sys::socket::{getsockopt, sockopt},
+    sys::socket::{getsockopt, sockopt, MsgFlags},
 };
 
 use crate::socket::{Kind, Peer, Socket, DEFAULT_BUFFER};
@@ -126,7 +126,7 @@ fn wait_for_lowat(port: u32, reads: [usize; 2], lowat: i32, when: &PathBuf) -> R
     wait_for_file(when)?;
     for want in reads {
         let mut buffer = vec![0; want];
-        let got = socket.receive(&mut buffer, libc::MSG_WAITALL)?.len;
+        let got = socket.receive(&mut buffer, MsgFlags::MSG_WAITALL)?.len;
         ensure!(got == want, "recv() gave {got} of {want} bytes");
     }
     socket.set_lowat(lowat)?;
@@ -137,7 +137,9 @@ fn wait_for_lowat(port: u32, reads: [usize; 2], lowat: i32, when: &PathBuf) -> R
         events.contains(PollFlags::POLLIN),
         "poll() for {lowat} bytes ended with {events:?} and {unread} bytes"
     );
-    let got = socket.receive(&mut vec![0; 1 << 20], 0)?.len;
+    let got = socket
+        .receive(&mut vec![0; 1 << 20], MsgFlags::empty())?
+        .len;
     ensure!(got >= lowat as usize, "recv() gave {got} of {lowat} bytes");
     println!("OK unread={unread} received={got}");
     Ok(())
@@ -146,7 +148,11 @@ fn wait_for_lowat(port: u32, reads: [usize; 2], lowat: i32, when: &PathBuf) -> R
 fn write(peer: Peer, bytes: usize, poll: bool) -> Result<()> {
     let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
     let piece = vec![0x5a; 64 << 10];
-    let flags = if poll { libc::MSG_DONTWAIT } else { 0 };
+    let flags = if poll {
+        MsgFlags::MSG_DONTWAIT
+    } else {
+        MsgFlags::empty()
+    };
     let start = Instant::now();
     let mut sent = 0;
     while sent < bytes {
@@ -175,7 +181,7 @@ fn error_taken(peer: Peer) -> Result<()> {
     socket.receive_timeout(Duration::ZERO)?;
     println!("CONNECTED");
     thread::scope(|scope| -> Result<()> {
-        let reader = scope.spawn(|| socket.receive(&mut [0; 16], 0));
+        let reader = scope.spawn(|| socket.receive(&mut [0; 16], MsgFlags::empty()));
         // Spins, so as to be there before the reader is.
         let start = Instant::now();
         let error = loop {
@@ -232,13 +238,13 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
     wait_for_file(when)?;
     // More than the queue is deep.
     for _ in 0..400 {
-        filler.send(&[1], libc::MSG_DONTWAIT)?;
+        filler.send(&[1], MsgFlags::MSG_DONTWAIT)?;
         thread::yield_now();
     }
-    first.send(&[2; 1000], libc::MSG_DONTWAIT)?;
+    first.send(&[2; 1000], MsgFlags::MSG_DONTWAIT)?;
     println!("WRITTEN");
     first.poll(PollFlags::POLLIN, PATIENCE)?;
-    let end = first.receive(&mut [0; 16], libc::MSG_DONTWAIT);
+    let end = first.receive(&mut [0; 16], MsgFlags::MSG_DONTWAIT);
     ensure!(
         !matches!(&end, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)),
         "the first connection does not end"
@@ -247,9 +253,9 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
     let second = Socket::bound(Kind::Stream, from)?;
     println!("AGAIN");
     let second = second.connect(peer).context("the second connection")?;
-    second.send(&[3; 10], 0)?;
+    second.send(&[3; 10], MsgFlags::empty())?;
     let mut back = [0; 10];
-    let got = second.receive(&mut back, libc::MSG_WAITALL)?.len;
+    let got = second.receive(&mut back, MsgFlags::MSG_WAITALL)?.len;
     ensure!(
         got == 10 && back == [3; 10],
         "the echo was {:?}",
@@ -264,7 +270,7 @@ fn last_words(peer: Peer, pieces: usize, when: &PathBuf, close: bool) -> Result<
     println!("CONNECTED");
     wait_for_file(when)?;
     for i in 0..pieces {
-        socket.send(&(i as u64).to_le_bytes(), libc::MSG_DONTWAIT)?;
+        socket.send(&(i as u64).to_le_bytes(), MsgFlags::MSG_DONTWAIT)?;
     }
     if close {
         drop(socket);

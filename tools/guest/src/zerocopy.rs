@@ -11,11 +11,11 @@ use std::{
 
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use nix::{errno::Errno, poll::PollFlags};
+use nix::{errno::Errno, poll::PollFlags, sys::socket::MsgFlags};
 
 use crate::{
     pattern,
-    socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
+    socket::{Kind, Peer, Socket, DEFAULT_BUFFER, MSG_ZEROCOPY},
 };
 
 const SOL_VSOCK: i32 = 287;
@@ -226,7 +226,7 @@ fn send_all(socket: &Socket, bytes: &[u8], notes: &mut Notes) -> Result<u64, io:
     let (mut sent, mut calls) = (0, 0);
     let deadline = Instant::now() + PATIENCE;
     while sent < bytes.len() {
-        match socket.send(&bytes[sent..], libc::MSG_ZEROCOPY) {
+        match socket.send(&bytes[sent..], MSG_ZEROCOPY) {
             Ok(n) => {
                 sent += n;
                 calls += 1;
@@ -309,7 +309,7 @@ fn server(port: u32, load: &Load, pause: Duration) -> Result<()> {
     let (mut buffer, mut received) = (vec![0; load.size + 1], 0u64);
     loop {
         let got = socket
-            .receive(&mut buffer, 0)
+            .receive(&mut buffer, MsgFlags::empty())
             .with_context(|| format!("after {received} bytes"))?;
         if got.len == 0 {
             break;
@@ -342,7 +342,7 @@ fn chunks(peer: Peer, size: usize, count: u64) -> Result<()> {
             .with_context(|| format!("chunk {chunk}: send"))?;
         let mut got = 0;
         while got < size {
-            match socket.receive(&mut back[got..], 0) {
+            match socket.receive(&mut back[got..], MsgFlags::empty()) {
                 Ok(part) if part.len > 0 => got += part.len,
                 other => bail!("chunk {chunk}: receiving after {got} bytes gave {other:?}"),
             }

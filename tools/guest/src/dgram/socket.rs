@@ -22,6 +22,8 @@ use nix::{
     },
 };
 
+use crate::socket::time;
+
 /// The greatest datagram in bytes (D2).
 pub const LARGEST: usize = 64 << 10;
 /// What does not come within this time does not come at all.
@@ -252,8 +254,4 @@ impl Dgram {
         ensure!(heard == word, "the peer said {heard:?}, not {word:?}");
         got.from.context("a datagram without a sender")
     }
-}
-
-fn time(duration: Duration) -> TimeVal {
-    TimeVal::new(duration.as_secs() as i64, duration.subsec_micros().into())
 }
