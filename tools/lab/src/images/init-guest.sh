@@ -1,17 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # The guest's first program: what tests need, and the agent that runs them. No vsock transport is loaded here.
-/bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
-/bin/busybox --install -s
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t tmpfs tmp /tmp
-mount -t tracefs trace /sys/kernel/tracing
-mount -t debugfs debug /sys/kernel/debug
-while read -r module; do insmod "/modules/$module.ko"; done </modules/order
-ifconfig lo 127.0.0.1 up
+# shellcheck source=init-common.sh
+. /init-common
 for net in eth0 vec0; do
 	[ -e /sys/class/net/$net ] && ifconfig $net 10.0.2.15 netmask 255.255.255.0 up && route add default gw 10.0.2.2
 done

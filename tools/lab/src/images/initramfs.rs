@@ -26,6 +26,7 @@ impl Initramfs {
         }
         fs.program("/bin/busybox", "bin/busybox")?;
         fs.link("bin/sh", "busybox");
+        fs.file("init-common", 0o755, include_bytes!("init-common.sh"));
         fs.file("init", 0o755, init.as_bytes());
         Ok(fs)
     }
