@@ -6,36 +6,31 @@
 //! what the fuzzer in `fuzz/` does at length. Clippy sees to it that nothing in the files can panic.
 
 #![no_std]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used,
+    )
+)]
 
 #[cfg(test)]
 extern crate std;
 
+// What drives it may panic: that is how it says what is wrong.
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
 pub mod drive;
 
-#[cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::unwrap_used,
-    )
-)]
 #[path = "../../../rust/proto/mod.rs"]
 pub mod proto;
 
-#[cfg_attr(
-    not(test),
-    deny(
-        clippy::arithmetic_side_effects,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::unwrap_used,
-    )
-)]
 #[path = "../../../rust/wire/mod.rs"]
 pub mod wire;
