@@ -2,12 +2,29 @@
 
 //! A virtio socket device in user space, for guests of QEMU and others that speak vhost-user.
 //!
-//! The command line is in `options`, and what the vhost-user library asks for in `backend`. `guest` is one guest, and
-//! its thread's round of the queues; `ring` and `packet` are the queues and what is on them. From the guest leads
-//! `transmit`, to it `receive`; connections with the host are in `streams`, `connection` and `credit`, datagrams in
-//! `dgram`, the unix sockets of both in `host`. `switch` leads from guest to guest. `control` reads commands; what
-//! they do to queues is in `fault` and `hostile`. `counters` is what is counted. What other hosts do differently is in
-//! `habits`, and `gate` is one of these.
+//! # The modules
+//!
+//! What one guest's thread works on:
+//!
+//! - [`guest`]: one guest and its round of the queues; in the files of the folder what it does there: `transmit` and
+//!   `receive`, `streams`, `dgram`, `wakeups`, `commands`, `gate` (after a reset), `hostile` (what no honest device
+//!   does).
+//! - [`connection`], [`credit`]: one connection with a program on the host.
+//! - [`ring`], [`packet`]: a queue, and what is on it.
+//! - [`fault`]: what is done to a queue on command.
+//!
+//! What all guests share:
+//!
+//! - [`switch`]: who has which CID; packets from guest to guest.
+//! - [`host`]: the unix sockets on the host.
+//! - [`counters`]: what is counted.
+//!
+//! How it is told what to be:
+//!
+//! - [`options`], [`features`]: the command line.
+//! - [`habits`]: what hosts of other kinds do differently.
+//! - [`control`], [`command`]: the control socket, and what it can ask for.
+//! - [`backend`]: what the vhost-user library asks of a device.
 
 mod backend;
 mod command;

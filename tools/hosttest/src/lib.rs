@@ -4,6 +4,11 @@
 //!
 //! `cargo test` runs the unit tests that the files carry, the properties in `tests/`, and a replay of
 //! what the fuzzer in `fuzz/` does at length. Clippy sees to it that nothing in the files can panic.
+//!
+//! - [`wire`], [`proto`]: the driver's.
+//! - [`drive`]: one connection under a hostile host, which a script of bytes plays: for the fuzzer and its replay.
+//! - `tests/`: a file for each room of the pure code; `replay`; and `arrows`, which reads the sources of the driver and
+//!   of the tools, and says which way their modules may use each other.
 
 #![no_std]
 #![cfg_attr(

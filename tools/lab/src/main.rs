@@ -5,8 +5,8 @@
 //! # The machines
 //!
 //! - The *workstation* is where somebody started the lab.
-//! - The *host* runs the guests, and is the other end of their sockets. It is the workstation itself, or, where that has
-//!   no working KVM with vhost-vsock and a suite needs them, a *host VM* that is emulated on it.
+//! - The *host* runs the guests, and is the other end of their sockets. It is the workstation itself, or, where that
+//!   has no working KVM with vhost-vsock and a suite needs them, a *host VM* that is emulated on it.
 //! - The *guest* is under test; the *neighbour* is a second one on the same device.
 //! - A *rig* is a host with its guests: what may die of its own fault, and is tried again then.
 //! - A *session* is a guest as its tests see it: booted when needed, and anew after a failure.
@@ -14,6 +14,24 @@
 //!
 //! The same program runs on both: `lab test` on the workstation, and, started by that, `lab on-host` on the host, which
 //! reports by a file of events.
+//!
+//! # The modules, from the top
+//!
+//! - [`workstation`]: what somebody starts: tests, demo, bench, a shell; and the suites that need no guest.
+//! - [`rig`]: starts a host with its guests, follows its events, and knows when it has died.
+//! - [`host`]: the lab on the host: does the job that it is given.
+//! - [`suites`]: the tests that need a guest; a file or a folder each.
+//! - [`mod@bench`], [`demo`]: measure the driver, and show it.
+//! - [`session`]: a guest as its tests see it.
+//! - [`socket_device`]: the guest's device, and the program behind it.
+//! - [`machine`]: one virtual machine: emulator, console, monitor; how it fails.
+//! - [`process`]: a program that a test drives, on either side.
+//! - [`images`]: the file systems that machines boot, and where all that goes into them lies.
+//! - [`report`]: counts, and shows.
+//! - [`events`], [`config`]: what the host tells the workstation, and the other way round.
+//!
+//! To add a test: write a function over a [`session::Session`] in the file of [`suites`] that it belongs to, and an
+//! entry with its name in the list there.
 
 mod bench;
 mod config;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The suites: what each test is called and how it runs.
+//!
+//! The head of each file says what its tests are about. Against vhost-vsock, or whatever the session has: [`kernel`] (the
+//! kernel's own), [`streams`], [`messages`], [`zerocopy`], [`interfaces`], [`programs`], [`samples`], [`faults`],
+//! [`lifecycle`], [`device`], [`second_device`], [`snapshot`]. On devices in user space: [`vhost_user`] (another's),
+//! [`our_device`], [`profiles`], [`dgram`], [`hosts`] (ours, as others) with [`played`], [`ext`].
 
 pub mod device;
 pub mod dgram;
