@@ -42,6 +42,34 @@ fn the_tools_modules_use_each_other_one_way() {
     expect_no_faults(houses::TOOLS);
 }
 
+/// The modules of a crate that the head of its first file leaves out.
+fn not_on_the_map(house: &House, read: source::Read<'_>) -> Vec<String> {
+    let root = Path::new(house.root);
+    let text = read(root).unwrap();
+    let map: Vec<_> = text.lines().filter(|l| l.starts_with("//!")).collect();
+    let map = map.join("\n");
+    let all = source::Crate::read(root, read).unwrap();
+    let rooms = all.written().filter(|(module, ..)| module.len() == 1);
+    rooms
+        .map(|(module, ..)| module.join("::"))
+        .filter(|name| {
+            !map.contains(&format!("[`{name}`]")) && !map.contains(&format!("[`mod@{name}`]"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_module_of_the_tools_is_on_its_crates_map() {
+    for house in houses::TOOLS {
+        let missing = not_on_the_map(house, &read);
+        assert!(
+            missing.is_empty(),
+            "{} says nothing of {missing:?}",
+            house.root
+        );
+    }
+}
+
 /// A house of three floors, for the tests of the tests.
 const SMALL: House = House {
     root: "main.rs",
