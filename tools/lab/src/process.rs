@@ -62,7 +62,7 @@ fn update(shared: &Shared, change: impl FnOnce(&mut State)) {
 
 impl Process {
     /// Starts a program on the host.
-    pub fn here(argv: &[String]) -> Result<Self> {
+    pub fn on_host(argv: &[String]) -> Result<Self> {
         let (program, arguments) = argv.split_first().context("an empty command")?;
         let mut child = Command::new(program)
             .args(arguments)
@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// Starts a program through the guest's agent.
-    pub fn guest(agent: SocketAddr, argv: &[String]) -> Result<Self> {
+    pub fn in_guest(agent: SocketAddr, argv: &[String]) -> Result<Self> {
         let connection = TcpStream::connect_timeout(&agent, Duration::from_secs(5))
             .context("the guest's agent does not accept connections")?;
         connection.set_nodelay(true)?;

@@ -318,7 +318,7 @@ impl Session {
     pub fn spawn(&self, side: Side, argv: &[&str]) -> Result<Process> {
         let mut argv: Vec<String> = argv.iter().map(|s| s.to_string()).collect();
         match side {
-            Side::Guest => Process::guest(self.agent(), &argv),
+            Side::Guest => Process::in_guest(self.agent(), &argv),
             Side::Host => {
                 let program = self.config.programs.join(&argv[0]);
                 if program.exists() {
@@ -328,7 +328,7 @@ impl Session {
                     let uds = format!("{}={}", guest::unix::VARIABLE, uds.display());
                     argv.splice(0..0, ["env".into(), uds]);
                 }
-                Process::here(&argv)
+                Process::on_host(&argv)
             }
         }
     }
@@ -417,7 +417,7 @@ impl Session {
         let Some(guest) = &mut self.guest else {
             return outcome;
         };
-        let well = Process::guest(agent, &["true".into()])
+        let well = Process::in_guest(agent, &["true".into()])
             .and_then(|p| p.success(Duration::from_secs(15)))
             .is_ok();
         if !well {

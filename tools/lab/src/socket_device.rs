@@ -68,7 +68,7 @@ impl VhostUser {
             })
         };
         let argv: Vec<String> = self.command.iter().map(meant).collect();
-        let device = Process::here(&argv)?;
+        let device = Process::on_host(&argv)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         let waited_for = named.iter().filter(|(name, _)| name.starts_with("SOCKET"));
         while !waited_for.clone().all(|(_, path)| path.exists()) {
