@@ -85,6 +85,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The kernel of its guests.
+    pub fn kernel(&self) -> Kernel {
+        self.config.guest
+    }
+
     pub fn new(config: Config, events: Arc<Events>) -> Self {
         crate::process::allow(config.guest.slowness());
         let neighbour = config.neighbour().map(|c| Self::new(c, events.clone()));

@@ -26,8 +26,11 @@ const OF_CONNECTION: i64 = 2 * (256 << 10);
 const OF_ALL: i64 = 16 << 20;
 /// The packets in a ring of 256, if they are small.
 const SMALL_RING: i64 = 256 * 1024;
+
 /// What else the kernel does with its memory meanwhile.
-const SLACK: i64 = 2 << 20;
+fn slack(s: &Session) -> i64 {
+    (2 << 20) + s.kernel().quarantine()
+}
 
 /// What the guest's kernel holds, in bytes.
 fn held(s: &Session) -> Result<i64> {
@@ -72,7 +75,7 @@ pub fn single_bytes(s: &mut Session) -> Result<()> {
         let line = program.expect("FILLED", LONG)?;
         let (more, gauge) = (held(s)? - before, stats(s)?["tx_waiting_bytes"]);
         let (most, most_waiting) = (
-            CONNECTIONS as i64 * OF_CONNECTION + SMALL_RING + SLACK,
+            CONNECTIONS as i64 * OF_CONNECTION + SMALL_RING + slack(s),
             CONNECTIONS as i64 * (OF_CONNECTION + 8192),
         );
         ensure!(
@@ -113,7 +116,7 @@ pub fn given_up(s: &mut Session) -> Result<()> {
         let (more, waiting) = (round(s)? - before, stats(s)?["tx_waiting"]);
         // For each that is in the ring, an RST.
         ensure!(
-            more < 2 * SMALL_RING + SLACK && waiting <= 260,
+            more < 2 * SMALL_RING + slack(s) && waiting <= 260,
             "they hold {more} bytes of memory, and {waiting} packets wait"
         );
         Ok(())
@@ -135,7 +138,7 @@ pub fn closed_datagram_sockets(s: &mut Session) -> Result<()> {
         program.expect("FILLED", LONG)?;
         let (more, waiting) = (held(s)? - before, stats(s)?["dgram_tx_waiting_bytes"]);
         // The ring may be full of the greatest ones.
-        let most = OF_ALL + 256 * (66 << 10) + SLACK;
+        let most = OF_ALL + 256 * (66 << 10) + slack(s);
         ensure!(
             more < most && (waiting as i64) < OF_ALL + (128 << 10),
             "they hold {more} bytes of memory, {waiting} of them in datagrams that wait"

@@ -292,17 +292,26 @@ pub fn stuck_listener(s: &mut Session) -> Result<()> {
     }
     // Others are served meanwhile.
     drop(connect(s, other)?);
-    thread::sleep(allowed(AT_ONCE));
-    let refused = (callers.iter())
-        .filter(|caller| matches!((&mut &**caller).read(&mut [0; 16]), Ok(0)))
-        .count();
+    let refused = || {
+        (callers.iter())
+            .filter(|caller| matches!((&mut &**caller).read(&mut [0; 16]), Ok(0)))
+            .count()
+    };
+    // One more than the number, as everywhere in the kernel.
+    let expected = CALLERS - BACKLOG - 1;
+    let until = Instant::now() + allowed(AT_ONCE);
+    while refused() < expected && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // And none after these.
+    thread::sleep(Duration::from_millis(300));
+    let refused = refused();
     ensure!(
         !stuck.text().contains("RELEASED"),
-        "too late: the listener was released"
+        "too late: the listener was released, when {refused} callers had been refused"
     );
-    // One more than the number, as everywhere in the kernel.
     ensure!(
-        refused == CALLERS - BACKLOG - 1,
+        refused == expected,
         "of {CALLERS} callers {refused} were refused, with a backlog of {BACKLOG}"
     );
     stuck.expect("RELEASED", LONG)?;
