@@ -199,9 +199,13 @@ fn in_pieces(
             if queue.unread + payload > BUF_ALLOC {
                 queue.read(payload * 3);
             }
-            let before = queue.unread;
+            let (before, unused) = (queue.unread, queue.unused);
             let stored = queue.arrive(*payload, buffer, allocator);
             prop_assert_eq!(queue.unread, before + if stored { *payload } else { 0 });
+            // Nothing waits, and no page is held, where there is memory for the payload alone.
+            if (*payload + LINEAR).next_power_of_two() <= allocator.0 {
+                prop_assert!(stored && queue.unused == unused);
+            }
             // Buffers of less room: more of them, each with its overhead.
             let small = queue.unread.div_ceil(largest / 4) * (SKB + LINEAR);
             let most = held_at_most(queue.unread, buffer) + small + BUF_ALLOC;
