@@ -52,6 +52,18 @@ pub fn say(s: &Session, command: &str) -> Result<String> {
     Control::new(s)?.say(command)
 }
 
+/// Runs `body` while the device takes nothing from a queue.
+pub fn paused<T>(
+    s: &mut Session,
+    queue: &str,
+    body: impl FnOnce(&mut Session) -> Result<T>,
+) -> Result<T> {
+    say(s, &format!("pause {queue}"))?;
+    let outcome = body(s);
+    say(s, &format!("resume {queue}"))?;
+    outcome
+}
+
 /// What the device has counted, by the guests' CIDs.
 pub fn counters(s: &Session) -> Result<Value> {
     let text = say(s, "counters")?;

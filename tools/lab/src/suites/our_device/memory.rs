@@ -12,7 +12,7 @@ use anyhow::{ensure, Context, Result};
 use guest::fill::byte;
 
 use super::{
-    control::{say, stats},
+    control::{paused, stats},
     listen, STALL,
 };
 use crate::{
@@ -39,18 +39,6 @@ fn held(s: &Session) -> Result<i64> {
         .split_whitespace()
         .find_map(|w| w.strip_prefix("kernel=")?.parse().ok());
     found.with_context(|| format!("no kernel= in {text:?}"))
-}
-
-/// Runs `body` while the device takes nothing from a queue.
-fn paused<T>(
-    s: &mut Session,
-    queue: &str,
-    body: impl FnOnce(&mut Session) -> Result<T>,
-) -> Result<T> {
-    say(s, &format!("pause {queue}"))?;
-    let outcome = body(s);
-    say(s, &format!("resume {queue}"))?;
-    outcome
 }
 
 /// Single bytes, written in turn to several connections until there is no room, hold no more memory than the guide

@@ -13,7 +13,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 
 use super::{
     connect,
-    control::{say, stats},
+    control::{paused, say, stats},
     joined, listen, uds, STALL,
 };
 use crate::{
@@ -38,6 +38,22 @@ impl Signal {
     fn give(&self, s: &Session) -> Result<()> {
         s.guest_sh(&format!("touch {}", self.0)).map(drop)
     }
+}
+
+/// Has `program`, once it is connected, write while the device takes nothing, and goes on with `then` before the device
+/// does again.
+fn writes_unseen<T>(
+    s: &mut Session,
+    program: &Process,
+    signal: &Signal,
+    then: impl FnOnce(&mut Session) -> Result<T>,
+) -> Result<T> {
+    program.expect("CONNECTED", LONG)?;
+    paused(s, "tx", |s| {
+        signal.give(s)?;
+        program.expect("WRITTEN", LONG)?;
+        then(s)
+    })
 }
 
 /// Reads all that comes to `listener`'s first connection, beginning after `pause`; returns how much it was.
@@ -77,13 +93,10 @@ pub fn lowat(s: &mut Session) -> Result<()> {
     // Until the guest closes.
     let writer = thread::spawn(move || while writer.write_all(&[7; 65536]).is_ok() {});
     program.expect("FULL", LONG)?;
-    say(s, "pause rx")?;
-    let outcome = (|| {
+    paused(s, "rx", |s| {
         signal.give(s)?;
         program.expect("WAITS", LONG)
-    })();
-    say(s, "resume rx")?;
-    outcome?;
+    })?;
     let outcome = program.success(HANG);
     let _ = stream.shutdown(std::net::Shutdown::Both);
     writer.join().map_err(|_| anyhow!("the writer panicked"))?;
@@ -182,18 +195,13 @@ pub fn successor(s: &mut Session) -> Result<()> {
             signal.0
         ),
     )?;
-    program.expect("CONNECTED", LONG)?;
-    say(s, "pause tx")?;
-    let outcome = (|| {
-        signal.give(s)?;
-        program.expect("WRITTEN", LONG)?;
+    let outcome = writes_unseen(s, &program, &signal, |s| {
         say(s, &format!("abort {from}"))?;
         program.expect("AGAIN", LONG)?;
         // Its REQUEST is to wait, too.
         thread::sleep(Duration::from_millis(300));
         Ok(())
-    })();
-    say(s, "resume tx")?;
+    });
     outcome.and(program.success(HANG).map(drop))?;
     joined(echoes)
 }
@@ -221,20 +229,14 @@ fn last_words(s: &mut Session, how: &str) -> Result<()> {
             signal.0
         ),
     )?;
-    program.expect("CONNECTED", LONG)?;
-    say(s, "pause tx")?;
-    let outcome = (|| {
-        signal.give(s)?;
-        program.expect("WRITTEN", LONG)?;
+    let (unbinding, bind) = writes_unseen(s, &program, &signal, |s| {
         // The C driver, and an older one of ours, do not say.
         let waiting = stats(s)?.get("tx_waiting").copied();
         ensure!(waiting != Some(0), "nothing waits");
         let unbinding = unbind(s)?;
         thread::sleep(Duration::from_millis(200));
         Ok(unbinding)
-    })();
-    say(s, "resume tx")?;
-    let (unbinding, bind) = outcome?;
+    })?;
     unbinding.success(LONG)?;
     s.guest_sh(&bind)?;
     program.wait(LONG)?;
