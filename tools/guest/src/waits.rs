@@ -4,6 +4,7 @@
 //! for ever.
 
 use std::{
+    os::fd::AsRawFd,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::Subcommand;
 use nix::{
     poll::PollFlags,
-    sys::socket::{getsockopt, sockopt, MsgFlags},
+    sys::socket::{getsockopt, shutdown, sockopt, MsgFlags, Shutdown},
 };
 
 use crate::socket::{Kind, Peer, Socket, DEFAULT_BUFFER};
@@ -66,6 +67,14 @@ pub enum Task {
         #[arg(long)]
         when: PathBuf,
     },
+    /// End the own half, and keep the other
+    HalfClose {
+        #[command(flatten)]
+        peer: Peer,
+        /// End it when this file is there
+        #[arg(long)]
+        when: PathBuf,
+    },
     /// Write small pieces while the device takes nothing, and close
     LastWords {
         #[command(flatten)]
@@ -94,6 +103,7 @@ impl Task {
             Self::ErrorTaken { peer } => error_taken(peer),
             Self::LateAnswer { peer } => late_answer(peer),
             Self::Successor { peer, from, when } => successor(peer, from, &when),
+            Self::HalfClose { peer, when } => half_close(peer, &when),
             Self::LastWords {
                 peer,
                 pieces,
@@ -262,6 +272,16 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
         &back[..got]
     );
     println!("OK");
+    Ok(())
+}
+
+fn half_close(peer: Peer, when: &PathBuf) -> Result<()> {
+    let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    shutdown(socket.as_raw_fd(), Shutdown::Write)?;
+    println!("SHUT");
+    socket.poll(PollFlags::POLLHUP, PATIENCE)?;
     Ok(())
 }
 

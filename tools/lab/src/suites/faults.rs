@@ -54,10 +54,6 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
-        name: "faults: K3 single bytes hold little where memory is in pieces",
-        run: |s| failing(s, &IN_PIECES, bytes_in_pieces),
-    },
-    Test {
         name: "faults: K4 a credit update that finds no memory is sent later",
         run: |s| failing(s, &DEQUEUE, |s| stream(s, "--pause-ms 200 --poll", 65_536)),
     },
@@ -72,32 +68,51 @@ pub struct Faults {
     patient: bool,
     /// Only those of 2^n pages or more.
     order: u32,
+    /// So many of each kind.
+    times: u64,
 }
 
+/// More than a test can use up.
+const MANY: u64 = 1_000_000_000;
+
 const RECEIVE: Faults = Faults {
-    function: "4Pair7receive",
+    function: "8Receiver7receive",
     percent: 40,
     patient: false,
     order: 0,
+    times: MANY,
 };
 /// As where memory is fragmented: pages there are, but not several in a row.
-const IN_PIECES: Faults = Faults {
-    function: "4Pair7receive",
+pub const IN_PIECES: Faults = Faults {
     percent: 100,
-    patient: false,
     order: 1,
+    ..RECEIVE
+};
+/// Not even for an answer.
+pub const RECEIVE_NOTHING: Faults = Faults {
+    percent: 100,
+    ..RECEIVE
+};
+pub const SHUTDOWN: Faults = Faults {
+    function: "9callbacks8shutdown",
+    ..DEQUEUE
+};
+/// RESPONSE is the first packet that is made there; the RST in its place finds memory.
+pub const RESPONSE: Faults = Faults {
+    function: "6accept7enqueue",
+    times: 1,
+    ..DEQUEUE
 };
 const DEQUEUE: Faults = Faults {
     function: "9callbacks14stream_dequeue",
     percent: 100,
     patient: true,
     order: 0,
+    times: MANY,
 };
 pub const FIND_QUEUES: Faults = Faults {
     function: "11find_queues",
-    percent: 100,
-    patient: true,
-    order: 0,
+    ..DEQUEUE
 };
 
 /// 2 MiB from the host in writes of `size` bytes to a reader in the guest.
@@ -121,65 +136,32 @@ fn stream(s: &mut Session, reader: &str, size: u32) -> Result<()> {
     Ok(())
 }
 
-/// Single bytes from the host, 16 Ki of them, to one who reads nothing; each is a packet.
-fn bytes_in_pieces(s: &mut Session) -> Result<()> {
-    const BYTES: u64 = 16 << 10;
-    // Twice the bytes, the overhead of buffers of a page, and what one large buffer more or less holds; what else the
-    // kernel does meanwhile.
-    const MOST: i64 = 4 << 20;
-    let port = s.fresh_port();
-    let server = s.server(
-        Side::Guest,
-        &format!("hold-server --port {port} --connections 1 --kind seqpacket --bytes {BYTES}"),
-    )?;
-    let held = |s: &Session| -> Result<i64> {
-        let text = s.rvtest(Side::Guest, "memory")?.success(LONG)?;
-        let number = text
-            .split_whitespace()
-            .find_map(|w| w.strip_prefix("kernel=")?.parse().ok());
-        number.with_context(|| format!("no kernel= in {text:?}"))
-    };
-    let before = held(s)?;
-    let client = s.rvtest(
-        Side::Host,
-        &format!(
-            "hold-client --cid {} --port {port} --connections 1 --pieces {BYTES} --size 1 --kind seqpacket",
-            Side::Guest.cid()
-        ),
-    )?;
-    client.expect("FILLED", LONG)?;
-    server.expect("HELD", LONG)?;
-    let more = held(s)? - before;
-    ensure!(
-        more < MOST,
-        "{BYTES} unread messages of a byte hold {more} bytes of memory"
-    );
-    Ok(())
-}
-
 /// Runs `test` while allocations fail.
 pub fn failing(
     s: &mut Session,
     faults: &Faults,
     test: impl FnOnce(&mut Session) -> Result<()>,
 ) -> Result<()> {
-    /// More than a test can use up.
-    const TIMES: u64 = 1_000_000_000;
     let Faults {
         function,
         percent,
         patient,
         order,
+        times,
     } = *faults;
     let (start, end) = place(s, function)?;
     let impatient = if patient { "N" } else { "Y" };
-    // Objects of the slab are in pages that are there.
-    let all = ["failslab", "fail_page_alloc"];
-    let kinds = if order > 0 { &all[1..] } else { &all[..] };
+    let kinds: &[_] = match (order, times) {
+        (0, MANY) => &["failslab", "fail_page_alloc"],
+        // Of one in a row the first is the slab's, as all begin with an object of it.
+        (0, _) => &["failslab"],
+        // Objects of the slab are in pages that are there.
+        _ => &["fail_page_alloc"],
+    };
     for kind in kinds {
         s.guest_sh(&format!(
             "cd /sys/kernel/debug/{kind} && {{ [ ! -e min-order ] || echo {order} > min-order; echo 0 > verbose;
-            echo {TIMES} > times; echo {start:#x} > require-start; echo {end:#x} > require-end;
+            echo {times} > times; echo {start:#x} > require-start; echo {end:#x} > require-end;
             echo {impatient} > ignore-gfp-wait; echo {percent} > probability; }}"
         ))?;
     }
@@ -190,7 +172,7 @@ pub fn failing(
             "cd /sys/kernel/debug/{kind}; echo 0 > probability; cat times"
         ))?;
         let left: u64 = left.trim().parse().context("a number in times")?;
-        failed |= left < TIMES;
+        failed |= left < times;
     }
     outcome.with_context(|| {
         let stats = s.guest_sh("cat /sys/kernel/debug/rvsock/stats");

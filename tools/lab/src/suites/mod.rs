@@ -59,13 +59,15 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(device::TESTS)
         .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
-        .filter(|t| {
-            let needs_debug = ["leaks: ", "faults: "]
-                .iter()
-                .any(|p| t.name.starts_with(p));
-            kernel == Kernel::Debug || !needs_debug
-        })
+        .filter(|t| kernel == Kernel::Debug || !needs_debug(t.name))
         .collect()
+}
+
+/// Whether a test needs what our own kernel alone has: to find leaks, and to fail where memory is asked for.
+pub fn needs_debug(test: &str) -> bool {
+    ["leaks: ", "faults: ", our_device::STARVED]
+        .iter()
+        .any(|p| test.starts_with(p))
 }
 
 /// All ways to start our device, each with its tests.
@@ -88,7 +90,10 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
     }
     // Our own kernel has no other transport of datagrams.
     let stock = |n: &str| n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED;
-    names.retain(|n| places.guest != Kernel::Debug || !stock(n));
+    names.retain(|n| match places.guest {
+        Kernel::Debug => !stock(n),
+        _ => !needs_debug(n),
+    });
     Ok(names)
 }
 

@@ -33,7 +33,7 @@ fn slack(s: &Session) -> i64 {
 }
 
 /// What the guest's kernel holds, in bytes.
-fn held(s: &Session) -> Result<i64> {
+pub(super) fn held(s: &Session) -> Result<i64> {
     let text = s.rvtest(Side::Guest, "memory")?.success(LONG)?;
     let found = text
         .split_whitespace()

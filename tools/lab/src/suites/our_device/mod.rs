@@ -11,6 +11,7 @@ mod merged;
 pub(super) mod messages;
 mod receive;
 mod resets;
+mod starved;
 pub(super) mod streams;
 mod transmit;
 mod victim;
@@ -68,6 +69,9 @@ macro_rules! tests {
         },)*]
     };
 }
+
+/// What the names of tests begin with in which memory is asked for in vain.
+pub const STARVED: &str = "rvsock-device, no memory: ";
 
 /// All that the drafts have, on five queues. The C driver takes three of them, and of the features what it knows.
 pub const ALL: &[&str] = &["--features", "stream,seqpacket,dgram,mrg-rxbuf"];
@@ -236,6 +240,16 @@ pub const SETUPS: &[Setup] = &[
             "K5 a writer of small messages waits for memory, and goes on" => messages::small_behind,
             "K5 connections that are begun and given up leave nothing" => memory::given_up,
             "K5 datagrams of closed sockets hold a bounded memory" => memory::closed_datagram_sockets,
+        },
+    ),
+    Setup::alone(
+        &["--features", "stream,seqpacket"],
+        3,
+        tests! { "no memory":
+            "C4 the end of a half is told later" => starved::half_close,
+            "C4 the end of both halves is answered later" => starved::answer,
+            "C3 a caller whom nobody can answer is refused, and not accepted" => starved::refusal,
+            "K3 small messages hold little where memory is in pieces" => starved::bytes_in_pieces,
         },
     ),
     Setup::alone(

@@ -3,6 +3,7 @@
 //! Those who wait, and what waits: nobody for ever, and nothing for the wrong connection.
 
 use std::{
+    fmt,
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     thread,
@@ -28,15 +29,21 @@ const HANG: Duration = Duration::from_secs(40);
 const OTHER_CID: u32 = 78;
 
 /// A file in the guest that a program waits for.
-struct Signal(String);
+pub(super) struct Signal(String);
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl Signal {
-    fn new(s: &mut Session) -> Self {
+    pub(super) fn new(s: &mut Session) -> Self {
         Self(format!("/tmp/signal-{}", s.fresh_port()))
     }
 
-    fn give(&self, s: &Session) -> Result<()> {
-        s.guest_sh(&format!("touch {}", self.0)).map(drop)
+    pub(super) fn give(&self, s: &Session) -> Result<()> {
+        s.guest_sh(&format!("touch {self}")).map(drop)
     }
 }
 
@@ -81,11 +88,10 @@ pub fn lowat(s: &mut Session) -> Result<()> {
     let program = s.server(
         Side::Guest,
         &format!(
-            "waits lowat --port {port} --first {} --second {} --lowat {} --when {}",
+            "waits lowat --port {port} --first {} --second {} --lowat {} --when {signal}",
             70 * KIB,
             186 * KIB,
-            100 * KIB,
-            signal.0
+            100 * KIB
         ),
     )?;
     let (stream, _) = connect(s, port)?;
@@ -190,10 +196,7 @@ pub fn successor(s: &mut Session) -> Result<()> {
     });
     let program = s.rvtest(
         Side::Guest,
-        &format!(
-            "waits successor --cid 2 --port {port} --from {from} --when {}",
-            signal.0
-        ),
+        &format!("waits successor --cid 2 --port {port} --from {from} --when {signal}"),
     )?;
     let outcome = writes_unseen(s, &program, &signal, |s| {
         say(s, &format!("abort {from}"))?;
@@ -224,10 +227,7 @@ fn last_words(s: &mut Session, how: &str) -> Result<()> {
     let reader = reader(listener, Duration::ZERO);
     let program = s.rvtest(
         Side::Guest,
-        &format!(
-            "waits last-words --cid 2 --port {port} --pieces {PIECES} --when {} {how}",
-            signal.0
-        ),
+        &format!("waits last-words --cid 2 --port {port} --pieces {PIECES} --when {signal} {how}"),
     )?;
     let (unbinding, bind) = writes_unseen(s, &program, &signal, |s| {
         // The C driver, and an older one of ours, do not say.
