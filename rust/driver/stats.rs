@@ -56,6 +56,9 @@ counters! {
     Overrun = "rx_overrun",
     /// Replies that were dropped, as the host takes no packets (C6).
     ReplyDropped = "tx_reply_dropped",
+    /// Packets in more pieces than the transmit queue has descriptors: their connections were reset, as
+    /// datagrams they were lost.
+    TooLong = "tx_too_long",
     /// Events of the device.
     Events = "events",
 }

@@ -30,7 +30,8 @@ use crate::{
     },
     proto::{
         Actions,
-        Retry, //
+        Retry,
+        SockError, //
     },
     wire::{
         Header,
@@ -42,6 +43,7 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::Relaxed,
         Arc, //
     }, //
 };
@@ -82,6 +84,7 @@ impl Conn {
         let mut entered = Ok(());
         let actions = self.decide(|inner| {
             inner.news = News::default();
+            self.has_gap.store(false, Relaxed);
             // Its place is not left for a moment: an answer to an earlier call may just come.
             if inner.key != Some(key) {
                 self.unlink(inner);
@@ -214,6 +217,22 @@ impl Conn {
             drop_unread: true,
             ..Actions::NONE
         });
+    }
+
+    /// Ends the connection, as a packet of it was lost. Nothing is locked. Does not sleep.
+    pub(super) fn end_at_gap(&self) {
+        let addresses = self.inner.lock().addresses();
+        let found = self.table.find(addresses);
+        // One that has left the table is over.
+        let Some(conn) = found.filter(|conn| core::ptr::eq(&raw const **conn, self)) else {
+            return;
+        };
+        let actions = conn.decide(|inner| inner.end.abort(SockError::ConnReset));
+        let _ = conn.carry_out(&actions, GFP_ATOMIC);
+        if News::is_in(&actions) {
+            // Who frees the packet may have another socket locked.
+            conn.table.try_later(&conn);
+        }
     }
 
     /// The device has lost the connection: it is over (C5, C7). Does not sleep.

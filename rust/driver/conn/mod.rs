@@ -87,6 +87,8 @@ pub(super) struct Conn {
     ty: SocketType,
     /// A credit update waits for room in the transmit queue, and will tell the newest.
     update_waits: AtomicFlag,
+    /// A packet was lost on its way to the device, and the connection is to end.
+    has_gap: AtomicFlag,
     table: Arc<Connections>,
     /// What waits for room in the transmit queue.
     #[pin]
@@ -147,6 +149,7 @@ impl Conn {
                 sk,
                 ty,
                 update_waits: AtomicFlag::new(false),
+                has_gap: AtomicFlag::new(false),
                 table,
                 backlog <- Backlog::new(buf_alloc),
                 inner <- new_spinlock_bh!(
@@ -379,6 +382,9 @@ impl Sender for Conn {
     }
 
     fn advertise(&self, last: bool) -> Option<Advertised> {
+        if self.has_gap.load(Relaxed) && !last {
+            return None;
+        }
         let mut inner = self.inner.lock();
         let (key, addresses) = (inner.key, inner.addresses());
         inner
@@ -388,6 +394,13 @@ impl Sender for Conn {
 
     fn taken(&self) {
         self.tell_of_room();
+        if self.has_gap.load(Relaxed) {
+            self.end_at_gap();
+        }
+    }
+
+    fn begin_gap(&self) {
+        self.has_gap.store(true, Relaxed);
     }
 
     fn update_left(&self) {

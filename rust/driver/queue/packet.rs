@@ -58,6 +58,9 @@ pub(in crate::driver) trait Sender: Send + Sync {
     /// A packet has gone, whatever became of it: there may be room. Nothing is locked.
     fn taken(&self);
 
+    /// A packet can never be sent: none may follow it. The queue is locked; [`taken`](Self::taken) follows.
+    fn begin_gap(&self);
+
     /// A credit update does not wait any more: it is sent now, or dropped.
     fn update_left(&self);
 }

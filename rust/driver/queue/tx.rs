@@ -358,6 +358,13 @@ impl Inner {
             Err(error) if error.error == ENOSPC || error.error == ENOMEM => {
                 Err(NotAdded::ForNow(error.buffer))
             }
+            Err(error) if error.error == E2BIG => {
+                STATS.count(Counter::TooLong);
+                if let Some(sender) = error.buffer.control().sender() {
+                    sender.begin_gap();
+                }
+                Err(NotAdded::Never(error.buffer))
+            }
             // The device is broken: nothing will ever be taken.
             Err(error) => Err(NotAdded::Never(error.buffer)),
         }
