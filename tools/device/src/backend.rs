@@ -17,7 +17,7 @@ use vmm_sys_util::{
 
 use crate::{
     guest::{Guest, RX, TX},
-    options::Profile,
+    options::{Profile, ACCESS_PLATFORM},
     ring::{Space, Vring},
     switch::{lock, Shared},
 };
@@ -71,7 +71,12 @@ impl VhostUserBackend for Backend {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ
+        let always = VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ;
+        if self.profile.features & ACCESS_PLATFORM == 0 {
+            return always;
+        }
+        // QEMU wants to be asked for addresses, which without an IOMMU are what they seem.
+        always | VhostUserProtocolFeatures::BACKEND_REQ
     }
 
     fn set_event_idx(&self, _enabled: bool) {}

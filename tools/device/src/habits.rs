@@ -70,6 +70,7 @@ pub struct Habits {
     pub event_idx: bool,
     pub indirect: bool,
     pub in_order: bool,
+    pub access_platform: bool,
     pub queue_size: u16,
     /// Of each receive buffer so many descriptors are filled.
     pub rx_pieces: usize,
@@ -118,6 +119,9 @@ pub struct Single {
     /// Offer VIRTIO_F_IN_ORDER; buffers are used in their order in any case
     #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
     in_order: Option<Switch>,
+    /// Offer VIRTIO_F_ACCESS_PLATFORM: the driver asks its platform which addresses to use
+    #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
+    access_platform: Option<Switch>,
     /// The greatest size of a queue that is accepted
     #[arg(long, value_parser = size_of_queue)]
     queue_size: Option<u16>,
@@ -180,6 +184,7 @@ impl Habits {
             event_idx: true,
             indirect: true,
             in_order: false,
+            access_platform: false,
             queue_size: 1024,
             rx_pieces: usize::MAX,
             contiguous: None,
@@ -294,6 +299,7 @@ impl Single {
         }
         set(&mut habits.event_idx, on(self.event_idx));
         set(&mut habits.indirect, on(self.indirect));
+        set(&mut habits.access_platform, on(self.access_platform));
         set(&mut habits.in_order, on(self.in_order));
         set(&mut habits.queue_size, self.queue_size);
         set(

@@ -17,6 +17,7 @@ const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
+pub const ACCESS_PLATFORM: u64 = 1 << 33;
 const IN_ORDER: u64 = 1 << 35;
 
 /// The longest name that the device derives from `uds=` has so many bytes more: `.dgram_4294967295`.
@@ -117,6 +118,7 @@ impl Options {
             ),
             (habits.indirect, INDIRECT),
             (habits.event_idx, EVENT_IDX),
+            (habits.access_platform, ACCESS_PLATFORM),
             (habits.in_order, IN_ORDER),
             (true, PROTOCOL_FEATURES | VERSION_1),
         ];
@@ -245,6 +247,7 @@ mod tests {
         let features = |words| parse(words).map(|(_, p)| p.features >> 28).ok();
         assert_eq!(features(""), Some(0b10111));
         assert_eq!(features("--event-idx off --indirect off"), Some(0b10100));
+        assert_eq!(features("--access-platform on"), Some(0b110111));
     }
 
     #[test]
