@@ -67,6 +67,25 @@ pub enum Task {
         #[arg(long)]
         when: PathBuf,
     },
+    /// Connect once, and with writers that write until there is no room, of which some are closed
+    Farewell {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        writers: usize,
+        #[arg(long)]
+        close: usize,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+    },
+    /// Write so much once, and see the connection reset
+    TooLong {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        bytes: usize,
+    },
     /// End the own half, and keep the other
     HalfClose {
         #[command(flatten)]
@@ -103,6 +122,13 @@ impl Task {
             Self::ErrorTaken { peer } => error_taken(peer),
             Self::LateAnswer { peer } => late_answer(peer),
             Self::Successor { peer, from, when } => successor(peer, from, &when),
+            Self::Farewell {
+                peer,
+                writers,
+                close,
+                when,
+            } => farewell(peer, writers, close, &when),
+            Self::TooLong { peer, bytes } => too_long(peer, bytes),
             Self::HalfClose { peer, when } => half_close(peer, &when),
             Self::LastWords {
                 peer,
@@ -270,6 +296,38 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
         got == 10 && back == [3; 10],
         "the echo was {:?}",
         &back[..got]
+    );
+    println!("OK");
+    Ok(())
+}
+
+fn farewell(peer: Peer, writers: usize, close: usize, when: &PathBuf) -> Result<()> {
+    // In two pieces each, of the header and of what is too long to lie behind it.
+    const PIECE: [u8; 5000] = [7; 5000];
+    let quiet = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    let mut writers = (0..writers)
+        .map(|_| Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer))
+        .collect::<Result<Vec<_>>>()?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    for writer in &writers {
+        while writer.send(&PIECE, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    }
+    writers.drain(..close);
+    println!("WRITTEN");
+    quiet.poll(PollFlags::POLLIN, PATIENCE)?;
+    Ok(())
+}
+
+fn too_long(peer: Peer, bytes: usize) -> Result<()> {
+    let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    let sent = socket.send(&vec![1; bytes], MsgFlags::empty())?;
+    ensure!(sent == bytes, "{sent} of {bytes} bytes were written");
+    socket.poll(PollFlags::POLLIN, PATIENCE)?;
+    let error = getsockopt(&socket, sockopt::SocketError)?;
+    ensure!(
+        error == libc::ECONNRESET,
+        "the connection was to end by ECONNRESET, and has error {error}"
     );
     println!("OK");
     Ok(())

@@ -43,6 +43,10 @@ use crate::{
 pub struct Setup {
     options: &'static [&'static str],
     queues: u8,
+    /// How many descriptors each queue has.
+    ring: u16,
+    /// The driver reaches the device as its platform says, by the kernel's DMA interface.
+    dma: bool,
     /// The C driver can be the one under test.
     pub c_driver: bool,
     neighbour: Neighbour,
@@ -60,6 +64,8 @@ enum Neighbour {
     /// With the C driver.
     C,
 }
+
+const RING: u16 = 256;
 
 macro_rules! tests {
     ($setup:literal: $($name:literal => $run:expr,)*) => {
@@ -80,6 +86,8 @@ pub const SETUPS: &[Setup] = &[
     Setup {
         options: &["--features", "stream,seqpacket"],
         queues: 3,
+        ring: RING,
+        dma: false,
         c_driver: true,
         neighbour: Neighbour::None,
         directions: &[],
@@ -100,6 +108,8 @@ pub const SETUPS: &[Setup] = &[
     Setup {
         options: ALL,
         queues: 5,
+        ring: RING,
+        dma: false,
         c_driver: false,
         neighbour: Neighbour::None,
         directions: &[],
@@ -127,6 +137,8 @@ pub const SETUPS: &[Setup] = &[
             "off",
         ],
         queues: 3,
+        ring: RING,
+        dma: false,
         c_driver: true,
         neighbour: Neighbour::None,
         directions: &[],
@@ -138,6 +150,8 @@ pub const SETUPS: &[Setup] = &[
     Setup {
         options: ALL,
         queues: 5,
+        ring: RING,
+        dma: false,
         c_driver: true,
         neighbour: Neighbour::Same,
         directions: &[
@@ -152,6 +166,8 @@ pub const SETUPS: &[Setup] = &[
     Setup {
         options: ALL,
         queues: 5,
+        ring: RING,
+        dma: false,
         c_driver: false,
         neighbour: Neighbour::C,
         directions: &[
@@ -242,6 +258,38 @@ pub const SETUPS: &[Setup] = &[
             "K5 datagrams of closed sockets hold a bounded memory" => memory::closed_datagram_sockets,
         },
     ),
+    Setup {
+        dma: true,
+        ..Setup::alone(
+            &["--features", "stream,seqpacket"],
+            3,
+            tests! { "DMA":
+                "streams of either side" => echoes,
+                "C5 the transport is reset" => resets::same_cid,
+                "64 MiB from the host and back, with half-closes" => streams::from_host,
+            },
+        )
+    },
+    Setup {
+        ring: 16,
+        ..Setup::alone(
+            &["--features", "stream,seqpacket"],
+            3,
+            tests! { "small rings":
+                "C7 connections end in time though much waits at a slow device" => waits::farewell,
+            },
+        )
+    },
+    Setup {
+        ring: 1,
+        ..Setup::alone(
+            &["--features", "stream,seqpacket", "--indirect", "off"],
+            3,
+            tests! { "rings of one":
+                "a packet of two pieces ends its connection" => waits::too_long,
+            },
+        )
+    },
     Setup::alone(
         &["--features", "stream,seqpacket"],
         3,
@@ -279,6 +327,8 @@ impl Setup {
         Self {
             options,
             queues,
+            ring: RING,
+            dma: false,
             c_driver: false,
             neighbour: Neighbour::None,
             directions: &[],
@@ -328,11 +378,16 @@ impl Setup {
         }
         let options = ["--control", "CONTROL"].iter().chain(self.options);
         command.extend(options.map(|s| s.to_string()));
+        if self.dma {
+            command.extend(["--access-platform", "on"].map(str::to_owned));
+        }
         VhostUser {
             command,
             qemu: format!(
-                "vhost-user-test-device-pci,id=vsock,virtio-id=19,num_vqs={},config_size=8,vq_size=256",
-                self.queues
+                "vhost-user-test-device-pci,id=vsock,virtio-id=19,num_vqs={},config_size=8,vq_size={},iommu_platform={}",
+                self.queues,
+                self.ring,
+                if self.dma { "on" } else { "off" }
             ),
             neighbour,
         }

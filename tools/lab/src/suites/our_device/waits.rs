@@ -14,7 +14,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 
 use super::{
     connect,
-    control::{paused, say, stats},
+    control::{counters, paused, say, stats},
     joined, listen, uds, STALL,
 };
 use crate::{
@@ -255,6 +255,76 @@ pub fn last_words_of_a_connection(s: &mut Session) -> Result<()> {
 
 pub fn last_words_of_a_closed_socket(s: &mut Session) -> Result<()> {
     last_words(s, "--close")
+}
+
+/// What many sockets have written, some of them closed since, is more than a slow device takes until it is unbound: the
+/// connections that are left are ended all the same.
+pub fn farewell(s: &mut Session) -> Result<()> {
+    const WRITERS: u64 = 6;
+    const CLOSED: u64 = 3;
+    let (port, listener) = listen(s)?;
+    let signal = Signal::new(s);
+    let program = s.rvtest(
+        Side::Guest,
+        &format!(
+            "waits farewell --cid 2 --port {port} --writers {WRITERS} --close {CLOSED} --when {signal}"
+        ),
+    )?;
+    program.expect("CONNECTED", LONG)?;
+    let mut streams = Vec::new();
+    for _ in 0..=WRITERS {
+        let (mut stream, _) = listener.accept()?;
+        streams.push(thread::spawn(move || {
+            std::io::copy(&mut stream, &mut std::io::sink())
+        }));
+    }
+    let count = |s: &Session, name: &str| -> Result<u64> {
+        let count = counters(s)?[GUEST_CID.to_string()][name].as_u64();
+        count.with_context(|| format!("no {name} is counted"))
+    };
+    let (taken, resets) = (count(s, "tx_packets")?, count(s, "resets_received")?);
+    let outcome = writes_unseen(s, &program, &signal, |s| {
+        let waiting = stats(s)?["tx_waiting"];
+        say(s, "pace tx 5")?;
+        Ok((unbind(s)?, waiting))
+    });
+    let ((unbinding, bind), waiting) = outcome?;
+    unbinding.success(LONG)?;
+    say(s, "pace tx 0")?;
+    let (taken, resets) = (
+        count(s, "tx_packets")? - taken,
+        count(s, "resets_received")? - resets,
+    );
+    s.guest_sh(&bind)?;
+    program.wait(LONG)?;
+    ensure!(
+        taken < waiting,
+        "the device was not slow: it took {taken} packets, and {waiting} waited"
+    );
+    // What the host tells those that were closed is answered by RST, too.
+    ensure!(
+        resets > WRITERS - CLOSED,
+        "the device got {resets} RST, and {taken} packets in all"
+    );
+    Ok(())
+}
+
+/// On a queue of a single descriptor no packet with payload can ever be sent, as that has a piece for the header.
+pub fn too_long(s: &mut Session) -> Result<()> {
+    let (port, listener) = listen(s)?;
+    let before = stats(s)?["tx_too_long"];
+    let reader = reader(listener, Duration::ZERO);
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits too-long --cid 2 --port {port} --bytes 100"),
+    )?;
+    program.success(HANG)?;
+    // The device ends the stream of a connection that was reset.
+    let all = joined(reader)?;
+    ensure!(all == 0, "the host got {all} bytes");
+    let counted = stats(s)?["tx_too_long"] - before;
+    ensure!(counted == 1, "{counted} packets were too long");
+    Ok(())
 }
 
 /// An event costs no line of the log each.
