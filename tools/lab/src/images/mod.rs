@@ -49,7 +49,12 @@ const BUILT: &[&str] = &[
 ];
 
 /// The modules that the tests of ext load: those of samples/.
-const SAMPLES: &[&str] = &["rust_ext_test", "rust_net_test", "rust_fake_virtio"];
+const SAMPLES: &[&str] = &[
+    "rust_ext_test",
+    "rust_net_test",
+    "rust_fake_virtio",
+    "rvsock_namesake",
+];
 
 impl Places {
     pub fn from_environment() -> Result<Self> {

@@ -111,6 +111,38 @@ pub fn given_up(s: &mut Session) -> Result<()> {
     })
 }
 
+/// Where another driver has the name of ours, the module is not loaded, again and again.
+pub fn not_loaded(s: &mut Session) -> Result<()> {
+    const TIMES: u32 = 40;
+    /// What is made before the driver is registered, in bytes; the allocator rounds it up to twice as much.
+    const TABLES: i64 = 32 << 10;
+    s.unload_when_free()?;
+    s.guest_sh("insmod /modules/rvsock_namesake.ko")?;
+    let outcome = (|| {
+        let round = |s: &mut Session, times: u32| -> Result<i64> {
+            for _ in 0..times {
+                let (code, text) = s.guest_try("insmod /modules/rvsock.ko", LONG)?;
+                ensure!(
+                    code != 0 && text.contains("Device or resource busy"),
+                    "the module was to be refused by EBUSY: {text}"
+                );
+            }
+            held(s)
+        };
+        // The first round fills the allocator's own lists.
+        let before = round(s, 4)?;
+        let more = round(s, TIMES)? - before;
+        ensure!(
+            more < i64::from(TIMES) * TABLES,
+            "{TIMES} times leave {more} bytes of memory behind"
+        );
+        Ok(())
+    })();
+    s.guest_sh("rmmod rvsock_namesake")?;
+    s.load()?;
+    outcome
+}
+
 /// Datagrams of sockets that were closed hold a bounded memory; who comes later waits, as for his own buffer.
 pub fn closed_datagram_sockets(s: &mut Session) -> Result<()> {
     let port = Port::new(s)?;

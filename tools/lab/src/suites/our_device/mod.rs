@@ -256,6 +256,7 @@ pub const SETUPS: &[Setup] = &[
             "K5 a writer of small messages waits for memory, and goes on" => messages::small_behind,
             "K5 connections that are begun and given up leave nothing" => memory::given_up,
             "K5 datagrams of closed sockets hold a bounded memory" => memory::closed_datagram_sockets,
+            "a module that cannot be loaded leaves no memory behind" => memory::not_loaded,
         },
     ),
     Setup {
