@@ -102,7 +102,7 @@ impl Conn {
                 // All of it, or none: the notification speaks of the whole call.
                 let pinned = reserved == len && parameters::zerocopy.get() && link.can_pin(msg);
                 if !pinned {
-                    zerocopy.is_copied();
+                    zerocopy.mark_copied();
                 }
                 Some((zerocopy, if pinned { Pinned::Yes } else { Pinned::No }))
             }

@@ -81,7 +81,7 @@ impl<'call> ZeroCopy<'call> {
     }
 
     /// Has the notification say that the payload was copied after all.
-    pub(crate) fn is_copied(&self) {
+    pub(crate) fn mark_copied(&self) {
         if self.owned {
             // SAFETY: Valid by the invariant, and what `msg_zerocopy_realloc()` makes is of this
             // kind.
