@@ -82,7 +82,7 @@ pub struct Actions {
     /// Wake who waits to write: there is room.
     pub wake_writer: bool,
     /// Call [`Endpoint::catch_up`] soon, when there may be memory.
-    pub retry: bool,
+    pub catch_up_soon: bool,
     /// Call [`Endpoint::on_timeout`] at [`Endpoint::deadline`].
     pub start_timer: bool,
 }
@@ -107,13 +107,13 @@ impl Actions {
         silent: false,
         wake_reader: false,
         wake_writer: false,
-        retry: false,
+        catch_up_soon: false,
         start_timer: false,
     };
 
     /// Try again soon what there was no memory for.
-    pub(super) const RETRY: Self = Self {
-        retry: true,
+    pub(super) const CATCH_UP_SOON: Self = Self {
+        catch_up_soon: true,
         ..Self::NONE
     };
 

@@ -254,7 +254,7 @@ impl Conn {
                 }
             }
         }
-        if actions.retry {
+        if actions.catch_up_soon {
             self.table.try_later(self);
         }
         if actions.start_timer {
@@ -295,7 +295,7 @@ impl Conn {
             self.update_left();
         }
         if (error == ENOMEM || matches!(what, Control::Request | Control::CreditRequest))
-            && self.decide(|inner| inner.end.on_unsent(what)).retry
+            && self.decide(|inner| inner.end.on_unsent(what)).catch_up_soon
         {
             self.table.try_later(self);
         }

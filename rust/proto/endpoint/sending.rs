@@ -101,11 +101,11 @@ impl Endpoint {
             }
             Control::CreditUpdate => {
                 self.update_owed = true;
-                Actions::RETRY
+                Actions::CATCH_UP_SOON
             }
             Control::Shutdown(_) | Control::Rst => {
                 self.owed = Some(what);
-                Actions::RETRY
+                Actions::CATCH_UP_SOON
             }
         }
     }
@@ -223,9 +223,9 @@ mod tests {
     fn what_there_was_no_memory_for_is_owed() {
         let mut end = established(SocketType::Stream, 1000);
         assert!(end.catch_up().is_empty());
-        assert!(end.on_unsent(Control::CreditUpdate).retry);
+        assert!(end.on_unsent(Control::CreditUpdate).catch_up_soon);
         let rcv = Control::Shutdown(ShutdownFlags::RCV);
-        assert!(end.on_unsent(rcv).retry);
+        assert!(end.on_unsent(rcv).catch_up_soon);
         let actions = end.catch_up();
         assert_eq!(actions.send, Some(rcv));
         assert!(actions.update);
@@ -234,7 +234,7 @@ mod tests {
         let _ = end.on_unsent(rcv);
         let _ = end.on_unsent(Control::CreditUpdate);
         let rst = end.device_leaving().send;
-        assert!(rst.is_some_and(|rst| end.on_unsent(rst).retry));
+        assert!(rst.is_some_and(|rst| end.on_unsent(rst).catch_up_soon));
         let actions = end.catch_up();
         assert_eq!(actions.send, Some(Control::Rst));
         assert!(!actions.update);
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(request, Some(Control::Request));
         let actions = end.on_unsent(Control::Request);
         assert!(actions.silent && actions.unlink && actions.done);
-        assert!(actions.send.is_none() && !actions.retry);
+        assert!(actions.send.is_none() && !actions.catch_up_soon);
         assert_eq!(end.state(), State::Closed);
     }
 

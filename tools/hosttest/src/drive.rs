@@ -336,8 +336,8 @@ impl Driven {
         }
         if self.no_memory && what != Control::Request {
             let actions = self.end.on_unsent(what);
-            assert_eq!(actions.retry, what != Control::CreditRequest);
-            self.owes |= actions.retry;
+            assert_eq!(actions.catch_up_soon, what != Control::CreditRequest);
+            self.owes |= actions.catch_up_soon;
             if matches!(what, Control::Shutdown(_) | Control::Rst) {
                 self.owed = Some(what);
             }
@@ -397,7 +397,7 @@ impl Driven {
             self.unread = Unread::NONE;
         }
         self.timer |= actions.start_timer;
-        self.owes |= actions.retry;
+        self.owes |= actions.catch_up_soon;
         for what in actions.packets() {
             self.send(what);
         }

@@ -43,7 +43,7 @@ pub(crate) struct Side {
     pub(crate) polls: bool,
     /// There is none for control packets.
     pub(crate) no_memory: bool,
-    retry: bool,
+    catch_up_soon: bool,
     timer: Option<Time>,
     /// How many updates it has sent.
     pub(crate) updates: u32,
@@ -67,7 +67,7 @@ impl Side {
             lowat: 1,
             polls: false,
             no_memory: false,
-            retry: false,
+            catch_up_soon: false,
             timer: None,
             updates: 0,
             too_long: false,
@@ -186,7 +186,7 @@ impl World {
         if actions.wake_writer || news {
             side.writer_sleeps = false;
         }
-        side.retry |= actions.retry;
+        side.catch_up_soon |= actions.catch_up_soon;
         if actions.start_timer {
             side.timer = side.end.deadline(now);
         }
@@ -295,7 +295,7 @@ impl World {
     /// There is memory again.
     pub(crate) fn catch_up(&mut self, who: usize) -> bool {
         let side = &mut self.sides[who];
-        let again = !side.no_memory && std::mem::take(&mut side.retry);
+        let again = !side.no_memory && std::mem::take(&mut side.catch_up_soon);
         if again {
             let actions = side.end.catch_up();
             self.carry_out(who, actions);
