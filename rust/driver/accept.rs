@@ -76,7 +76,7 @@ pub(super) trait Device {
     fn has_become(&self, cid: u32) -> bool;
 
     /// There is room for requests again: it receives what waits. Does not sleep.
-    fn has_room(&self);
+    fn receive_again(&self);
 }
 
 /// Requests that wait to be handled.
@@ -222,7 +222,7 @@ impl Requests {
             (requests, core::mem::replace(&mut waiting.paused, false))
         };
         if paused {
-            device.has_room();
+            device.receive_again();
         }
         requests
     }
@@ -272,7 +272,7 @@ impl Requests {
             return Err(EINVAL);
         }
         let ty = request.socket_type().map_err(|_| EINVAL)?;
-        let sk = bound(here.cid, here.port).ok_or(NetError::ConnRefused)?;
+        let sk = find_bound(here.cid, here.port).ok_or(NetError::ConnRefused)?;
         if socket_type(sk.sock_type()) != ty {
             return Err(NetError::ConnRefused.into());
         }
@@ -395,7 +395,7 @@ fn enqueue(link: &Arc<Link>, listener: &Listener, connection: HeldUp) -> Option<
 ///
 /// One that was bound to a CID that this machine had before counts as well (C5); one that is bound
 /// to the loopback's does not.
-fn bound(cid: u32, port: u32) -> Option<ARef<VsockSock>> {
+fn find_bound(cid: u32, port: u32) -> Option<ARef<VsockSock>> {
     VsockSock::find_bound(cid, port)
         .or_else(|| VsockSock::find_bound(CID_ANY, port).filter(|sk| sk.local_cid() > CID_HOST))
 }

@@ -264,7 +264,7 @@ impl Datagrams for DatagramTransport {
         if sk.sndbuf_is_full() {
             // What the device has taken makes room at once, and what it takes from now on, when it
             // does.
-            link::with(|link| link.datagrams.want_sent());
+            link::with(|link| link.datagrams.ask_for_completion());
         }
         let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
         // The CID, like the device, may be another after the waiting.

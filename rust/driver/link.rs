@@ -153,7 +153,7 @@ pub(super) fn serves(ty: SocketType) -> bool {
 }
 
 /// Whether there is a device for which sockets of type `ty` do not work.
-pub(super) fn refuses(ty: SocketType) -> bool {
+pub(super) fn lacks(ty: SocketType) -> bool {
     with(|link| !link.serves(ty)).unwrap_or(false)
 }
 
@@ -194,7 +194,7 @@ impl Link {
     }
 
     /// Has socket calls find none any more. Sleeps.
-    pub(super) fn withdraw_all() {
+    pub(super) fn unpublish() {
         drop(LINK.replace(None));
     }
 
@@ -295,7 +295,7 @@ impl Link {
         if !self.streams.tx.is_full() {
             return false;
         }
-        backlog.refuse();
+        backlog.note_refusal();
         // Those that were refused before it was full no longer are woken.
         self.streams.tx.is_full_still()
     }
@@ -314,7 +314,7 @@ impl Link {
 
 impl Outbox {
     /// The device has taken packets. Does not sleep.
-    pub(super) fn used(&self, link: &Arc<Link>) {
+    pub(super) fn schedule_reclaim(&self, link: &Arc<Link>) {
         self.tx_work.queue(link, Where::Bh);
     }
 
@@ -354,8 +354,8 @@ impl Outbox {
     }
 
     /// Somebody waits until all that was sent so far is taken. Does not sleep.
-    pub(super) fn want_sent(&self) {
-        self.tx.want_interrupt();
+    pub(super) fn ask_for_completion(&self) {
+        self.tx.ask_for_completion();
     }
 
     /// Whether so much waits to be sent that more has to wait for it.

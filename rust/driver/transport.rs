@@ -244,7 +244,7 @@ impl Transport for VirtioTransport {
     }
 
     fn stream_allow(sk: &VsockSock, _remote: Addr) -> bool {
-        sk.is_global() && !link::refuses(socket_type(sk.sock_type()))
+        sk.is_global() && !link::lacks(socket_type(sk.sock_type()))
     }
 
     fn read_skbs(conn: ArcBorrow<'_, Conn>, taker: &mut dyn FnMut(SkBuff) -> bool) -> Result {

@@ -147,7 +147,7 @@ impl Conn {
     }
 
     /// It is connecting for the first time, and the device has not seen the REQUEST, and will not. Does not sleep.
-    fn takes_request_back(self: &Arc<Self>, is_first_call: bool) -> bool {
+    fn take_request_back(self: &Arc<Self>, is_first_call: bool) -> bool {
         is_first_call && self.withdraw()
     }
 
@@ -155,7 +155,7 @@ impl Conn {
     pub(in crate::driver) fn cancel(self: &Arc<Self>) {
         let is_first_call = self.inner.lock().end.is_first_call();
         self.abandon();
-        if self.takes_request_back(is_first_call) {
+        if self.take_request_back(is_first_call) {
             let actions = self.decide(|inner| inner.end.on_request_withdrawn());
             let _ = self.carry_out(&actions, GFP_ATOMIC);
         }
@@ -178,7 +178,7 @@ impl Conn {
     /// The socket is released. May sleep, if it lingers.
     pub(in crate::driver) fn release(self: &Arc<Self>, sk: Releasing<'_>) {
         let is_first_call = self.inner.lock().end.is_first_call();
-        let unseen = self.takes_request_back(is_first_call);
+        let unseen = self.take_request_back(is_first_call);
         let actions = self.decide(|inner| inner.end.close(unseen));
         // What it could not send is owed, or there is nobody to tell.
         let _ = self.carry_out(&actions, GFP_KERNEL);
@@ -238,7 +238,7 @@ impl Conn {
     /// The device has lost the connection: it is over (C5, C7). Does not sleep.
     ///
     /// `tell_peer` if there is still a way.
-    pub(in crate::driver) fn lost(self: &Arc<Self>, tell_peer: bool) {
+    pub(in crate::driver) fn break_off(self: &Arc<Self>, tell_peer: bool) {
         self.act(|inner| {
             if tell_peer {
                 inner.end.device_leaving()

@@ -170,7 +170,7 @@ impl Inbox {
         };
         payload.find_room(arrival.payload, capacity)
             || proto::may_take_pages(&arrival, self.queue.unused(), buf_alloc as usize)
-            || payload.waits_for_room()
+            || payload.ask_for_room()
     }
 
     /// Stores `payload`; `message` says what part of a message it is, if it is one. `unread` bytes are

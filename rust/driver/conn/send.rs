@@ -124,7 +124,7 @@ impl Conn {
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
-            link.streams.want_sent();
+            link.streams.ask_for_completion();
         }
         match result {
             Err(error) if sent == 0 => Err(error),
@@ -200,7 +200,7 @@ impl Conn {
     /// that. Does not sleep.
     pub(in crate::driver) fn unsent(&self) -> usize {
         if self.backlog.unsent() > 0 {
-            link::with(|link| link.streams.want_sent());
+            link::with(|link| link.streams.ask_for_completion());
         }
         self.backlog.unsent()
     }

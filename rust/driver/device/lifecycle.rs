@@ -113,8 +113,8 @@ impl Vsock {
         DEVICE.replace(Some(self.clone()));
         self.rebind(before);
         // What came before DEVICE was set.
-        self.streams.used(self);
-        self.datagrams.used(self);
+        self.streams.schedule(self);
+        self.datagrams.schedule(self);
         self.event_work.queue(self, Where::Unbound);
         Ok(())
     }
@@ -173,10 +173,10 @@ impl Vsock {
         let since = Instant::<Monotonic>::now();
         let left = |limit: Delta| limit - since.elapsed();
         self.link.streams.drain(left(LAST_WORDS_TIME));
-        self.table.for_each(|conn| conn.lost(true));
+        self.table.for_each(|conn| conn.break_off(true));
         self.link.streams.drain(left(FAREWELL_TIME));
         self.link.datagrams.drain(left(FAREWELL_TIME));
-        Link::withdraw_all();
+        Link::unpublish();
         drop(DEVICE.replace(None));
         dev.delete_vqs();
         self.streams.stop();
@@ -192,6 +192,6 @@ impl Vsock {
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
         // Those that were made meanwhile; nothing makes any more.
-        self.table.for_each(|conn| conn.lost(false));
+        self.table.for_each(|conn| conn.break_off(false));
     }
 }

@@ -154,9 +154,9 @@ impl Vsock {
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
                 registration <- new_mutex!(None, "Vsock::registration"),
-                event_work <- new_work!(Self::event, "Vsock::event_work"),
-                request_work <- new_work!(Self::requested, "Vsock::request_work"),
-                retry_work <- new_delayed_work!(Self::retry, "Vsock::retry_work"),
+                event_work <- new_work!(Self::run_event_work, "Vsock::event_work"),
+                request_work <- new_work!(Self::run_request_work, "Vsock::request_work"),
+                retry_work <- new_delayed_work!(Self::run_retry_work, "Vsock::retry_work"),
                 restart_work <- new_delayed_work!(Self::restart, "Vsock::restart_work"),
             }),
             GFP_KERNEL,
@@ -164,7 +164,7 @@ impl Vsock {
     }
 
     /// Has `request` handled where one may sleep.
-    pub(super) fn request(self: &Arc<Self>, request: Header) {
+    pub(super) fn handle_later(self: &Arc<Self>, request: Header) {
         if !self.link.is_leaving() && self.requests.push(request) {
             self.request_work.queue(self, Where::Percpu);
         } else {
@@ -182,7 +182,7 @@ impl Vsock {
         &self.datagrams.rx
     }
 
-    fn requested(self: Arc<Self>) {
+    fn run_request_work(self: Arc<Self>) {
         // What the host told before it made these requests comes first (C5).
         if self.handle_events() {
             self.event_work.queue(&self, Where::Unbound);
@@ -196,11 +196,11 @@ impl Vsock {
     }
 
     /// Some requests wait for their listeners.
-    fn retry(self: Arc<Self>) {
+    fn run_retry_work(self: Arc<Self>) {
         self.request_work.queue(&self, Where::Percpu);
     }
 
-    fn event(self: Arc<Self>) {
+    fn run_event_work(self: Arc<Self>) {
         if self.handle_events() {
             self.event_work.queue(&self, Where::Unbound);
         }
@@ -213,7 +213,7 @@ impl Vsock {
         let config = self.config.lock();
         let taken = self.events.take();
         if taken.reset {
-            self.transport_reset(config.as_ref());
+            self.handle_transport_reset(config.as_ref());
         }
         // Some hosts wait for this before they let new connections in (C5).
         self.events.give_back();
@@ -224,7 +224,7 @@ impl Vsock {
     ///
     /// The connections end before `guest_cid` is read, which some hosts take for the word that they have. What
     /// was begun since then with the old CID has to end too, and its peer is told.
-    fn transport_reset(&self, config: Option<&ConfigSpace>) {
+    fn handle_transport_reset(&self, config: Option<&ConfigSpace>) {
         let before = self.link.cid();
         self.drop_connections(false);
         if let Some(Ok(cid)) = config.map(read_guest_cid) {
@@ -244,7 +244,7 @@ impl Vsock {
 
     fn drop_connections(&self, tell_peers: bool) {
         self.link.purge();
-        self.table.for_each(|conn| conn.lost(tell_peers));
+        self.table.for_each(|conn| conn.break_off(tell_peers));
     }
 
     /// Has the datagram sockets that are bound to another CID follow this machine's, which was `before`.
@@ -331,14 +331,14 @@ impl accept::Device for Arc<Vsock> {
         let config = self.config.lock();
         let is = config.as_ref().map(read_guest_cid);
         if cid != self.link.cid() && is == Some(Ok(cid)) {
-            self.transport_reset(config.as_ref());
+            self.handle_transport_reset(config.as_ref());
         }
         cid == self.link.cid()
     }
 
-    fn has_room(&self) {
+    fn receive_again(&self) {
         if self.streams.rx.is_running() {
-            self.streams.used(self);
+            self.streams.schedule(self);
         }
     }
 }
@@ -351,13 +351,13 @@ impl Handler for Vsock {
         }
         let queues = self.link.profile.queues;
         if index == Queues::RX {
-            self.streams.used(&self.into());
+            self.streams.schedule(&self.into());
         } else if index == Queues::TX {
-            self.link.streams.used(&self.link);
+            self.link.streams.schedule_reclaim(&self.link);
         } else if queues.dgram_rx() == Some(index) {
-            self.datagrams.used(&self.into());
+            self.datagrams.schedule(&self.into());
         } else if queues.dgram_tx() == Some(index) {
-            self.link.datagrams.used(&self.link);
+            self.link.datagrams.schedule_reclaim(&self.link);
         } else {
             self.event_work.queue(&self, Where::Unbound);
         }

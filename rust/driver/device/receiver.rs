@@ -76,7 +76,7 @@ impl Receiver {
         );
         match outcome {
             Outcome::Nothing => {}
-            Outcome::More => self.used(device),
+            Outcome::More => self.schedule(device),
             Outcome::Refill => {
                 self.refill_work.queue_in(device, 0);
             }
@@ -85,7 +85,7 @@ impl Receiver {
     }
 
     /// There is, or may be, something to receive. Does not sleep.
-    pub(super) fn used(&self, device: &Arc<Vsock>) {
+    pub(super) fn schedule(&self, device: &Arc<Vsock>) {
         self.rx_work.queue(device, Where::Bh);
     }
 
@@ -94,7 +94,7 @@ impl Receiver {
         let enough = self.rx.refill(GFP_KERNEL);
         let helped = self.rx.help_held();
         if helped == Ok(true) {
-            self.used(device);
+            self.schedule(device);
         }
         if !enough || helped.is_err() {
             self.refill_work

@@ -56,7 +56,7 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         }
     };
     match stray {
-        Stray::Request => device.request(*header),
+        Stray::Request => device.handle_later(*header),
         Stray::Refuse => link.refuse(header),
         Stray::Drop => {}
     }

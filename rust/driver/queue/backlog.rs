@@ -68,12 +68,12 @@ impl Backlog {
     }
 
     /// A packet with so many bytes of the user's is made.
-    pub(in crate::driver) fn given(&self, bytes: u32) {
+    pub(in crate::driver) fn add_unsent(&self, bytes: u32) {
         self.unsent.add(i64::from(bytes), Relaxed);
     }
 
     /// A packet with so many bytes has gone, as all do whatever becomes of them.
-    pub(in crate::driver) fn taken(&self, bytes: u32) {
+    pub(in crate::driver) fn subtract_unsent(&self, bytes: u32) {
         self.unsent.add(-i64::from(bytes), Relaxed);
     }
 
@@ -94,14 +94,14 @@ impl Backlog {
     }
 
     /// A packet of the connection goes into the list, of `memory` bytes if it has payload.
-    pub(in crate::driver) fn enters(&self, memory: usize) {
+    pub(in crate::driver) fn count_in(&self, memory: usize) {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_add(1);
         inner.memory = inner.memory.saturating_add(memory);
     }
 
     /// A packet of the connection has left the list. If it was the last one, returns the open one.
-    pub(in crate::driver) fn leaves(&self, memory: usize) -> Option<Packet> {
+    pub(in crate::driver) fn count_out(&self, memory: usize) -> Option<Packet> {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
         inner.memory = inner.memory.saturating_sub(memory);
@@ -141,7 +141,7 @@ impl Backlog {
     }
 
     /// A writer is to be told when there is room, for whatever reason there is none.
-    pub(in crate::driver) fn refuse(&self) {
+    pub(in crate::driver) fn note_refusal(&self) {
         self.inner.lock().refused = true;
     }
 

@@ -107,9 +107,9 @@ impl ControlBlock for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        self.waits_no_longer();
+        self.report_update_left();
         if let Some(sender) = &self.sender {
-            sender.backlog().taken(self.payload);
+            sender.backlog().subtract_unsent(self.payload);
             sender.taken();
         }
     }
@@ -136,14 +136,14 @@ impl Sent {
     }
 
     /// From now on another credit update may wait.
-    pub(in crate::driver) fn waits_no_longer(&self) {
+    pub(in crate::driver) fn report_update_left(&self) {
         if let (Cause::CreditUpdate, Some(sender)) = (self.cause, &self.sender) {
             sender.update_left();
         }
     }
 
     /// Whether monitors have seen it; from now on they have.
-    pub(in crate::driver) fn tap(&mut self) -> bool {
+    pub(in crate::driver) fn mark_tapped(&mut self) -> bool {
         core::mem::replace(&mut self.tapped, true)
     }
 }
@@ -210,7 +210,7 @@ pub(in crate::driver) fn data(
         header.flags = SeqFlags::EOM.union(eor).as_raw();
     }
     packet.overwrite(0, &header.to_bytes())?;
-    sender.backlog().given(header.len);
+    sender.backlog().add_unsent(header.len);
     let sent = packet.control_mut();
     sent.payload = header.len;
     sent.sender = Some(sender);
@@ -243,7 +243,7 @@ pub(in crate::driver) fn extend(packet: &mut Packet, msg: &mut Msg, len: usize) 
     let sent = packet.control_mut();
     sent.payload = payload;
     if let Some(sender) = &sent.sender {
-        sender.backlog().given(more);
+        sender.backlog().add_unsent(more);
     }
     Ok(len)
 }

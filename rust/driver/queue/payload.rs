@@ -152,7 +152,7 @@ impl Payload {
     }
 
     /// The packet is to wait until there is [room](Self::add_room). Returns false.
-    pub(in crate::driver) fn waits_for_room(&mut self) -> bool {
+    pub(in crate::driver) fn ask_for_room(&mut self) -> bool {
         self.waits_for_room = true;
         false
     }

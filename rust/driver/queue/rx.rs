@@ -285,7 +285,7 @@ impl Rx {
             match inner.next() {
                 Next::Packet(header) => {
                     if !core::mem::replace(&mut inner.seen, true) {
-                        tap::received(&header, &inner.payload);
+                        tap::show_received(&header, &inner.payload);
                         STATS.count(Counter::RxPackets);
                         STATS.add(Counter::RxBytes, header.len);
                     }

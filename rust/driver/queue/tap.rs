@@ -56,7 +56,7 @@ impl Tapped for Received<'_> {
 }
 
 /// A packet was received.
-pub(super) fn received(header: &Header, payload: &Payload) {
+pub(super) fn show_received(header: &Header, payload: &Payload) {
     deliver(&Received { header, payload });
 }
 
@@ -73,8 +73,8 @@ impl Tapped for Packet {
 }
 
 /// A packet is about to be sent.
-pub(super) fn sent(packet: &mut Packet) {
-    if !packet.control_mut().tap() {
+pub(super) fn show_sent(packet: &mut Packet) {
+    if !packet.control_mut().mark_tapped() {
         deliver(packet);
     }
 }

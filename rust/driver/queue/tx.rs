@@ -217,7 +217,7 @@ impl Tx {
     }
 
     /// Somebody waits until all that was sent so far is taken: has the device say so. Does not sleep.
-    pub(in crate::driver) fn want_interrupt(&self) {
+    pub(in crate::driver) fn ask_for_completion(&self) {
         let mut done = SkBuffQueue::new();
         {
             let mut inner = self.inner.lock();
@@ -341,13 +341,13 @@ impl Inner {
             return Err(NotAdded::ForNow(packet));
         }
         // Before its fields are filled in: what is read after that is for the next update.
-        packet.control().waits_no_longer();
+        packet.control().report_update_left();
         if packet::stamp(&mut packet).is_err()
             || packet::fit_header(&mut packet, self.header_len).is_err()
         {
             return Err(NotAdded::Never(packet));
         }
-        tap::sent(&mut packet);
+        tap::show_sent(&mut packet);
         match queue.add(packet) {
             Ok(()) => {
                 STATS.count(Counter::TxPackets);

@@ -115,7 +115,7 @@ impl Waiting {
     /// Takes the first packet out.
     pub(super) fn pop(&mut self) -> Option<Packet> {
         let packet = self.packets.pop_front()?;
-        if let Some(open) = self.leaves(&packet) {
+        if let Some(open) = self.count_out(&packet) {
             self.enter(open);
         }
         Some(packet)
@@ -123,7 +123,7 @@ impl Waiting {
 
     /// Puts the packet that [`pop`](Self::pop) has given back to the front.
     pub(super) fn unpop(&mut self, packet: Packet) {
-        self.entering(&packet);
+        self.count_in(&packet);
         self.packets.push_front(packet);
     }
 
@@ -139,7 +139,7 @@ impl Waiting {
         let mut gone = self.packets.extract(|packet| unwanted(packet.control()));
         let mut open = SkBuffQueue::new();
         for packet in gone.iter() {
-            if let Some(last) = self.leaves(&packet) {
+            if let Some(last) = self.count_out(&packet) {
                 open.push_back(last);
             }
         }
@@ -154,30 +154,30 @@ impl Waiting {
     }
 
     fn enter(&mut self, packet: Packet) {
-        self.entering(&packet);
+        self.count_in(&packet);
         self.packets.push_back(packet);
     }
 
     /// `packet` is about to wait.
-    fn entering(&mut self, packet: &Packet) {
+    fn count_in(&mut self, packet: &Packet) {
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_add(1);
         }
         let weight = weight(packet);
         self.memory = self.memory.saturating_add(weight);
         if let Some(sender) = packet.control().sender() {
-            sender.backlog().enters(weight);
+            sender.backlog().count_in(weight);
         }
     }
 
     /// `packet` waits no longer. Returns one that was open behind it, and is counted nowhere now.
-    fn leaves(&mut self, packet: &Packet) -> Option<Packet> {
+    fn count_out(&mut self, packet: &Packet) -> Option<Packet> {
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_sub(1);
         }
         let weight_of = weight(packet);
         self.memory = self.memory.saturating_sub(weight_of);
-        let open = packet.control().sender()?.backlog().leaves(weight_of)?;
+        let open = packet.control().sender()?.backlog().count_out(weight_of)?;
         self.memory = self.memory.saturating_sub(weight(&open));
         Some(open)
     }
