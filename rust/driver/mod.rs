@@ -18,7 +18,7 @@
 //! - [`stats`], [`hash_table`], [`parameters`]: counters, a table, the administrator's word.
 //!
 //! A packet on its way in goes device, queue, device, conn, and its answer link; on its way out transport, conn,
-//! link, queue. tools/hosttest/tests/arrows.rs fails where a room looks up, or two look at each other.
+//! link, queue. tools/hosttest/tests/arrows fails where a room looks up, or two look at each other.
 //!
 //! # Locks
 //!
@@ -28,13 +28,14 @@
 //! 1. `Rx::inner`: the receive queue and the buffers in it.
 //! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
 //! 3. `Tx::inner`: the transmit queue and the packets that wait for room in it.
-//! 4. `Connections::untold`: the list of connections that could not tell what is new.
-//! 5. `Conn::inner`: the state of one connection, its credit, what it has received.
-//! 6. A bucket of a table, of connections or of ports; `Backlog::inner`: what of one connection waits for room.
+//! 4. `Connections::unsettled`: the list of connections that could not publish what is new.
+//! 5. `Conn::inner`: the state of one connection, its credit, what it has received; `Ports::next`: where to look
+//!    for a port.
+//! 6. One of `HashTable::buckets`, of connections or of ports; `Backlog::inner`: what of one connection waits for
+//!    room.
 //!
 //! Nothing else is locked within these: `Requests::waiting` (requests that wait to be handled), `Events::queue`,
-//! `Ports::next` (where to look for a port), `WeakSock::sk` (whether there is a socket), and
-//! af_vsock's own table lock.
+//! `WeakSock::sk` (whether there is a socket), and af_vsock's own table lock.
 //!
 //! Mutexes come before all of them, and none within another: `Vsock::config` (the configuration space, held
 //! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock),
@@ -42,6 +43,10 @@
 //!
 //! Packets, sockets and received pages are freed with none of the locks 3 to 6 held, since the last reference
 //! to a socket may go with them, and since there may be many.
+//!
+//! The `# Context` of a function says whether it may sleep, and names the outermost lock that it takes: the caller
+//! may hold those that come before, and no other. One that sleeps, or may, is called with none of these spinlocks
+//! held; one that may let a socket go, with none of 3 to 6.
 //!
 //! # Who runs what
 //!
@@ -81,7 +86,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// No sockets yet. May sleep.
+    /// No sockets yet.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
