@@ -24,6 +24,10 @@ use kernel::{
 ///
 /// There is an open packet only while other packets of the connection wait, whose turn comes first: so
 /// whoever takes the last of those takes the open one too.
+///
+/// # Context
+///
+/// Nothing of it sleeps. It takes `Backlog::inner`, and no lock within.
 #[pin_data]
 pub(in crate::driver) struct Backlog {
     /// Bytes of the user's that the device has not yet taken.
@@ -67,12 +71,12 @@ impl Backlog {
         })
     }
 
-    /// A packet with so many bytes of the user's is made.
+    /// Counts a packet that was made, with so many bytes of the user's.
     pub(in crate::driver) fn add_unsent(&self, bytes: u32) {
         self.unsent.add(i64::from(bytes), Relaxed);
     }
 
-    /// A packet with so many bytes has gone, as all do whatever becomes of them.
+    /// Counts a packet that has gone, with so many bytes: all go, whatever becomes of them.
     pub(in crate::driver) fn subtract_unsent(&self, bytes: u32) {
         self.unsent.add(-i64::from(bytes), Relaxed);
     }
@@ -82,7 +86,7 @@ impl Backlog {
         usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
     }
 
-    /// The connection's buffer has another size. Returns whether a writer is to be told of room.
+    /// Notes the new size of the connection's buffer. Returns whether a writer is to be told of room.
     pub(in crate::driver) fn set_buf_alloc(&self, buf_alloc: u32) -> bool {
         self.inner.lock().limit = limit(buf_alloc);
         self.has_room_again()
@@ -93,14 +97,15 @@ impl Backlog {
         self.inner.lock().packets > 0
     }
 
-    /// A packet of the connection goes into the list, of `memory` bytes if it has payload.
+    /// Counts a packet of the connection that enters the list, of `memory` bytes if it has payload.
     pub(in crate::driver) fn count_in(&self, memory: usize) {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_add(1);
         inner.memory = inner.memory.saturating_add(memory);
     }
 
-    /// A packet of the connection has left the list. If it was the last one, returns the open one.
+    /// Counts a packet of the connection that has left the list. If it was the last one, returns the open
+    /// one.
     pub(in crate::driver) fn count_out(&self, memory: usize) -> Option<Packet> {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
@@ -140,12 +145,12 @@ impl Backlog {
         full
     }
 
-    /// A writer is to be told when there is room, for whatever reason there is none.
+    /// Notes that a writer is to be told when there is room, for whatever reason there is none.
     pub(in crate::driver) fn note_refusal(&self) {
         self.inner.lock().refused = true;
     }
 
-    /// Whether there is room for one who was told that there is none; who asks tells him.
+    /// Whether there is room for a writer who was told that there is none; the caller tells him.
     pub(in crate::driver) fn has_room_again(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.memory < inner.limit && core::mem::replace(&mut inner.refused, false)

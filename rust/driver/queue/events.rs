@@ -58,7 +58,11 @@ impl Events {
         })
     }
 
-    /// Takes events through `queue` from now on. May sleep.
+    /// Takes events through `queue` from now on.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -75,7 +79,11 @@ impl Events {
         Ok(())
     }
 
-    /// The device may report events.
+    /// Tells the device of the buffers: it may report events.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Events::queue`.
     pub(in crate::driver) fn kick(&self) {
         if let Some(inner) = &mut *self.queue.lock() {
             inner.queue.kick();
@@ -83,15 +91,23 @@ impl Events {
     }
 
     /// Lets the queue go.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(in crate::driver) fn stop(&self) {
         let queue = self.queue.lock().take();
         drop(queue);
     }
 
-    /// Takes the events that there are, but not more than the device has buffers for. Does not sleep.
+    /// Takes the events that there are, but not more than the device has buffers for.
     ///
     /// The device gets the buffers back by [`give_back`](Self::give_back), when the events are handled:
     /// some hosts take that as the word that they are, and let new connections in.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Events::queue`.
     pub(in crate::driver) fn take(&self) -> Taken {
         let mut found = Taken::default();
         let mut slot = self.queue.lock();
@@ -117,7 +133,11 @@ impl Events {
         found
     }
 
-    /// Lets the device report events in the buffers of those that were taken. Does not sleep.
+    /// Lets the device report events in the buffers of those that were taken.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Events::queue`.
     pub(in crate::driver) fn give_back(&self) {
         let mut slot = self.queue.lock();
         let Some(Inner { queue, taken }) = &mut *slot else {

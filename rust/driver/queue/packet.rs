@@ -46,22 +46,38 @@ const LINEAR_MAX: usize = PAGE_SIZE;
 /// kernel allocates along, it fills a page.
 const OPEN_ROOM: usize = PAGE_SIZE - 384 - HEADER_LEN_MRG;
 
-/// Who sends packets, as far as a packet asks. None of it sleeps.
+/// Who sends packets, as far as a packet asks.
 pub(in crate::driver) trait Sender: Send + Sync {
     /// What of its packets waits.
+    ///
+    /// # Context
+    ///
+    /// Any.
     fn backlog(&self) -> &Backlog;
 
-    /// What packets say of the sender's buffer; from now on the peer counts as told. None for a packet that may
-    /// not go out any more. `last`: it is the one that ends the connection.
+    /// What packets say of the sender's buffer; from now on the peer counts as told. None for a packet that
+    /// may not go out any more. `last`: it is the one that ends the connection.
+    ///
+    /// # Context
+    ///
+    /// Called under `Tx::inner`; does not sleep.
     fn advertise(&self, last: bool) -> Option<Advertised>;
 
-    /// A packet has gone, whatever became of it: there may be room. Nothing is locked.
+    /// The device has taken a packet, or the driver has dropped one: there may be room.
+    ///
+    /// # Context
+    ///
+    /// Called with none of the locks 3 to 6 held; does not sleep.
     fn taken(&self);
 
     /// A packet can never be sent: none may follow it. The queue is locked; [`taken`](Self::taken) follows.
     fn begin_gap(&self);
 
     /// A credit update does not wait any more: it is sent now, or dropped.
+    ///
+    /// # Context
+    ///
+    /// Any.
     fn update_left(&self);
 }
 
@@ -135,14 +151,14 @@ impl Sent {
         self.sender.as_ref()
     }
 
-    /// From now on another credit update may wait.
+    /// Tells the sender of a credit update that another one may wait from now on.
     pub(in crate::driver) fn report_update_left(&self) {
         if let (Cause::CreditUpdate, Some(sender)) = (self.cause, &self.sender) {
             sender.update_left();
         }
     }
 
-    /// Whether monitors have seen it; from now on they have.
+    /// Notes that monitors have seen the packet; returns whether they had.
     pub(in crate::driver) fn mark_tapped(&mut self) -> bool {
         core::mem::replace(&mut self.tapped, true)
     }
@@ -151,9 +167,13 @@ impl Sent {
 /// A packet to be sent.
 pub(in crate::driver) type Packet = SkBuff<Sent>;
 
-/// Makes a packet without payload. Sleeps if `flags` allow it.
+/// Makes a packet without payload.
 ///
 /// With a `sender`, the fields that speak of credit are filled in when it is sent.
+///
+/// # Context
+///
+/// Sleeps if `flags` allow it.
 ///
 /// # Errors
 ///
@@ -171,9 +191,12 @@ pub(in crate::driver) fn control(
 
 /// Makes a packet of up to `len` bytes of the user's, charged to `sk`; returns how many they are.
 ///
-/// May sleep. The payload lies in one piece, and is of [`MAX_PAYLOAD`] bytes at the most: hosts are
-/// in use that cannot take anything else. With `pinned` it stays where it is, in as many pieces as
-/// that takes.
+/// The payload lies in one piece, and is of [`MAX_PAYLOAD`] bytes at the most: hosts are in use that cannot
+/// take anything else. With `pinned` it stays where it is, in as many pieces as that takes.
+///
+/// # Context
+///
+/// May sleep.
 ///
 /// # Errors
 ///
@@ -228,8 +251,11 @@ pub(in crate::driver) const fn is_small(len: usize) -> bool {
     len <= LINEAR_MAX
 }
 
-/// Adds up to `len` bytes of the user's to the open `packet`; returns how many they are. May
-/// sleep.
+/// Adds up to `len` bytes of the user's to the open `packet`; returns how many they are.
+///
+/// # Context
+///
+/// May sleep.
 ///
 /// # Errors
 ///
@@ -248,8 +274,12 @@ pub(in crate::driver) fn extend(packet: &mut Packet, msg: &mut Msg, len: usize) 
     Ok(len)
 }
 
-/// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. May sleep, and calls
-/// `header` afterwards.
+/// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. Calls `header` when the
+/// waiting is over.
+///
+/// # Context
+///
+/// May sleep. Nothing may be locked but the socket, which is let go meanwhile.
 ///
 /// # Errors
 ///
@@ -273,6 +303,14 @@ pub(in crate::driver) enum Pinned {
 }
 
 /// A packet of a header of zeroes, with room for `linear` bytes behind it, and for the longer header.
+///
+/// # Context
+///
+/// Sleeps if `flags` allow it.
+///
+/// # Errors
+///
+/// `ENOMEM`: no memory.
 fn blank(linear: usize, flags: Flags, sent: Sent) -> Result<Packet> {
     let mut packet = SkBuff::alloc(HEADER_LEN_MRG.saturating_add(linear), flags, sent)?;
     packet.reserve(HEADER_LEN_MRG - HEADER_LEN)?;
@@ -282,12 +320,28 @@ fn blank(linear: usize, flags: Flags, sent: Sent) -> Result<Packet> {
 
 /// A packet for a user's bytes, with room for `linear` of them behind the header. It counts for the user's
 /// memory cgroup (K5).
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`: no memory.
 fn payload(linear: usize) -> Result<Packet> {
     blank(linear, GFP_KERNEL_ACCOUNT, Sent::new(None, Cause::Payload))
 }
 
 /// Makes the header of `packet` as long as the device has it, that is, `header_len`: as late as can
 /// be, since the packet may wait longer than a device lives.
+///
+/// # Context
+///
+/// Any.
+///
+/// # Errors
+///
+/// `EINVAL`: the packet was made for a device that has gone.
 pub(in crate::driver) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
     if packet.control().header_len() == header_len {
         return Ok(());
@@ -308,6 +362,15 @@ pub(in crate::driver) fn fit_header(packet: &mut Packet, header_len: usize) -> R
 
 /// A packet with a copy of up to `len` bytes of the user's, and how many they are; if they are few, with
 /// room for `room` bytes in all.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// - `ENOMEM`: no memory.
+/// - `EFAULT`: the user's memory cannot be read.
 fn copy(sk: &VsockSock, msg: &mut Msg, len: usize, room: usize) -> Result<(Packet, usize)> {
     let len = len.min(MAX_PAYLOAD);
     let block = if len > LINEAR_MAX {
@@ -330,6 +393,14 @@ fn copy(sk: &VsockSock, msg: &mut Msg, len: usize, room: usize) -> Result<(Packe
 }
 
 /// A packet that refers to up to `len` bytes of the user's, and how many they are.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`: the memory cannot be pinned, for whatever reason.
 fn pin(
     sk: &VsockSock,
     msg: &mut Msg,
@@ -352,6 +423,10 @@ fn pin(
 
 /// Fills in the fields of `packet` that speak of credit, as late as can be.
 ///
+/// # Context
+///
+/// Called under `Tx::inner`; does not sleep. Takes what [`Sender::advertise`] takes.
+///
 /// # Errors
 ///
 /// `EINVAL`: its connection is over, and it may not go out any more.
@@ -366,6 +441,10 @@ pub(in crate::driver) fn stamp(packet: &mut Packet) -> Result {
 }
 
 /// A block of pages with room for `len` bytes.
+///
+/// # Context
+///
+/// May sleep.
 fn contiguous(len: usize) -> Option<PageBlock> {
     let order = len.div_ceil(PAGE_SIZE).checked_next_power_of_two()?.ilog2();
     PageBlock::alloc(order, GFP_KERNEL_ACCOUNT).ok()

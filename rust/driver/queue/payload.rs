@@ -28,6 +28,10 @@ struct Piece {
 /// The payload of a packet.
 ///
 /// Its buffers are either copied from, and stay, or taken out with their pages.
+///
+/// # Context
+///
+/// `Rx::inner` guards it: nothing of it sleeps, unless it says so.
 pub(in crate::driver) struct Payload {
     pieces: KVec<Piece>,
     len: usize,
@@ -54,6 +58,14 @@ impl Payload {
     }
 
     /// None, with room for as many buffers as a packet can have.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `flags` allow it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
     pub(in crate::driver) fn with_capacity(buffers: usize, flags: Flags) -> Result<Self> {
         Ok(Self {
             pieces: KVec::with_capacity(buffers, flags)?,
@@ -74,7 +86,7 @@ impl Payload {
         }
     }
 
-    /// All buffers are there: `len` bytes are payload, or, if that is none, some were lost (M2).
+    /// Notes that all buffers are there: `len` bytes are payload, or, if that is none, some were lost (M2).
     pub(in crate::driver) fn complete(&mut self, len: Option<usize>) {
         self.damaged |= len.is_none();
         self.len = len.unwrap_or(0);
@@ -103,6 +115,10 @@ impl Payload {
     }
 
     /// Calls `f` with each buffer, and with where in it payload begins and how long it is.
+    ///
+    /// # Errors
+    ///
+    /// What `f` returns.
     pub(in crate::driver) fn try_for_each(
         &self,
         mut f: impl FnMut(&PageBlock, usize, usize) -> Result,
@@ -132,7 +148,7 @@ impl Payload {
     }
 
     /// Finds a socket buffer to copy `len` bytes to, with room for `capacity` bytes, or less if there is no
-    /// memory for so many; returns whether there is one. Does not sleep.
+    /// memory for so many; returns whether there is one.
     pub(in crate::driver) fn find_room(&mut self, len: usize, capacity: usize) -> bool {
         let mut capacity = Some(capacity);
         while let Some(bytes) = capacity {
@@ -151,7 +167,7 @@ impl Payload {
             .is_some_and(|room| room.tailroom() >= len)
     }
 
-    /// The packet is to wait until there is [room](Self::add_room). Returns false.
+    /// Notes that the packet waits until there is [room](Self::add_room). Returns false.
     pub(in crate::driver) fn ask_for_room(&mut self) -> bool {
         self.waits_for_room = true;
         false

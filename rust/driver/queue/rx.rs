@@ -90,6 +90,7 @@ impl BufferLayout {
     }
 }
 
+/// What the lock guards: nothing of it sleeps.
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<PageBlock>>,
@@ -172,7 +173,11 @@ impl Rx {
         })
     }
 
-    /// Receives through `queue` from now on, into buffers of `layout`. May sleep.
+    /// Receives through `queue` from now on, into buffers of `layout`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -197,6 +202,10 @@ impl Rx {
     }
 
     /// Takes back all buffers; the device must not use them any more, or is reset by this.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(in crate::driver) fn stop(&self) {
         let (queue, payload) = {
             let mut inner = self.inner.lock();
@@ -208,9 +217,13 @@ impl Rx {
         drop(payload);
     }
 
-    /// Sees to it that the device has the buffers that it is to have. Sleeps if `flags` allow it.
+    /// Sees to it that the device has the buffers that it is to have.
     ///
     /// Returns whether it has enough to go on.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `flags` allow it; takes `Rx::inner`.
     pub(in crate::driver) fn refill(&self, flags: Flags) -> bool {
         loop {
             let order = {
@@ -235,7 +248,11 @@ impl Rx {
         }
     }
 
-    /// Finds the memory that a packet waits for; tells whether one did. Sleeps.
+    /// Finds the memory that a packet waits for; tells whether one did.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes `Rx::inner`.
     ///
     /// # Errors
     ///
@@ -264,8 +281,13 @@ impl Rx {
         }
     }
 
-    /// Receives packets until there are none, or others shall have their turn, or `has_room` says that
-    /// there is no room for one, and has `route` find whom each is for. Does not sleep.
+    /// Receives packets until there are none, or others shall have their turn, or `has_room` says that there
+    /// is no room for one, and has `route` find whom each is for.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep. Takes `Rx::inner`, and calls `has_room` and `route` under it, which must not sleep
+    /// either.
     pub(in crate::driver) fn poll(
         &self,
         has_room: impl Fn() -> bool,
@@ -311,7 +333,11 @@ impl Rx {
         Outcome::More
     }
 
-    /// Tells the device of buffers though it has not asked for that. Does not sleep.
+    /// Tells the device of buffers though it has not asked for that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`.
     pub(in crate::driver) fn notify(&self) {
         let mut inner = self.inner.lock();
         inner.supply.tell();
@@ -322,11 +348,19 @@ impl Rx {
     }
 
     /// Whether there is a queue to receive from.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`.
     pub(in crate::driver) fn is_running(&self) -> bool {
         self.inner.lock().queue.is_some()
     }
 
     /// How large it is.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`.
     pub(in crate::driver) fn sizes(&self) -> Sizes {
         let inner = self.inner.lock();
         Sizes {
@@ -338,6 +372,7 @@ impl Rx {
 }
 
 impl Inner {
+    /// Takes the next buffer that the device has used.
     fn take(&mut self) -> Option<(PageBlock, Used)> {
         let (block, len) = self.queue.as_mut()?.get_used()?;
         self.supply.take();
@@ -410,7 +445,7 @@ impl Inner {
         Next::Packet(header)
     }
 
-    /// There is nothing more just now.
+    /// Ends a turn in which the device has nothing more just now.
     fn pause(&mut self) -> Outcome {
         let Some(queue) = &mut self.queue else {
             return Outcome::Nothing;
@@ -426,11 +461,12 @@ impl Inner {
         }
     }
 
-    /// The device needs no buffers (any more).
+    /// Whether the device needs no buffers (any more).
     fn is_over(&self) -> bool {
         self.queue.as_ref().is_none_or(Virtqueue::is_broken)
     }
 
+    /// Gives `block` to the device; returns whether there was room for it.
     fn post(&mut self, mut block: PageBlock) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;

@@ -29,6 +29,10 @@ use crate::{
 use kernel::prelude::*;
 
 /// A copy with `payload` appended by `append`.
+///
+/// # Context
+///
+/// Does not sleep.
 fn copy(
     header: &Header,
     payload: usize,
@@ -55,7 +59,11 @@ impl Tapped for Received<'_> {
     }
 }
 
-/// A packet was received.
+/// Shows monitors a packet that was received.
+///
+/// # Context
+///
+/// Does not sleep.
 pub(super) fn show_received(header: &Header, payload: &Payload) {
     deliver(&Received { header, payload });
 }
@@ -72,7 +80,11 @@ impl Tapped for Packet {
     }
 }
 
-/// A packet is about to be sent.
+/// Shows monitors a packet that is about to be sent, once.
+///
+/// # Context
+///
+/// Does not sleep.
 pub(super) fn show_sent(packet: &mut Packet) {
     if !packet.control_mut().mark_tapped() {
         deliver(packet);

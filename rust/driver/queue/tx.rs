@@ -61,6 +61,7 @@ pub(in crate::driver) struct Tx {
     inner: SpinLockBh<Inner>,
 }
 
+/// What the lock guards: nothing of it sleeps.
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<Packet>>,
@@ -121,6 +122,10 @@ impl Tx {
     }
 
     /// Sends through `queue` from now on, with headers of `header_len` bytes.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn start(&self, mut queue: Virtqueue<Packet>, header_len: usize) {
         queue.disable_cb();
         let mut inner = self.inner.lock();
@@ -130,6 +135,10 @@ impl Tx {
     }
 
     /// Takes back all packets; the device must not use them any more, or is reset by this.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(in crate::driver) fn stop(&self) {
         let (queue, waiting) = {
             let mut inner = self.inner.lock();
@@ -143,11 +152,15 @@ impl Tx {
         drop(waiting);
     }
 
-    /// Sends `packet`, now or when there is room. Does not sleep.
+    /// Sends `packet`, now or when there is room.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if there is no device (any more).
+    /// `ENODEV`: there is no device (any more).
     pub(in crate::driver) fn send(&self, packet: Packet) -> Result<Afterwards> {
         let mut done = SkBuffQueue::new();
         let result = {
@@ -171,7 +184,11 @@ impl Tx {
         result
     }
 
-    /// Sends `packet` if there is room at once; it is dropped if not, and counted. Does not sleep.
+    /// Sends `packet` if there is room at once; it is dropped if not, and counted.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn send_if_room(&self, packet: Packet) -> Afterwards {
         let mut done = SkBuffQueue::new();
         let (dropped, afterwards) = {
@@ -192,8 +209,11 @@ impl Tx {
         afterwards
     }
 
-    /// Takes back what the device has taken, and gives it what waits; `timer` if that is why. Does not
-    /// sleep.
+    /// Takes back what the device has taken, and gives it what waits; `timer` if that is why.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn reclaim(&self, timer: bool) -> Afterwards {
         let mut done = SkBuffQueue::new();
         let afterwards = {
@@ -216,7 +236,11 @@ impl Tx {
         afterwards
     }
 
-    /// Somebody waits until all that was sent so far is taken: has the device say so. Does not sleep.
+    /// Asks the device to say when it has taken all that was sent so far.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn ask_for_completion(&self) {
         let mut done = SkBuffQueue::new();
         {
@@ -230,15 +254,23 @@ impl Tx {
         done.consume();
     }
 
-    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. Who had to
-    /// wait for room is told when packets are taken back, or sent.
+    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. A writer who
+    /// had to wait for room is told when packets are taken back, or sent.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
         let purged = self.inner.lock().waiting.extract(unwanted);
         // Freed without the lock.
         !purged.is_empty()
     }
 
-    /// Drops the waiting packets of `sender`; returns whether there were any. Does not sleep.
+    /// Drops the waiting packets of `sender`; returns whether there were any.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
         let is_it = |other: &Arc<dyn Sender>| core::ptr::addr_eq(Arc::as_ptr(other), sender);
         // To look for them takes the longer the more wait.
@@ -246,22 +278,38 @@ impl Tx {
     }
 
     /// Takes the packet out of `backlog` that small writes are put together in, if there is one.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
         self.inner.lock().waiting.take_open(backlog)
     }
 
     /// Whether so much waits that writers have to wait.
+    ///
+    /// # Context
+    ///
+    /// Any.
     pub(in crate::driver) fn is_full(&self) -> bool {
         self.full.load(Relaxed)
     }
 
-    /// The same, in order with [`Afterwards::tell_of_room`]: who is told that it is full, and can be found
-    /// as one who waits before asking, is told of room.
+    /// The same, in order with [`Afterwards::tell_of_room`]: a writer who is told that it is full, and can be
+    /// found as one who waits before asking, is told of room.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn is_full_still(&self) -> bool {
         self.inner.lock().waiting.is_full()
     }
 
-    /// Waits until the device has taken all packets, `limit` at most. Sleeps.
+    /// Waits until the device has taken all packets, `limit` at most.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(in crate::driver) fn drain(&self, limit: Delta) {
         let since = Instant::<Monotonic>::now();
         loop {
@@ -282,11 +330,19 @@ impl Tx {
     }
 
     /// How many descriptors the queue has, zero while the device does not run.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn size(&self) -> usize {
         self.inner.lock().queue.as_ref().map_or(0, Virtqueue::size)
     }
 
     /// How many packets there are just now.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn gauge(&self) -> Gauge {
         let inner = self.inner.lock();
         Gauge {
@@ -296,7 +352,12 @@ impl Tx {
         }
     }
 
-    /// A timer runs while the device has packets, and while packets wait for memory.
+    /// What is to be done once the lock is released. A timer runs while the device has packets, and while
+    /// packets wait for memory.
+    ///
+    /// # Context
+    ///
+    /// Called under `Tx::inner`; does not sleep.
     fn afterwards(&self, inner: &mut Inner) -> Afterwards {
         let tell_of_room = inner.waiting.has_room_again();
         self.full.store(inner.waiting.is_full(), Relaxed);
@@ -333,6 +394,10 @@ impl Inner {
     }
 
     /// Gives `packet` to the device.
+    ///
+    /// # Errors
+    ///
+    /// Gives the packet back, and says whether to try again.
     fn add(&mut self, mut packet: Packet) -> Result<(), NotAdded> {
         let Some(queue) = &mut self.queue else {
             return Err(NotAdded::Never(packet));
@@ -403,8 +468,8 @@ impl Inner {
         }
     }
 
-    /// Has the device say when it has taken packets. Returns whether it has taken some meanwhile, which
-    /// are taken back.
+    /// Has the device say when it has taken packets. Returns whether it has taken some meanwhile; they are
+    /// taken back.
     fn ask_for_interrupt(&mut self, done: &mut SkBuffQueue<Sent>) -> bool {
         let Some(queue) = &mut self.queue else {
             return false;
@@ -426,6 +491,7 @@ impl Inner {
         }
     }
 
+    /// Tells the device of packets, if it has asked for that.
     fn kick(&mut self) {
         if let Some(notify) = self.queue.as_mut().and_then(Virtqueue::kick_prepare) {
             STATS.count(Counter::TxKicks);

@@ -29,6 +29,10 @@ const MEMORY_MAX: usize = 16 << 20;
 const MEMORY_LOW: usize = MEMORY_MAX / 4 * 3;
 
 /// Packets that wait.
+///
+/// # Context
+///
+/// `Tx::inner` guards it: nothing of it sleeps.
 pub(super) struct Waiting {
     packets: SkBuffQueue<Sent>,
     /// How many of them are replies.
@@ -153,12 +157,13 @@ impl Waiting {
         gone
     }
 
+    /// Counts `packet`, and puts it last.
     fn enter(&mut self, packet: Packet) {
         self.count_in(&packet);
         self.packets.push_back(packet);
     }
 
-    /// `packet` is about to wait.
+    /// Counts `packet`, which is about to wait.
     fn count_in(&mut self, packet: &Packet) {
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_add(1);
@@ -170,7 +175,8 @@ impl Waiting {
         }
     }
 
-    /// `packet` waits no longer. Returns one that was open behind it, and is counted nowhere now.
+    /// Counts `packet` out, which waits no longer. Returns one that was open behind it, and is counted
+    /// nowhere now.
     fn count_out(&mut self, packet: &Packet) -> Option<Packet> {
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_sub(1);
