@@ -49,7 +49,11 @@ use kernel::{
 };
 
 impl Conn {
-    /// Starts to connect (C8: from clean state), or goes on with what an earlier call has begun. May sleep.
+    /// Starts to connect (C8: from clean state), or goes on with what an earlier call has begun.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -101,7 +105,11 @@ impl Conn {
         entered.and_then(|()| self.carry_out(&actions, GFP_KERNEL))
     }
 
-    /// Takes the part of the one who was connected to (C3); the peer sent `request`. Does not sleep.
+    /// Takes the part of the one who was connected to (C3); the peer sent `request`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`.
     ///
     /// # Errors
     ///
@@ -124,7 +132,11 @@ impl Conn {
     }
 
     /// The answer to the REQUEST of [`accept`](Self::accept). The backlogs of the listeners bound how many
-    /// there are. May sleep.
+    /// there are.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -134,7 +146,11 @@ impl Conn {
         queue::control(&header, Some(self.clone()), Cause::Call, GFP_KERNEL)
     }
 
-    /// connect() has given up, and is to be told nothing. Does not sleep.
+    /// Gives up connecting, without telling the user, who knows.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn abandon(self: &Arc<Self>) {
         let actions = self.decide(|inner| {
             // A socket that is closing waits for its end to be told.
@@ -146,12 +162,21 @@ impl Conn {
         let _ = self.carry_out(&actions, GFP_ATOMIC);
     }
 
-    /// It is connecting for the first time, and the device has not seen the REQUEST, and will not. Does not sleep.
+    /// Takes the REQUEST back, if the device has not seen it and it is of the first call; returns whether it
+    /// could.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     fn take_request_back(self: &Arc<Self>, is_first_call: bool) -> bool {
         is_first_call && self.withdraw()
     }
 
-    /// Gives up connecting. Does not sleep.
+    /// Gives up connecting.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn cancel(self: &Arc<Self>) {
         let is_first_call = self.inner.lock().end.is_first_call();
         self.abandon();
@@ -161,7 +186,11 @@ impl Conn {
         }
     }
 
-    /// `shutdown()`. May sleep.
+    /// Ends the directions `how`, for `shutdown()`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -175,7 +204,11 @@ impl Conn {
         }
     }
 
-    /// The socket is released. May sleep, if it lingers.
+    /// Ends the connection as its user closes the socket, or connects it by another transport.
+    ///
+    /// # Context
+    ///
+    /// May sleep, and lets the socket go meanwhile, if it lingers.
     pub(in crate::driver) fn release(self: &Arc<Self>, sk: Releasing<'_>) {
         let is_first_call = self.inner.lock().end.is_first_call();
         let unseen = self.take_request_back(is_first_call);
@@ -210,7 +243,11 @@ impl Conn {
         sk.remove_from_tables();
     }
 
-    /// The socket is served no longer. Does not sleep.
+    /// Leaves the socket, which this transport serves no longer.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`.
     pub(in crate::driver) fn destruct(self: &Arc<Self>) {
         let _ = self.decide(|_| Actions {
             unlink: true,
@@ -219,7 +256,11 @@ impl Conn {
         });
     }
 
-    /// Ends the connection, as a packet of it was lost. Nothing is locked. Does not sleep.
+    /// Ends the connection, as a packet of it was lost.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`. Another socket may be locked.
     pub(super) fn end_at_gap(&self) {
         let addresses = self.inner.lock().addresses();
         let found = self.table.find(addresses);
@@ -235,9 +276,13 @@ impl Conn {
         }
     }
 
-    /// The device has lost the connection: it is over (C5, C7). Does not sleep.
+    /// Ends the connection, which the device has lost (C5, C7).
     ///
     /// `tell_peer` if there is still a way.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     pub(in crate::driver) fn break_off(self: &Arc<Self>, tell_peer: bool) {
         self.act(|inner| {
             if tell_peer {

@@ -33,6 +33,10 @@ use crate::{
 use kernel::prelude::*;
 
 /// Received and unread.
+///
+/// # Context
+///
+/// `Conn::inner` guards it: nothing of it sleeps.
 pub(super) struct Inbox {
     queue: Queue,
     /// Parts without bytes, which credit does not bound.
@@ -90,7 +94,7 @@ impl Inbox {
         core::mem::replace(&mut self.missed, false) && !self.queue.is_empty()
     }
 
-    /// Begins to hand over what there is; false if somebody does so already, who then goes on.
+    /// Begins to hand over what there is; false if another caller does so already, who then goes on.
     pub(super) fn begin_handing_over(&mut self) -> bool {
         self.more = self.handing_over;
         !core::mem::replace(&mut self.handing_over, true)
@@ -148,7 +152,7 @@ impl Inbox {
         Ok((copy, message))
     }
 
-    /// `message` was taken out of the buffers for good.
+    /// Notes that `message` was taken out of the buffers for good.
     pub(super) fn forget(&mut self, message: &Message) {
         for _ in 0..message.empties {
             self.empties.read();
@@ -177,6 +181,11 @@ impl Inbox {
     /// there already.
     ///
     /// The payload's buffers stay unless their pages were taken.
+    ///
+    /// # Errors
+    ///
+    /// - `NoBufs`: there are too many empty parts.
+    /// - `NoMem`: it cannot be stored as a whole.
     pub(super) fn store(
         &mut self,
         payload: &mut Payload,
@@ -212,6 +221,11 @@ impl Inbox {
         }
     }
 
+    /// Stores `payload` in the given form, where the rules say.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` and others: it cannot be stored as a whole.
     fn store_as(
         &mut self,
         payload: &mut Payload,

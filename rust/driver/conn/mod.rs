@@ -97,7 +97,7 @@ pub(super) struct Conn {
     inner: SpinLockBh<Inner>,
 }
 
-/// What the connection's lock guards.
+/// What the connection's lock guards: nothing of it sleeps.
 struct Inner {
     /// All that the rules know of it.
     end: Endpoint,
@@ -132,7 +132,11 @@ fn now() -> Time {
 }
 
 impl Conn {
-    /// The connection of a new socket, to which `sk` is the way, not connected to anything. May sleep.
+    /// The connection of a new socket, to which `sk` is the way, not connected to anything.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -192,16 +196,25 @@ impl Conn {
         }
     }
 
+    /// Takes itself out of the table, if it is there.
+    ///
+    /// # Context
+    ///
+    /// Called under `Conn::inner`; takes a bucket's lock.
     fn unlink(self: &Arc<Self>, inner: &mut Inner) {
         if let Some(key) = inner.key.take() {
             self.table.remove(key, self);
         }
     }
 
-    /// Has the rules decide, and notes what follows from it at once. The rest is to be
-    /// [carried out](Self::carry_out), and [published](Self::publish_or_defer). Does not sleep.
+    /// Has the rules decide, and notes what follows from it at once. The rest is to be [carried
+    /// out](Self::carry_out), and [published](Self::publish_or_defer).
     ///
     /// The table is left under the same lock: afterwards the socket may connect anew.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`. It calls `decision` under it.
     fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
         // There may be many buffers: they are freed without the lock.
         let mut dropped = None;
@@ -221,11 +234,14 @@ impl Conn {
         actions
     }
 
-    /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say. Sleeps if `gfp`
-    /// allows it.
+    /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say.
     ///
     /// When the connection is over, nobody wants what waits of it: between the same ports there may soon be
     /// another.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `gfp` allows it; takes `Tx::inner`.
     ///
     /// # Errors
     ///
@@ -263,7 +279,11 @@ impl Conn {
         sent
     }
 
-    /// Has the rules decide, and carries that out, where the socket is not owned by us. Does not sleep.
+    /// Has the rules decide, and carries that out, where the socket is not owned by us.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn act(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) {
         let actions = self.decide(decision);
         // What it could not send is owed, or there is nobody to tell.
@@ -272,11 +292,19 @@ impl Conn {
     }
 
     /// Takes back the packets that the device has not yet seen; returns whether there were any.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     fn withdraw(self: &Arc<Self>) -> bool {
         link::with(|link| link.withdraw(&**self)).unwrap_or(false)
     }
 
-    /// Sends a control packet. Sleeps if `gfp` allows it.
+    /// Sends a control packet.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `gfp` allows it; takes `Tx::inner`.
     ///
     /// # Errors
     ///
@@ -302,6 +330,16 @@ impl Conn {
         result
     }
 
+    /// Makes a control packet, and sends it, unless the rules hold it back.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `gfp` allows it; takes `Tx::inner`.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: there is no device.
+    /// - `ENOMEM`: no memory.
     fn send_now(self: &Arc<Self>, what: Control, gfp: Flags) -> Result {
         let link = link::running().ok_or(ENODEV)?;
         let (op, flags, cause) = match what {
@@ -327,13 +365,21 @@ impl Conn {
         link.send(queue::control(&header, Some(self.clone()), cause, gfp)?)
     }
 
-    /// There is another connection between the addresses of this one, which has left the table.
+    /// Whether there is another connection between the addresses of this one, which has left the table.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     fn is_replaced(&self, key: Option<Key>, addresses: Key) -> bool {
         key.is_none() && self.table.find(addresses).is_some()
     }
 
-    /// Does what could not be done at its time: sends what is owed, publishes what is new, and has a verdict, if
-    /// there is one, take what waits. Does not sleep.
+    /// Does what could not be done at its time: sends what is owed, publishes what is new, and has a verdict,
+    /// if there is one, take what waits.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn catch_up(self: &Arc<Self>) {
         self.publish_or_defer();
         let actions = self.decide(|inner| inner.end.catch_up());
@@ -344,13 +390,20 @@ impl Conn {
         }
     }
 
-    /// Its time may be over: see [`Endpoint::on_timeout`]. Does not sleep.
+    /// Ends what its time is over for: see [`Endpoint::on_timeout`].
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn tick(self: &Arc<Self>) {
         self.act(|inner| inner.end.on_timeout(now()));
     }
 
-    /// Puts itself at the front of a list, unless it is in it; returns whether it is alone there. The list's
-    /// lock is held.
+    /// Puts itself at the front of a list, unless it is in it; returns whether it is alone there.
+    ///
+    /// # Context
+    ///
+    /// Called under `Connections::unsettled`; does not sleep, and takes `Conn::inner`.
     fn enlist(self: &Arc<Self>, first: &mut Option<Arc<Self>>) -> bool {
         let mut inner = self.inner.lock();
         if inner.is_listed {
@@ -362,13 +415,21 @@ impl Conn {
     }
 
     /// Leaves the list, at whose front it was; returns the rest.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`.
     fn delist(&self) -> Option<Arc<Self>> {
         let mut inner = self.inner.lock();
         inner.is_listed = false;
         inner.next_listed.take()
     }
 
-    /// Sets the size of our buffer and tells the peer. May sleep.
+    /// Sets the size of our buffer and tells the peer.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(super) fn set_buf_alloc(self: &Arc<Self>, buf_alloc: u32) {
         let mut actions = self.decide(|inner| inner.end.set_buf_alloc(buf_alloc));
         actions.wake_writer |= self.backlog.set_buf_alloc(buf_alloc);

@@ -43,6 +43,7 @@ impl News {
         news != Self::default()
     }
 
+    /// Adds what `actions` bring.
     pub(super) fn note(&mut self, actions: &Actions) {
         self.established |= actions.established;
         self.error = self.error.or(actions.error);
@@ -62,21 +63,33 @@ fn errno(error: SockError) -> Error {
 }
 
 impl Conn {
-    /// Has struct sock say what `actions` bring, now or when the socket's owner lets go. Does not sleep.
+    /// Has struct sock say what `actions` bring, now or when the socket's owner lets go.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     pub(super) fn publish_if_new(self: &Arc<Self>, actions: &Actions) {
         if News::is_in(actions) {
             self.publish_or_defer();
         }
     }
 
-    /// Has struct sock say what is new, now or when the socket's owner lets go. Does not sleep.
+    /// Has struct sock say what is new, now or when the socket's owner lets go.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     pub(super) fn publish_or_defer(self: &Arc<Self>) {
         if self.sk.own_or_defer(|sk| self.publish(sk)).is_err() {
             self.table.try_later(self);
         }
     }
 
-    /// Has struct sock say what is new. Does not sleep.
+    /// Has struct sock say what is new.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn publish(self: &Arc<Self>, sk: &OwnedSock<'_>) {
         loop {
             let (news, unread, peer_shutdown) = {

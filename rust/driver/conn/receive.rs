@@ -65,7 +65,7 @@ impl Inner {
         Some(self.end.on_stored(header, actions, stored))
     }
 
-    /// `bytes` were taken out of the inbox for good, or `message` was.
+    /// Tells the rules that `bytes` were taken out of the inbox for good, or `message` was.
     fn on_read(&mut self, bytes: usize, message: Option<&Message>, lowat: u32) -> Actions {
         if let Some(message) = message {
             self.inbox.forget(message);
@@ -77,7 +77,11 @@ impl Inner {
 }
 
 impl Conn {
-    /// A packet from the peer has come. Does not sleep.
+    /// Receives a packet from the peer.
+    ///
+    /// # Context
+    ///
+    /// Called under `Rx::inner`; does not sleep, and takes the spinlock of the socket's lock.
     pub(in crate::driver) fn receive(
         self: &Arc<Self>,
         header: &Header,
@@ -107,25 +111,41 @@ impl Conn {
         Routed::Done
     }
 
-    /// The number of bytes to read. Does not sleep.
+    /// The number of bytes to read.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Connections::unsettled`, and may let the socket go.
     pub(in crate::driver) fn readable(self: &Arc<Self>) -> u32 {
         let readable = self.inner.lock().end.readable();
         self.unless_withheld(readable)
     }
 
-    /// Whether a reader who waits for `target` bytes has them, or as many as can come (K6). Does not sleep.
+    /// Whether a reader who waits for `target` bytes has them, or as many as can come (K6).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Connections::unsettled`, and may let the socket go.
     pub(in crate::driver) fn is_readable(self: &Arc<Self>, target: u32) -> bool {
         self.readable() > 0 && self.inner.lock().end.is_readable(target)
     }
 
-    /// The number of whole messages to read. Does not sleep.
+    /// The number of whole messages to read.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Connections::unsettled`, and may let the socket go.
     pub(in crate::driver) fn messages(self: &Arc<Self>) -> u32 {
         let messages = self.inner.lock().end.messages();
         self.unless_withheld(messages)
     }
 
-    /// What is `waiting`, or nothing if sockmap is to have it: a reader would overtake what came before and is on
-    /// its way through a verdict. What nobody hands over just now is handed over soon.
+    /// What is `waiting`, or nothing if sockmap is to have it: a reader would overtake what came before and
+    /// is on its way through a verdict. What no call hands over just now is handed over soon.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Connections::unsettled`, and may let the socket go.
     fn unless_withheld(self: &Arc<Self>, waiting: u32) -> u32 {
         if waiting == 0 || !self.sk.upgrade().is_some_and(|sk| sk.has_verdict()) {
             return waiting;
@@ -134,10 +154,14 @@ impl Conn {
         0
     }
 
-    /// Hands up to `len` received bytes to the user. May sleep.
+    /// Hands up to `len` received bytes to the user.
     ///
     /// The buffers are taken out meanwhile, so that nothing is locked while the user's memory is
     /// touched; what arrives then begins another queue.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -163,9 +187,13 @@ impl Conn {
         }
     }
 
-    /// Hands the first message to the user, and returns its length (S2). May sleep.
+    /// Hands the first message to the user, and returns its length (S2).
     ///
     /// As [`dequeue`](Self::dequeue). A message that does not fit is cut, and gone.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -200,7 +228,11 @@ impl Conn {
         result.map(|()| message.len)
     }
 
-    /// Puts back what was not read of `queue`, and tells the peer of room if it is time. May sleep.
+    /// Puts back what was not read of `queue`, and tells the peer of room if it is time.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     fn finish_read(
         self: &Arc<Self>,
         sk: &OwnedSock<'_>,
@@ -223,20 +255,27 @@ impl Conn {
         }
     }
 
-    /// A reader is going to wait until there are `lowat` bytes: the peer must be able to send them (K6). May
-    /// sleep.
+    /// A reader is going to wait until there are `lowat` bytes: the peer must be able to send them (K6).
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(in crate::driver) fn before_read_sleep(self: &Arc<Self>, lowat: u32) {
         let actions = self.decide(|inner| inner.end.on_wait_to_read(lowat));
         let _ = self.carry_out(&actions, GFP_KERNEL);
     }
 
-    /// Hands all that was received to `taker`, for sockmap, until it says no more. Does not sleep.
+    /// Hands all that was received to `taker`, for sockmap, until it says no more.
     ///
-    /// One at a time does so, as the order would be lost between two; it does the other's share.
+    /// One call at a time does so, as the order would be lost between two; it does the share of the other.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     ///
     /// # Errors
     ///
-    /// - `EAGAIN`: there is nothing, or somebody reads just now, and will come to it when he is done.
+    /// - `EAGAIN`: there is nothing, or another call reads or hands over just now, and comes to it.
     /// - `ENOMEM`: no memory; it stays, and is offered again soon.
     pub(in crate::driver) fn read_skbs(
         self: &Arc<Self>,
@@ -263,6 +302,14 @@ impl Conn {
     }
 
     /// Takes the next of what was received as a buffer of its own.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Inbox::read_skb`](inbox::Inbox::read_skb).
     fn read_skb(self: &Arc<Self>) -> Result<SkBuff> {
         let mut read = Err(EAGAIN);
         self.act(|inner| {

@@ -48,7 +48,11 @@ fn errno(error: SendError) -> Error {
 }
 
 impl Conn {
-    /// Sends up to `len` bytes of the user's, as the peer and memory have room. May sleep.
+    /// Sends up to `len` bytes of the user's, as the peer and memory have room.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -82,7 +86,11 @@ impl Conn {
         result
     }
 
-    /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer if too much waits. May sleep.
+    /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer if too much waits.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -132,7 +140,17 @@ impl Conn {
         }
     }
 
-    /// Sends up to `len` bytes as one packet, or adds them to one that waits. May sleep.
+    /// Sends up to `len` bytes as one packet, or adds them to one that waits.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: there is no device.
+    /// - `ENOMEM`: no memory.
+    /// - `EFAULT`: the user's memory cannot be read.
     fn send_piece(
         self: &Arc<Self>,
         link: &Arc<Link>,
@@ -154,7 +172,11 @@ impl Conn {
         Ok(len)
     }
 
-    /// Wakes a writer who was told that too much waits, if there is room now. Nothing is locked. Does not sleep.
+    /// Wakes a writer who was told that too much waits, if there is room now.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Backlog::inner`, and may let the socket go.
     pub(super) fn tell_of_room(&self) {
         if !self.backlog.has_room_again() {
             return;
@@ -165,13 +187,21 @@ impl Conn {
     }
 
     /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
-    /// so is woken when there is room. Does not sleep.
+    /// so is woken when there is room.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     fn has_too_much_waiting(&self, link: Option<&Link>) -> bool {
         self.backlog.is_full() || link.is_some_and(|link| link.is_full_for(&self.backlog))
     }
 
     /// The number of bytes that may be sent. A peer that does not know that there is no room is asked, since
-    /// a writer who polls comes by here alone (K6). Does not sleep.
+    /// a writer who polls comes by here alone (K6).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn writable(self: &Arc<Self>) -> u32 {
         let mut free = 0;
         let actions = self.decide(|inner| {
@@ -190,14 +220,22 @@ impl Conn {
         free
     }
 
-    /// A writer is going to wait: a peer that does not know of it is asked for credit (K6). Does not sleep.
+    /// A writer is going to wait: a peer that does not know of it is asked for credit (K6).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn before_write_sleep(self: &Arc<Self>) {
         let actions = self.decide(|inner| inner.end.on_wait_to_write());
         let _ = self.carry_out(&actions, GFP_ATOMIC);
     }
 
-    /// The number of bytes that the device has not yet taken, which it is to say when it has: somebody waits for
-    /// that. Does not sleep.
+    /// The number of bytes that the device has not yet taken. It is to say when it has: the caller waits for
+    /// that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn unsent(&self) -> usize {
         if self.backlog.unsent() > 0 {
             link::with(|link| link.streams.ask_for_completion());

@@ -66,7 +66,11 @@ pub(in crate::driver) fn all() -> Option<Arc<Connections>> {
     ALL.load()
 }
 
-/// Writers may go on that had to wait, as too much waited of all. Does not sleep.
+/// Tells writers of room that had to wait, as too much waited of all.
+///
+/// # Context
+///
+/// Does not sleep; may let a socket go.
 pub(in crate::driver) fn tell_of_room() {
     if let Some(table) = all() {
         table.for_each(|conn| conn.tell_of_room());
@@ -86,7 +90,11 @@ pub(in crate::driver) struct Connections {
 }
 
 impl Connections {
-    /// Makes [`all`] find a table without connections, for as long as what is returned is kept. May sleep.
+    /// Makes [`all`] find a table without connections, for as long as what is returned is kept.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -105,6 +113,10 @@ impl Connections {
 
     /// Enters `conn` under `key`.
     ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
+    ///
     /// # Errors
     ///
     /// - `EADDRINUSE`: there is a connection between these addresses.
@@ -114,27 +126,48 @@ impl Connections {
     }
 
     /// Takes `conn` out from under `key`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     pub(super) fn remove(&self, key: Key, conn: &Arc<Conn>) {
         self.by_address.remove(key, conn);
     }
 
     /// The connection between these addresses.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     pub(in crate::driver) fn find(&self, key: Key) -> Option<Arc<Conn>> {
         self.by_address.find(key)
     }
 
     /// Calls `f` with each connection, as [`HashTable::for_each`] does.
+    ///
+    /// # Context
+    ///
+    /// Sleeps if `f` does; no lock of the table is held meanwhile.
     pub(in crate::driver) fn for_each(&self, f: impl FnMut(&Arc<Conn>)) {
         self.by_address.for_each(f);
     }
 
-    /// There is a connection whose time will be over: it is closing, or abandoned.
+    /// Looks at the connections in a while: there is one whose time will be over, as it is closing, or
+    /// abandoned.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep.
     pub(super) fn look_again(self: &Arc<Self>) {
         self.tick.queue_in(self, msecs_to_jiffies(LOOK_INTERVAL));
     }
 
     /// Has `conn` tried again soon with what it could not tell af_vsock, sockmap or the peer. It may have left
     /// the table.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Connections::unsettled`.
     pub(super) fn try_later(self: &Arc<Self>, conn: &Arc<Conn>) {
         // The others go with the first, or they would put it off.
         if conn.enlist(&mut self.unsettled.lock()) {
@@ -142,6 +175,11 @@ impl Connections {
         }
     }
 
+    /// Does what the timer is for.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn tick(self: Arc<Self>) {
         let mut unsettled = self.unsettled.lock().take();
         while let Some(conn) = unsettled {

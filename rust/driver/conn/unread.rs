@@ -131,6 +131,14 @@ impl Part {
 }
 
 /// Copies the first `len` bytes of a stream to the user; `copied` counts them.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `EFAULT`: the user's memory cannot be written.
 pub(super) fn copy_bytes(queue: &Queue, msg: &mut Msg, len: usize, copied: &mut usize) -> Result {
     for skb in queue.iter() {
         let consumed = skb.control().consumed;
@@ -148,6 +156,14 @@ pub(super) fn copy_bytes(queue: &Queue, msg: &mut Msg, len: usize, copied: &mut 
 }
 
 /// Moves the first `len` bytes of a stream to the user; `copied` counts them.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `EFAULT`: the user's memory cannot be written; what could not be copied is still there.
 pub(super) fn take_bytes(
     queue: &mut Queue,
     msg: &mut Msg,
@@ -239,6 +255,14 @@ impl Assembly {
 }
 
 /// Copies the first message to the user. It must be there as a whole.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `EFAULT`: the user's memory cannot be written.
 pub(super) fn copy_message(queue: &Queue, msg: &mut Msg) -> (Message, Result) {
     let mut assembly = Assembly::new(msg);
     'message: for skb in queue.iter() {
@@ -261,6 +285,14 @@ pub(super) fn copy_message(queue: &Queue, msg: &mut Msg) -> (Message, Result) {
 
 /// Moves the first message to the user. It must be there as a whole, and is gone afterwards, also
 /// if the user's memory could not be written.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// `EFAULT`: the user's memory cannot be written.
 pub(super) fn take_message(queue: &mut Queue, msg: &mut Msg) -> (Message, Result) {
     let mut assembly = Assembly::new(msg);
     while let Some(mut skb) = queue.pop_front() {
