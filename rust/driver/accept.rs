@@ -72,10 +72,18 @@ pub(super) trait Device {
     /// The way out through it.
     fn link(&self) -> &Arc<Link>;
 
-    /// Whether this machine has become `cid` without being told: some hosts restore a guest so. Sleeps.
+    /// Whether this machine has become `cid` without being told: some hosts restore a guest so.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::config`.
     fn has_become(&self, cid: u32) -> bool;
 
-    /// There is room for requests again: it receives what waits. Does not sleep.
+    /// Receives what waits: there is room for requests again.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`.
     fn receive_again(&self);
 }
 
@@ -116,7 +124,15 @@ struct HeldUp {
 }
 
 impl Requests {
-    /// None. May sleep.
+    /// None.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             waiting <- new_spinlock_bh!(
@@ -130,21 +146,32 @@ impl Requests {
         })
     }
 
-    /// Whether there is room for one more; if not, the device is told to receive again when there is. Does
-    /// not sleep.
+    /// Whether there is room for one more; if not, the device is told to receive again when there is.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Requests::waiting`.
     pub(super) fn has_room(&self) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.paused = waiting.is_full();
         !waiting.paused
     }
 
-    /// Notes `request`; false if there are too many, or no memory for more. Does not sleep.
+    /// Notes `request`; false if there are too many, or no memory for more.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Requests::waiting`.
     pub(super) fn push(&self, request: Header) -> bool {
         let mut waiting = self.waiting.lock();
         !waiting.is_full() && waiting.requests.push(request, GFP_ATOMIC).is_ok()
     }
 
-    /// Answers all requests by RST, as long as there is a way. May sleep.
+    /// Answers all requests by RST, as long as there is a way.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Requests::held_up`.
     pub(super) fn refuse_all(&self, device: &impl Device) {
         for request in self.take_waiting(device) {
             device.link().refuse_request(&request);
@@ -156,7 +183,11 @@ impl Requests {
         }
     }
 
-    /// Handles what there is; returns whether some have to be tried again later. Sleeps.
+    /// Handles what there is; returns whether some have to be tried again later.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::config`, or `Requests::held_up`.
     pub(super) fn handle(&self, device: &impl Device) -> bool {
         loop {
             self.retry(device);
@@ -175,6 +206,10 @@ impl Requests {
     }
 
     /// Handles what waits, in the order in which it came.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     fn admit_all(&self, device: &impl Device) {
         let mut tried = Instant::<Monotonic>::now();
         loop {
@@ -192,6 +227,11 @@ impl Requests {
         }
     }
 
+    /// Makes a connection of a request, or answers it by RST.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     fn admit_or_refuse(&self, device: &impl Device, request: &Header) {
         match self.admit(device, request) {
             Ok(()) => {}
@@ -210,7 +250,11 @@ impl Requests {
         }
     }
 
-    /// Takes all that wait to be handled, and so makes room. Sleeps.
+    /// Takes all that wait to be handled, and so makes room.
+    ///
+    /// # Context
+    ///
+    /// May sleep; takes `Rx::inner`.
     fn take_waiting(&self, device: &impl Device) -> KVec<Header> {
         if self.waiting.lock().requests.is_empty() {
             return KVec::new();
@@ -232,6 +276,10 @@ impl Requests {
     }
 
     /// Tries again what was held up; of those whose listener is owned still, the first alone.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Requests::held_up`.
     fn retry(&self, device: &impl Device) {
         for queue in self.take_held_up() {
             let Queue {
@@ -255,6 +303,10 @@ impl Requests {
 
     /// Has a connection wait for its listener; refuses it if it has waited for long, or as many do as the
     /// listener would have wait in its backlog.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Requests::held_up`.
     fn hold_up(&self, device: &impl Device, listener: &Listener, connection: HeldUp) {
         if connection.since.elapsed() >= PATIENCE {
             return refuse(device.link(), connection);
@@ -265,6 +317,19 @@ impl Requests {
     }
 
     /// Makes a connection of a request, or says why not.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: it is none of this machine's, or makes no sense.
+    /// - `ECONNREFUSED`: no socket of its type listens there.
+    /// - `ENOBUFS`: the listener's backlog is full.
+    /// - `EADDRINUSE`: there is a connection between the addresses.
+    /// - `ENOMEM`: no memory.
+    /// - Others as of [`Listener::create_child`].
     fn admit(&self, device: &impl Device, request: &Header) -> Result {
         let peer = request.src().map_err(|_| EINVAL)?;
         let here = request.dst().map_err(|_| EINVAL)?;
@@ -318,8 +383,15 @@ impl Requests {
     }
 }
 
-/// Puts `connection` last among those that wait for `listener`, or gives it back if too many do, or memory is
-/// lacking.
+/// Puts `connection` last among those that wait for `listener`.
+///
+/// # Context
+///
+/// May sleep. Called under `Requests::held_up`.
+///
+/// # Errors
+///
+/// Gives it back if too many wait, or memory is lacking.
 fn keep(held_up: &mut KVVec<Queue>, listener: &Listener, connection: HeldUp) -> Result<(), HeldUp> {
     let index = match held_up.iter().position(|q| q.listener == *listener) {
         Some(index) => index,
@@ -349,13 +421,21 @@ fn keep(held_up: &mut KVVec<Queue>, listener: &Listener, connection: HeldUp) -> 
 }
 
 /// Ends `connection`, and tells its peer.
+///
+/// # Context
+///
+/// Sleeps.
 fn refuse(link: &Arc<Link>, connection: HeldUp) {
     let HeldUp { request, child, .. } = connection;
     drop(child);
     link.refuse_request(&request);
 }
 
-/// Queues a connection for `accept()`, or refuses it; gives it back if a user call owns its listener. Sleeps.
+/// Queues a connection for `accept()`, or refuses it; gives it back if a user call owns its listener.
+///
+/// # Context
+///
+/// Sleeps.
 fn enqueue(link: &Arc<Link>, listener: &Listener, connection: HeldUp) -> Option<HeldUp> {
     // Found before the listener's lock is taken: an answer that is not sent leaves both sides waiting.
     let Ok(response) = connection.conn.response() else {

@@ -23,6 +23,14 @@ use kernel::{
 };
 
 /// What `stats` in debugfs shows: the device and the counters, a name and a value per line.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// What `f` returns.
 pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match device::running() {
         None => writeln!(f, "device: none")?,

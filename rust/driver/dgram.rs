@@ -112,7 +112,11 @@ pub(super) fn ports() -> Option<Arc<Ports>> {
     PORTS.load()
 }
 
-/// So much waits no longer that senders had to wait: they look again.
+/// Tells senders of room that had to wait, as too much waited of all.
+///
+/// # Context
+///
+/// Does not sleep; may let a socket go.
 pub(super) fn tell_of_room() {
     let Some(ports) = ports() else {
         return;
@@ -135,7 +139,11 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Makes [`ports`] find ports that nobody is bound to, for as long as what is returned is kept. May sleep.
+    /// Makes [`ports`] find ports that no socket is bound to, for as long as what is returned is kept.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -153,10 +161,15 @@ impl Ports {
 
     /// Binds `sock` to `port`, or to one that is free (D5).
     ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Ports::next`.
+    ///
     /// # Errors
     ///
     /// - `EACCES`: the port is reserved.
-    /// - `EADDRINUSE`: it is taken; `EADDRNOTAVAIL`: none was found that is free.
+    /// - `EADDRINUSE`: it is taken.
+    /// - `EADDRNOTAVAIL`: none was found that is free.
     /// - `ENOMEM`: no memory.
     fn bind(&self, port: u32, sock: &Arc<DgramSock>) -> Result<u32> {
         if port != PORT_ANY {
@@ -178,7 +191,11 @@ impl Ports {
         Err(NetError::AddrNotAvail.into())
     }
 
-    /// The machine has another CID: sockets that were bound to the old one answer on the new (C5).
+    /// Has sockets that were bound to the CID that this machine had before answer on `cid` (C5).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     pub(super) fn rebind(&self, cid: u32) {
         self.bound.for_each(|sock| {
             // Without memory for a note the socket tells the old one; it works on the new.
@@ -288,7 +305,11 @@ impl Datagrams for DatagramTransport {
     }
 }
 
-/// A packet has come on the queue of datagrams.
+/// Gives the socket that it is for a packet that has come on the queue of datagrams.
+///
+/// # Context
+///
+/// Does not sleep; takes `Tx::inner`.
 pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload: &mut Payload) {
     match proto::datagram(header, link.cid()) {
         // Counted already: what remains of it is nobody's (M2).
@@ -314,6 +335,10 @@ pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload:
 }
 
 /// The socket at `port`, if it wants to hear from `from`.
+///
+/// # Context
+///
+/// Does not sleep; may let a socket go.
 fn find(ports: &Ports, from: Address, port: u32) -> Option<ARef<VsockSock>> {
     let sock = ports.bound.find(Port(port))?;
     let sk = sock.sk.upgrade()?;
@@ -325,6 +350,10 @@ fn find(ports: &Ports, from: Address, port: u32) -> Option<ARef<VsockSock>> {
 }
 
 /// Offers a datagram to a socket; false if it is dropped (D4).
+///
+/// # Context
+///
+/// Does not sleep.
 fn deliver(sk: &VsockSock, from: Address, payload: &mut Payload) -> bool {
     if sk.is_shut_for_receiving() {
         return false;
@@ -343,6 +372,14 @@ fn deliver(sk: &VsockSock, from: Address, payload: &mut Payload) -> bool {
 }
 
 /// The payload as a buffer of its own: its pages, where it fills them well, or else a copy.
+///
+/// # Context
+///
+/// Does not sleep.
+///
+/// # Errors
+///
+/// `ENOMEM`, `ENOBUFS`: no memory.
 fn buffer(payload: &mut Payload) -> Result<SkBuff> {
     let len = payload.len();
     if payload.fits_pages() && len.saturating_mul(2) >= payload.memory() {

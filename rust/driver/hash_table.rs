@@ -46,7 +46,11 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
         self.buckets.get((key.mixed() >> 16) as usize % BUCKETS)
     }
 
-    /// Enters `value` under `key`. Does not sleep.
+    /// Enters `value` under `key`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     ///
     /// # Errors
     ///
@@ -62,6 +66,10 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
     }
 
     /// Takes `value` out from under `key`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     pub(super) fn remove(&self, key: K, value: &Arc<V>) {
         let Some(bucket) = self.bucket(&key) else {
             return;
@@ -77,6 +85,10 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
     }
 
     /// What is under `key`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
     pub(super) fn find(&self, key: K) -> Option<Arc<V>> {
         let bucket = self.bucket(&key)?.lock();
         bucket
@@ -85,8 +97,11 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
             .map(|(_, value)| value.clone())
     }
 
-    /// Calls `f` with each value; not with one that comes meanwhile, perhaps, and perhaps twice with
-    /// one.
+    /// Calls `f` with each value; perhaps not with one that comes meanwhile, and perhaps twice with one.
+    ///
+    /// # Context
+    ///
+    /// Takes a bucket's lock, but not while it calls `f`: sleeps if `f` does.
     pub(super) fn for_each(&self, mut f: impl FnMut(&Arc<V>)) {
         for bucket in &self.buckets {
             // Backwards: when others go, the rest moves to the front, and none is passed over.

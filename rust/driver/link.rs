@@ -128,11 +128,19 @@ macro_rules! new_outbox {
 }
 
 /// The way out, if there is one.
+///
+/// # Context
+///
+/// Does not sleep.
 pub(super) fn running() -> Option<Arc<Link>> {
     LINK.load()
 }
 
-/// Calls `f` with the way out, if there is one. Nothing in it may sleep.
+/// Calls `f` with the way out, if there is one.
+///
+/// # Context
+///
+/// Does not sleep, nor may `f`.
 pub(super) fn with<R>(f: impl FnOnce(&Link) -> R) -> Option<R> {
     LINK.with(f)
 }
@@ -157,7 +165,11 @@ pub(super) fn lacks(ty: SocketType) -> bool {
     with(|link| !link.serves(ty)).unwrap_or(false)
 }
 
-/// Answers `header`'s packet by RST, if there is a device. Does not sleep.
+/// Answers `header`'s packet by RST, if there is a device.
+///
+/// # Context
+///
+/// Does not sleep; takes `Tx::inner`.
 pub(super) fn refuse(header: &Header) {
     if let Some(link) = running() {
         link.refuse(header);
@@ -165,8 +177,12 @@ pub(super) fn refuse(header: &Header) {
 }
 
 impl Link {
-    /// The way out through a device that is `profile`, whose receive queues are `streams` and `datagrams`. Writers
-    /// that had to wait are told of room by the functions. May sleep.
+    /// The way out through a device that is `profile`, whose receive queues are `streams` and `datagrams`.
+    /// The functions tell writers of room that had to wait.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -188,12 +204,20 @@ impl Link {
         )
     }
 
-    /// Has socket calls find it. May sleep.
+    /// Has socket calls find it.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(super) fn publish(self: &Arc<Self>) {
         drop(LINK.replace(Some(self.clone())));
     }
 
-    /// Has socket calls find none any more. Sleeps.
+    /// Has socket calls find none any more.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(super) fn unpublish() {
         drop(LINK.replace(None));
     }
@@ -203,7 +227,7 @@ impl Link {
         self.cid.load(Relaxed)
     }
 
-    /// This machine has another CID; returns what it was.
+    /// Sets our own CID; returns what it was.
     pub(super) fn set_cid(&self, cid: u32) -> u32 {
         self.cid.xchg(cid, Relaxed)
     }
@@ -213,7 +237,7 @@ impl Link {
         self.leaving.load(Relaxed)
     }
 
-    /// The device is about to go, or goes on.
+    /// Notes that the device is about to go, or goes on.
     pub(super) fn set_leaving(&self, leaving: bool) {
         self.leaving.store(leaving, Relaxed);
     }
@@ -223,25 +247,37 @@ impl Link {
         self.profile.serves(ty)
     }
 
-    /// Sends a packet of a connection, or an answer to one. Does not sleep.
+    /// Sends a packet of a connection, or an answer to one.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the queue does not run.
+    /// `ENODEV`: the queue does not run.
     pub(super) fn send(self: &Arc<Self>, packet: Packet) -> Result {
         self.streams.send(self, packet)
     }
 
-    /// Sends the datagram `packet`. Does not sleep.
+    /// Sends the datagram `packet`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the queue does not run.
+    /// `ENODEV`: the queue does not run.
     pub(super) fn send_datagram(self: &Arc<Self>, packet: Packet) -> Result {
         self.datagrams.send(self, packet)
     }
 
     /// The RST that answers `header`'s packet, unless it is one itself (C2), or memory is lacking.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep.
     fn refusal(&self, header: &Header) -> Option<Packet> {
         let mut reply = reset_reply(header)?;
         STATS.count(Counter::Refused);
@@ -249,14 +285,22 @@ impl Link {
         queue::control(&reply, None, Cause::Reply, GFP_ATOMIC).ok()
     }
 
-    /// Answers `header`'s packet by RST. Without memory the peer has its time-out. Does not sleep.
+    /// Answers `header`'s packet by RST. Without memory the peer has its time-out.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn refuse(self: &Arc<Self>, header: &Header) {
         if let Some(packet) = self.refusal(header) {
             let _ = self.send(packet);
         }
     }
 
-    /// Answers a datagram by RST, if there is room to (D6). Does not sleep.
+    /// Answers a datagram by RST, if there is room to (D6).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn refuse_datagram(self: &Arc<Self>, header: &Header) {
         if let Some(packet) = self.refusal(header) {
             let afterwards = self.datagrams.tx.send_if_room(packet);
@@ -265,7 +309,11 @@ impl Link {
     }
 
     /// Answers `request` by RST, if it is for this machine: an RST would bear our CID (C1), and to the sender
-    /// of another it would be about another connection, maybe one that lives. Does not sleep.
+    /// of another it would be about another connection, maybe one that lives.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn refuse_request(self: &Arc<Self>, request: &Header) {
         if request.dst_cid == u64::from(self.cid()) {
             self.refuse(request);
@@ -275,6 +323,10 @@ impl Link {
     }
 
     /// Whether what is left of `msg` can be sent from where it lies: the transmit queue can take it.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn can_pin(&self, msg: &Msg) -> bool {
         // The header takes a descriptor too.
         msg.can_be_pinned(self.streams.tx.size().saturating_sub(1))
@@ -282,6 +334,10 @@ impl Link {
 
     /// Takes the packet out of `backlog` that small writes are put together in while others wait, if there is
     /// one. It is to be sent again.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
         backlog
             .has_open()
@@ -289,8 +345,12 @@ impl Link {
             .flatten()
     }
 
-    /// Whether so much waits to be sent that all writers have to wait; that of `backlog`, if so, is to be told
-    /// when they need not.
+    /// Whether so much waits to be sent that all writers have to wait; if so, the writer of `backlog` is to
+    /// be told when he need not.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn is_full_for(&self, backlog: &Backlog) -> bool {
         if !self.streams.tx.is_full() {
             return false;
@@ -300,12 +360,20 @@ impl Link {
         self.streams.tx.is_full_still()
     }
 
-    /// Drops the packets of `sender` that wait to be sent; returns whether there were any. Does not sleep.
+    /// Drops the packets of `sender` that wait to be sent; returns whether there were any.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn withdraw(&self, sender: &dyn Sender) -> bool {
         self.streams.tx.withdraw(sender)
     }
 
-    /// Drops all packets that wait to be sent. Does not sleep.
+    /// Drops all packets that wait to be sent.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn purge(&self) {
         self.streams.tx.purge(|_| true);
         self.datagrams.tx.purge(|_| true);
@@ -313,17 +381,34 @@ impl Link {
 }
 
 impl Outbox {
-    /// The device has taken packets. Does not sleep.
+    /// Has what the device has taken be reclaimed soon.
+    ///
+    /// # Context
+    ///
+    /// Any, hard interrupts included.
     pub(super) fn schedule_reclaim(&self, link: &Arc<Link>) {
         self.tx_work.queue(link, Where::Bh);
     }
 
-    /// Takes back what was sent; `timer` if that is why. Does not sleep.
+    /// Takes back what was sent; `timer` if that is why.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`. A bottom half, or the timer.
     fn reclaim(&self, link: &Arc<Link>, timer: bool) {
         let afterwards = self.tx.reclaim(timer);
         self.follow(link, afterwards);
     }
 
+    /// Sends `packet`, and does what follows from that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the queue does not run.
     fn send(&self, link: &Arc<Link>, packet: Packet) -> Result {
         let afterwards = self.tx.send(packet)?;
         self.follow(link, afterwards);
@@ -331,6 +416,10 @@ impl Outbox {
     }
 
     /// Does what is left to do after something was sent.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner` if `afterwards` is of the timer.
     fn follow(&self, link: &Arc<Link>, afterwards: Afterwards) {
         if afterwards.stuck {
             // It may as well sleep for want of buffers that are there.
@@ -353,17 +442,29 @@ impl Outbox {
         }
     }
 
-    /// Somebody waits until all that was sent so far is taken. Does not sleep.
+    /// Asks the device to say when it has taken all that was sent so far, as a caller waits for that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn ask_for_completion(&self) {
         self.tx.ask_for_completion();
     }
 
     /// Whether so much waits to be sent that more has to wait for it.
+    ///
+    /// # Context
+    ///
+    /// Any.
     pub(super) fn is_full(&self) -> bool {
         self.tx.is_full()
     }
 
-    /// The same, for one who waits to be told of room.
+    /// The same, for a writer who waits to be told of room.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn is_full_still(&self) -> bool {
         self.tx.is_full_still()
     }
@@ -374,16 +475,28 @@ impl Outbox {
     }
 
     /// Sends through `queue` from now on, with headers of `header_len` bytes.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn start(&self, queue: Queue, header_len: usize) {
         self.tx.start(Virtqueue::new(queue), header_len);
     }
 
-    /// Waits until the device has taken all packets, `limit` at most. Sleeps.
+    /// Waits until the device has taken all packets, `limit` at most.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(super) fn drain(&self, limit: Delta) {
         self.tx.drain(limit);
     }
 
-    /// The queue is no more. Sleeps.
+    /// Stops: the queue is no more.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(super) fn stop(&self) {
         self.tx.stop();
         // Who waits for room finds that there is no device.

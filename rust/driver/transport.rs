@@ -70,7 +70,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Not taken yet. May sleep.
+    /// Not taken yet.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -84,7 +88,11 @@ impl Slot {
     }
 }
 
-/// Has af_vsock give us its connections, from the first device on: before, others may serve them. Sleeps.
+/// Has af_vsock give us its connections, from the first device on: before, others may serve them.
+///
+/// # Context
+///
+/// Sleeps; takes `Slot::registration`.
 ///
 /// # Errors
 ///

@@ -127,6 +127,15 @@ fn choice() -> Choice {
 }
 
 impl Driver {
+    /// Makes the device work.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// As of [`try_to_set_up`](Self::try_to_set_up), which it puts into the log.
     fn set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         let result = Self::try_to_set_up(dev);
         if let Err(error) = &result {
@@ -135,6 +144,13 @@ impl Driver {
         result
     }
 
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// As of [`negotiate`](Self::negotiate), [`transport::register`], and [`Vsock::start`].
     fn try_to_set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         let (vsock, found) = Self::negotiate(dev)?;
         transport::register().inspect_err(|_| vsock.stop(dev))?;
@@ -145,7 +161,17 @@ impl Driver {
         Ok(vsock)
     }
 
-    /// Finds out what the device is, by the number of its queues. Sleeps.
+    /// Finds out what the device is, by the number of its queues.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: the device offers no type of socket, or the module is being unloaded.
+    /// - `ENOMEM`: no memory.
+    /// - Others as of [`Vsock::find_queues`] and [`renegotiate`](virtio::Device::renegotiate).
     fn negotiate(dev: &virtio::Device<Core<'_>>) -> Result<(Arc<Vsock>, Found)> {
         let (offered, choice) = (dev.features(), choice());
         let mut attempt = first_attempt(offered, choice);
@@ -171,7 +197,7 @@ impl Driver {
 }
 
 impl Vsock {
-    /// What was negotiated, as one line of the log.
+    /// Writes what was negotiated into the log, as one line.
     fn announce(&self, dev: &virtio::Device<Core<'_>>) {
         let sizes = self.streams.rx.sizes();
         pr_info!(

@@ -53,7 +53,15 @@ pub(super) struct Found {
 }
 
 impl Vsock {
-    /// Finds the queues. Sleeps.
+    /// Finds the queues.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// As of [`find_vqs`](virtio::Device::find_vqs).
     pub(super) fn find_queues(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result<Found> {
         fn specs<const N: usize>(names: [&'static CStr; N]) -> [VqSpec; N] {
             names.map(|name| VqSpec {
@@ -84,7 +92,17 @@ impl Vsock {
         })
     }
 
-    /// Starts to use the queues that were found. Sleeps.
+    /// Starts to use the queues that were found.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::config`.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the device gives this machine a CID that is reserved.
+    /// - `ENOMEM`: no memory.
+    /// - Others as of [`read_guest_cid`] and [`ready`](virtio::Device::ready).
     pub(super) fn start(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>, found: Found) -> Result {
         let Found {
             streams: [rx, tx],
@@ -154,16 +172,28 @@ impl Vsock {
         }
     }
 
-    /// Finds the queues again, as they were, and goes on. Sleeps.
+    /// Finds the queues again, as they were, and goes on.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::config`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`find_queues`](Self::find_queues) and [`start`](Self::start). The device has stopped then.
     pub(super) fn resume(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) -> Result {
         self.find_queues(dev)
             .and_then(|found| self.start(dev, found))
             .inspect_err(|_| self.stop(dev))
     }
 
-    /// Ends all connections and stops to use the device. Sleeps.
+    /// Ends all connections and stops to use the device.
     ///
     /// What waits to be sent goes first, then the peers are told, unless the device is gone (C7).
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Requests::held_up`, then `Vsock::config`. The works that it waits for do not call it.
     pub(super) fn stop(self: &Arc<Self>, dev: &virtio::Device<Core<'_>>) {
         // From here on nothing new begins, from either side; what waits to begin is refused.
         self.link.set_leaving(true);

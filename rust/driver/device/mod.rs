@@ -88,6 +88,10 @@ const RESTART_DELAY: u32 = 1000;
 static DEVICE: RcuArc<Vsock> = RcuArc::new();
 
 /// The device that runs, if there is one.
+///
+/// # Context
+///
+/// Does not sleep.
 pub(super) fn running() -> Option<Arc<Vsock>> {
     DEVICE.load()
 }
@@ -129,6 +133,16 @@ pub(crate) struct Vsock {
 }
 
 impl Vsock {
+    /// A device that is `profile`, and does not run yet.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: the module is being unloaded.
+    /// - `ENOMEM`: no memory.
     pub(super) fn new(profile: Profile, dev: &virtio::Device<Core<'_>>) -> Result<Arc<Self>> {
         let features = dev.features();
         let dev: ARef<virtio::Device> = dev.into();
@@ -163,7 +177,11 @@ impl Vsock {
         )
     }
 
-    /// Has `request` handled where one may sleep.
+    /// Has `request` handled where one may sleep, or answers it by RST.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
     pub(super) fn handle_later(self: &Arc<Self>, request: Header) {
         if !self.link.is_leaving() && self.requests.push(request) {
             self.request_work.queue(self, Where::Percpu);
@@ -182,6 +200,11 @@ impl Vsock {
         &self.datagrams.rx
     }
 
+    /// Handles requests.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     fn run_request_work(self: Arc<Self>) {
         // What the host told before it made these requests comes first (C5).
         if self.handle_events() {
@@ -195,20 +218,29 @@ impl Vsock {
         }
     }
 
-    /// Some requests wait for their listeners.
+    /// Has requests tried again that wait for their listeners.
     fn run_retry_work(self: Arc<Self>) {
         self.request_work.queue(&self, Where::Percpu);
     }
 
+    /// Handles events.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     fn run_event_work(self: Arc<Self>) {
         if self.handle_events() {
             self.event_work.queue(&self, Where::Unbound);
         }
     }
 
-    /// Handles the events that there are; returns whether there are, or may be, more. Sleeps.
+    /// Handles the events that there are; returns whether there are, or may be, more.
     ///
-    /// They are handled when this returns, whoever does it: nobody passes the lock meanwhile.
+    /// They are handled when this returns, by whichever caller: no other passes the lock meanwhile.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::config`.
     fn handle_events(&self) -> bool {
         let config = self.config.lock();
         let taken = self.events.take();
@@ -220,10 +252,14 @@ impl Vsock {
         taken.more
     }
 
-    /// The host has lost all connections, and we may have become another machine (C5). Sleeps.
+    /// Ends all connections, which the host has lost; we may have become another machine (C5).
     ///
-    /// The connections end before `guest_cid` is read, which some hosts take for the word that they have. What
-    /// was begun since then with the old CID has to end too, and its peer is told.
+    /// The connections end before `guest_cid` is read, which some hosts take for the word that they have.
+    /// What was begun since then with the old CID has to end too, and its peer is told.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; called under `Vsock::config`.
     fn handle_transport_reset(&self, config: Option<&ConfigSpace>) {
         let before = self.link.cid();
         self.drop_connections(false);
@@ -242,12 +278,21 @@ impl Vsock {
         }
     }
 
+    /// Ends all connections, and drops what waits to be sent.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn drop_connections(&self, tell_peers: bool) {
         self.link.purge();
         self.table.for_each(|conn| conn.break_off(tell_peers));
     }
 
     /// Has the datagram sockets that are bound to another CID follow this machine's, which was `before`.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the spinlock of the socket's lock.
     fn rebind(&self, before: u32) {
         let cid = self.link.cid();
         if before != cid && before != CID_ANY && net_ratelimit() {
@@ -256,13 +301,21 @@ impl Vsock {
         self.ports.rebind(cid);
     }
 
-    /// Where framing was lost, only a reset helps (M2). Does not sleep.
+    /// Has the device reset, as its framing was lost, which nothing else helps (M2).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep.
     pub(super) fn restart_later(self: &Arc<Self>) {
         self.restart_work
             .queue_in(self, msecs_to_jiffies(RESTART_DELAY));
     }
 
-    /// Resets the device and starts it again. Sleeps.
+    /// Resets the device and starts it again.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes the device's lock.
     fn restart(self: Arc<Self>) {
         let done = virtio::Adapter::<Driver>::restart(&self.dev, |bound| {
             // It may have stopped meanwhile, or be another one's device.
@@ -277,18 +330,30 @@ impl Vsock {
     }
 
     /// Whether SOCK_DGRAM is ours.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes `Vsock::registration`.
     pub(super) fn has_registered_datagrams(&self) -> bool {
         self.registration.lock().is_some()
     }
 
-    /// SOCK_DGRAM exists no longer. Sleeps.
+    /// Makes SOCK_DGRAM exist no longer.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::registration`.
     pub(super) fn unregister_datagrams(&self) {
         drop(self.registration.lock().take());
     }
 
-    /// Makes SOCK_DGRAM exist, if the device has datagrams (D9). Sleeps.
+    /// Makes SOCK_DGRAM exist, if the device has datagrams (D9).
     ///
     /// Whether or not it can, streams work.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::registration`.
     pub(super) fn register_datagrams(&self) {
         if !self.link.profile.dgram {
             return;
@@ -307,11 +372,16 @@ impl Vsock {
     }
 }
 
-/// Our own CID, as the device says now. May sleep.
+/// Our own CID, as the device says now.
+///
+/// # Context
+///
+/// May sleep.
 ///
 /// # Errors
 ///
-/// `EINVAL` if it is one that no machine can have; `EIO` and others if it cannot be read.
+/// - `EINVAL`: it is one that no machine can have.
+/// - `EIO` and others: it cannot be read, as of [`ConfigSpace::read_u64`].
 pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
     let guest_cid = config.read_u64(0)?;
     Config { guest_cid }.cid().map_err(|cid| {

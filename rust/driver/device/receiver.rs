@@ -63,7 +63,11 @@ macro_rules! new_receiver {
 pub(super) use new_receiver;
 
 impl Receiver {
-    /// Receives packets while `has_room`, and has `route` find whom they are for. Does not sleep.
+    /// Receives packets while `has_room`, and has `route` find whom they are for.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`. A bottom half.
     pub(super) fn receive(
         &self,
         device: &Arc<Vsock>,
@@ -84,12 +88,20 @@ impl Receiver {
         }
     }
 
-    /// There is, or may be, something to receive. Does not sleep.
+    /// Has packets received soon: there are, or may be, some.
+    ///
+    /// # Context
+    ///
+    /// Any, hard interrupts included.
     pub(super) fn schedule(&self, device: &Arc<Vsock>) {
         self.rx_work.queue(device, Where::Bh);
     }
 
-    /// Finds memory for buffers, and for a packet that waits for it. Sleeps.
+    /// Finds memory for buffers, and for a packet that waits for it.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Rx::inner`.
     pub(super) fn refill(&self, device: &Arc<Vsock>) {
         let enough = self.rx.refill(GFP_KERNEL);
         let helped = self.rx.help_held();
@@ -102,7 +114,11 @@ impl Receiver {
         }
     }
 
-    /// Receives through `queue` from now on, into buffers of `layout`. May sleep.
+    /// Receives through `queue` from now on, into buffers of `layout`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     ///
     /// # Errors
     ///
@@ -111,7 +127,11 @@ impl Receiver {
         self.rx.start(Virtqueue::new(queue), layout)
     }
 
-    /// The queue is no more. Sleeps.
+    /// Stops: the queue is no more.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(super) fn stop(&self) {
         self.rx.stop();
         // What queues a bottom half ends before it: that must not be the last to let go of the device.

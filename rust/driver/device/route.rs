@@ -26,7 +26,11 @@ use crate::{
 };
 use kernel::sync::Arc;
 
-/// Finds which connection a packet is for. Does not sleep.
+/// Gives a packet to the connection that it is for.
+///
+/// # Context
+///
+/// Called under `Rx::inner`; does not sleep, and takes the spinlock of the socket's lock.
 pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload) -> Routed {
     let link = &device.link;
     let stray = match proto::route(header, link.cid(), &link.profile) {
@@ -63,7 +67,11 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
     Routed::Done
 }
 
-/// Finds which socket a datagram is for.
+/// Gives a datagram to the socket that it is for.
+///
+/// # Context
+///
+/// Called under `Rx::inner`; does not sleep, and takes `Tx::inner`.
 pub(super) fn route_datagram(
     device: &Arc<Vsock>,
     header: &Header,
