@@ -54,7 +54,7 @@ use kernel::{
 };
 
 /// How many requests wait here to be handled. The others wait in the queue, and behind them all else, so
-/// that a burst is refused by nobody, and the host can withdraw those whose callers have given up.
+/// that no burst is refused, and the host can withdraw those whose callers have given up.
 const WAITING_MAX: usize = 64;
 
 /// How long a connection waits for a listener that a user call owns; its peer has a time-out too.
@@ -192,7 +192,7 @@ impl Requests {
         loop {
             self.retry(device);
             self.admit_all(device);
-            // The latest to come.
+            // The latest to come of each listener.
             let waits = (self.held_up.lock().iter())
                 .filter_map(|queue| queue.connections.last())
                 .map(|connection| connection.since.elapsed())

@@ -3,8 +3,8 @@
 //! Datagrams: sockets without connections, on queues of their own.
 //!
 //! A datagram is sent at once or waits for the device, charged to its socket's send buffer (D3). One
-//! that was received is offered to the socket at its port, or refused (D4, D6); nobody waits for
-//! anybody. Ports are a space of our own (D5). A socket outlives the device: without one it sends
+//! that was received is offered to the socket at its port, or refused (D4, D6); no socket waits for
+//! another. Ports are a space of our own (D5). A socket outlives the device: without one it sends
 //! nothing (ENODEV), and goes on with the next.
 
 use super::{
@@ -180,7 +180,7 @@ impl Ports {
         }
         let mut next = self.next.lock();
         for port in Candidates::new(*next, random()) {
-            // Taken or not, the next one need not try it again.
+            // Taken or not, the next search need not try it again.
             *next = port.wrapping_add(1);
             match self.bound.insert(Port(port), sock) {
                 Ok(()) => return Ok(port),
@@ -312,7 +312,7 @@ impl Datagrams for DatagramTransport {
 /// Does not sleep; takes `Tx::inner`.
 pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload: &mut Payload) {
     match proto::datagram(header, link.cid()) {
-        // Counted already: what remains of it is nobody's (M2).
+        // It is counted already, and what remains of it is for no socket (M2).
         _ if payload.is_damaged() => {}
         Datagram::Payload { from, port } => {
             let Some(sk) = find(ports, from, port) else {
@@ -324,7 +324,7 @@ pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload:
             }
         }
         Datagram::Refused { by, port } => {
-            // Only who is connected is told, as nobody else would know what of.
+            // Only a connected socket is told: another would not know what of.
             if let Some(sk) = find(ports, by, port).filter(|sk| sk.datagram_peer().is_some()) {
                 sk.report_error(NetError::ConnRefused.into());
             }

@@ -67,7 +67,7 @@ use kernel::{
     }, //
 };
 
-/// When sent packets are reclaimed that nobody else reclaims, in milliseconds.
+/// When the timer reclaims sent packets, if no call that sends does before, in milliseconds.
 const RECLAIM_INTERVAL: u32 = 20;
 
 /// How often a device is looked at that is to interrupt for what it takes, in milliseconds.
@@ -356,7 +356,7 @@ impl Link {
             return false;
         }
         backlog.note_refusal();
-        // Those that were refused before it was full no longer are woken.
+        // Writers that are noted before the queue ceases to be full are woken.
         self.streams.tx.is_full_still()
     }
 
@@ -422,7 +422,7 @@ impl Outbox {
     /// Does not sleep; takes `Rx::inner` if `afterwards` is of the timer.
     fn follow(&self, link: &Arc<Link>, afterwards: Afterwards) {
         if afterwards.stuck {
-            // It may as well sleep for want of buffers that are there.
+            // The device may as well sleep for want of buffers that are there.
             self.rx.notify();
         }
         if afterwards.tell_of_room {
@@ -499,7 +499,7 @@ impl Outbox {
     /// Sleeps.
     pub(super) fn stop(&self) {
         self.tx.stop();
-        // Who waits for room finds that there is no device.
+        // Writers that wait for room find that there is no device.
         (self.tell_of_room)();
         self.tx_work.cancel_sync();
         self.reclaim_work.cancel_sync();

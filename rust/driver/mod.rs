@@ -5,7 +5,7 @@
 //!
 //! # Rooms
 //!
-//! Sending is below the connections, receiving is above them: whoever sends needs a queue and an address; whoever
+//! Sending is below the connections, receiving is above them: what sends needs a queue and an address; what
 //! receives must know all connections. Each room knows those below it, and none above:
 //!
 //! - [`debugfs`]: what debugfs shows;

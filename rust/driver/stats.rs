@@ -42,7 +42,7 @@ counters! {
     RxUnwritten = "rx_unwritten",
     /// Packets of which bytes were lost: their connections were reset, as datagrams they were dropped (M2).
     RxDamaged = "rx_damaged",
-    /// Resets of the device, as nobody knew where the next packet begins (M2).
+    /// Resets of the device, as it had lost count: the next packet may begin anywhere (M2).
     FramingLost = "rx_framing_lost",
     /// Datagrams that were dropped, as their socket had no room for them or did not want them (D4).
     DgramDropped = "rx_dgram_dropped",

@@ -264,7 +264,7 @@ impl Transport for VirtioTransport {
         sk: &UserOwned<'_>,
         _target: usize,
     ) -> Result {
-        // Not the rest of what the call wants: as little as this wakes it.
+        // Not the rest of what the call wants: SO_RCVLOWAT is what wakes it.
         Arc::from(conn).before_read_sleep(sk.rcvlowat());
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Conn {
                 }
             }
         });
-        // Nothing of it is what this call is about, or there is nothing to send.
+        // What is let go is not what this call is about; to go on sends nothing.
         let _ = self.carry_out(&actions, GFP_KERNEL);
         if goes_on {
             self.publish_if_new(&actions);
@@ -89,7 +89,7 @@ impl Conn {
         let actions = self.decide(|inner| {
             inner.news = News::default();
             self.has_gap.store(false, Relaxed);
-            // Its place is not left for a moment: an answer to an earlier call may just come.
+            // The table is not left for a moment: an answer to an earlier call may just come.
             if inner.key != Some(key) {
                 self.unlink(inner);
                 inner.local_port = local_port;
@@ -198,7 +198,7 @@ impl Conn {
     pub(in crate::driver) fn shutdown(self: &Arc<Self>, how: ShutdownFlags) -> Result {
         let actions = self.decide(|inner| inner.end.shutdown(how));
         match self.carry_out(&actions, GFP_KERNEL) {
-            // It is owed.
+            // The timer sends it later.
             Err(error) if error == ENOMEM => Ok(()),
             result => result,
         }
@@ -213,10 +213,10 @@ impl Conn {
         let is_first_call = self.inner.lock().end.is_first_call();
         let unseen = self.take_request_back(is_first_call);
         let actions = self.decide(|inner| inner.end.close(unseen));
-        // What it could not send is owed, or there is nobody to tell.
+        // What it could not send is owed, or no peer is left to be told.
         let _ = self.carry_out(&actions, GFP_KERNEL);
         let sk: UserOwned<'_> = if actions.start_close_timer {
-            // linger() waits for that.
+            // linger() waits until the device has taken all: this asks it to say so.
             let _ = self.unsent();
             let sk = sk.linger();
             let mut inner = self.inner.lock();

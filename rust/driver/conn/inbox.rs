@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a connection has received and nobody has read: bytes, or messages.
+//! What a connection has received and its user has not read: bytes, or messages.
 //!
 //! Small payloads are copied together, so that neither many of them nor the large buffers that they
 //! came in hold much memory (K3). In a stream they simply follow each other. Messages keep their
@@ -43,11 +43,11 @@ pub(super) struct Inbox {
     empties: Empties,
     /// A reader has taken the buffers out, to put back what it does not read.
     taken: bool,
-    /// Meanwhile somebody else wanted to read.
+    /// Meanwhile sockmap wanted to read.
     missed: bool,
-    /// Somebody hands over what there is to sockmap, one by one.
+    /// A call hands over what there is to sockmap, one by one.
     handing_over: bool,
-    /// Meanwhile somebody else wanted to.
+    /// Meanwhile another call wanted to.
     more: bool,
 }
 
@@ -131,7 +131,7 @@ impl Inbox {
             whole: part.flags.contains(SeqFlags::EOM),
         });
         if part.start == 0 && part.end() >= skb.len() {
-            // As it is; the control block goes.
+            // The buffer goes as it is, without its control block.
             return Ok((skb.with_control(()), message));
         }
         let copy = SkBuff::alloc(part.len, GFP_ATOMIC, ())

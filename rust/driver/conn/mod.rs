@@ -4,8 +4,8 @@
 //!
 //! The rules, an [`Endpoint`], and what was received, an [`Inbox`], stand under one spinlock of ours, in whatever
 //! context a packet comes. What struct sock must say is noted there, and written by the socket's owner: by us, if
-//! nobody owns the socket, or by the user call that does, when it ends. So a user call that sleeps
-//! with the socket locked holds up nobody but itself.
+//! no user call owns the socket, or by the user call that does, when it ends. So a user call that sleeps
+//! with the socket locked holds up itself alone.
 
 mod connect;
 mod inbox;
@@ -236,7 +236,7 @@ impl Conn {
 
     /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say.
     ///
-    /// When the connection is over, nobody wants what waits of it: between the same ports there may soon be
+    /// When the connection is over, what waits of it is dropped: between the same ports there may soon be
     /// another.
     ///
     /// # Context
@@ -286,7 +286,7 @@ impl Conn {
     /// Does not sleep; takes the spinlock of the socket's lock.
     fn act(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) {
         let actions = self.decide(decision);
-        // What it could not send is owed, or there is nobody to tell.
+        // What it could not send is owed, or no peer is left to be told.
         let _ = self.carry_out(&actions, GFP_ATOMIC);
         self.publish_if_new(&actions);
     }

@@ -3,7 +3,7 @@
 //! What struct sock must say of a connection, and who writes it.
 //!
 //! af_vsock reads the socket's fields as the socket's owner, so that only an owner may write them: a user
-//! call that has locked the socket, or we, when nobody has.
+//! call that has locked the socket, or we, when none has.
 
 use super::Conn;
 use crate::{
@@ -106,10 +106,10 @@ impl Conn {
             }
             if news.established {
                 if sk.set_connected() {
-                    // Of an earlier connection, perhaps.
+                    // What it says may be of an earlier connection.
                     sk.set_peer_shutdown(peer_shutdown);
                 } else {
-                    // connect() had given up by the time.
+                    // connect() has given up meanwhile.
                     self.abandon();
                 }
             }

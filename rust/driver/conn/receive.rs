@@ -105,7 +105,7 @@ impl Conn {
         if actions.reply_rst {
             link::refuse(header);
         }
-        // What it could not send is owed, or there is nobody to tell.
+        // What it could not send is owed, or no peer is left to be told.
         let _ = self.carry_out(&actions, GFP_ATOMIC);
         self.publish_if_new(&actions);
         Routed::Done
@@ -245,7 +245,7 @@ impl Conn {
             missed = inner.inbox.put_back(queue);
             inner.on_read(bytes, message, sk.rcvlowat())
         });
-        // What it could not send is owed, or there is nobody to tell.
+        // What it could not send is owed, or no peer is left to be told.
         let _ = self.carry_out(&actions, GFP_KERNEL);
         if News::is_in(&actions) {
             self.publish(sk);

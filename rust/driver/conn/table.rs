@@ -169,7 +169,7 @@ impl Connections {
     ///
     /// Does not sleep; takes `Connections::unsettled`.
     pub(super) fn try_later(self: &Arc<Self>, conn: &Arc<Conn>) {
-        // The others go with the first, or they would put it off.
+        // The first starts the timer; the others, if they did, would put it off.
         if conn.enlist(&mut self.unsettled.lock()) {
             self.tick.requeue_in(self, msecs_to_jiffies(RETRY_INTERVAL));
         }

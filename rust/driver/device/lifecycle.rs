@@ -130,7 +130,7 @@ impl Vsock {
         self.link.publish();
         DEVICE.replace(Some(self.clone()));
         self.rebind(before);
-        // What came before DEVICE was set.
+        // Serves what came before DEVICE was set.
         self.streams.schedule(self);
         self.datagrams.schedule(self);
         self.event_work.queue(self, Where::Unbound);
@@ -216,12 +216,12 @@ impl Vsock {
         self.events.stop();
         *self.config.lock() = None;
         self.event_work.cancel_sync();
-        // Not waited for: it may be the one that we are called by.
+        // Not waited for: this work may be our caller.
         self.restart_work.cancel();
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
-        // Those that were made meanwhile; nothing makes any more.
+        // Connections that were made meanwhile; from here on none is made.
         self.table.for_each(|conn| conn.break_off(false));
     }
 }

@@ -318,7 +318,7 @@ impl Vsock {
     /// Sleeps; takes the device's lock.
     fn restart(self: Arc<Self>) {
         let done = virtio::Adapter::<Driver>::restart(&self.dev, |bound| {
-            // It may have stopped meanwhile, or be another one's device.
+            // The device may have stopped meanwhile, or be bound anew, with other data.
             core::ptr::eq(&raw const **bound, &raw const *self)
                 && DEVICE
                     .with(|device| core::ptr::eq(device, &raw const *self))
@@ -415,7 +415,7 @@ impl accept::Device for Arc<Vsock> {
 
 impl Handler for Vsock {
     fn used(self: ArcBorrow<'_, Self>, index: usize) {
-        // Set by `start()`; until then nobody waits for anything.
+        // Set by `start()`; until then no packet is expected.
         if DEVICE.is_empty() {
             return;
         }

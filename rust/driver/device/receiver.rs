@@ -134,7 +134,8 @@ impl Receiver {
     /// Sleeps.
     pub(super) fn stop(&self) {
         self.rx.stop();
-        // What queues a bottom half ends before it: that must not be the last to let go of the device.
+        // What queues a bottom half is cancelled before it: a bottom half must not drop the last reference to the
+        // device.
         self.refill_work.cancel_sync();
         self.rx_work.cancel_sync();
         self.refill_work.cancel_sync();

@@ -223,7 +223,7 @@ impl Payload {
             .flatten()
     }
 
-    /// Takes back a buffer that nobody has taken. When there is none, the next packet can come.
+    /// Takes back a buffer whose pages no socket buffer has taken. When there is none, the next packet can come.
     pub(in crate::driver) fn reclaim(&mut self) -> Option<PageBlock> {
         let block = self.pieces.pop().map(|piece| piece.block);
         if block.is_none() {

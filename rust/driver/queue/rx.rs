@@ -101,9 +101,10 @@ struct Inner {
     payload: Payload,
     /// The header of a packet that was taken from the queue and waits for memory.
     held: Option<Header>,
-    /// It was counted, and shown to monitors.
+    /// The held packet was counted, and shown to monitors.
     seen: bool,
-    /// Nobody knows where the next packet begins: what comes before the reset is none (M2).
+    /// The device has lost count, so that the next packet may begin anywhere: what comes before the reset is
+    /// none (M2).
     lost: bool,
 }
 
@@ -117,7 +118,7 @@ enum Next {
     Junk(Counter),
     /// Nothing.
     Nothing,
-    /// Nobody knows where the next packet begins (M2).
+    /// The device has lost count: the next packet may begin anywhere (M2).
     Lost,
 }
 
@@ -233,7 +234,7 @@ impl Rx {
                     return true;
                 }
                 if inner.supply.is_enough_just_now() {
-                    // To find memory for more may take its time.
+                    // Before the search for more memory, which may take its time.
                     inner.tell_if_due();
                 }
                 inner.layout.order

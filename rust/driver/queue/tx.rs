@@ -3,7 +3,7 @@
 //! Transmission: from packets to the device, and back to memory.
 //!
 //! The device's interrupts stay off while there is room: packets that it has taken are reclaimed by
-//! whoever sends next, or by a timer if nobody does. They are asked for when somebody waits, or the
+//! the next call that sends, or by a timer if none comes. They are asked for when a caller waits, or the
 //! device is slow; [`Underway`] says when.
 
 use super::{
@@ -262,7 +262,7 @@ impl Tx {
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
         let purged = self.inner.lock().waiting.extract(unwanted);
-        // Freed without the lock.
+        // The lock is released by now; these are freed.
         !purged.is_empty()
     }
 
@@ -273,7 +273,7 @@ impl Tx {
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
         let is_it = |other: &Arc<dyn Sender>| core::ptr::addr_eq(Arc::as_ptr(other), sender);
-        // To look for them takes the longer the more wait.
+        // The search takes the longer the more packets wait.
         sender.backlog().has_packets() && self.purge(|sent| sent.sender().is_some_and(is_it))
     }
 
@@ -430,7 +430,7 @@ impl Inner {
                 }
                 Err(NotAdded::Never(error.buffer))
             }
-            // The device is broken: nothing will ever be taken.
+            // The device is broken, and will never take anything.
             Err(error) => Err(NotAdded::Never(error.buffer)),
         }
     }
