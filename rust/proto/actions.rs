@@ -47,15 +47,15 @@ pub enum SockError {
 pub struct Actions {
     /// Store the packet's payload for the reader.
     pub deliver: bool,
-    /// Nobody will read the payload: drop it. It counts as received and consumed at once.
+    /// No reader is left for the payload: drop it. It counts as received and consumed at once.
     pub discard: bool,
-    /// What is stored and unread is for nobody any more: drop it.
+    /// No reader is left for what is stored and unread: drop it.
     pub drop_unread: bool,
     /// The packet makes no sense in this state: drop it and count it (H4).
     pub count_bad_op: bool,
     /// The connection is established: enter it into the tables, wake who waits in connect().
     pub established: bool,
-    /// [`Connection::peer_shutdown`] has grown: publish it and wake everybody.
+    /// [`Connection::peer_shutdown`] has grown: publish it and wake all who wait.
     pub peer_shutdown_changed: bool,
     /// Take the socket out of the tables, so that the peer's port can connect anew at once.
     pub unlink: bool,

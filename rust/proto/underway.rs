@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that the device has and who takes them back: whoever sends next, a timer, or an interrupt.
+//! Packets that the device has and who takes them back: the next call that sends, a timer, or an interrupt.
 //!
-//! Interrupts cost, so that they are off while nobody waits. A timer runs whenever the device has
+//! Interrupts cost, so that they are off while no caller waits. A timer runs whenever the device has
 //! packets, and so nothing that the device has taken stays for long. What the timer finds the
-//! device to be slow with, and what somebody waits for, is left to interrupts; and the timer, now a
+//! device to be slow with, and what a caller waits for, is left to interrupts; and the timer, now a
 //! slow one, only sees that the device moves at all.
 
 /// A timer of [`Underway`].
@@ -79,7 +79,7 @@ impl Underway {
         self.taken = self.taken.saturating_add(1).min(self.given);
     }
 
-    /// Somebody waits until all that was sent so far is taken back: what the device has, and `waiting`
+    /// A caller waits until all that was sent so far is taken back: what the device has, and `waiting`
     /// packets more.
     pub fn wait_for_all(&mut self, waiting: usize) {
         self.awaited = self.given.saturating_add(waiting as u64);
