@@ -243,7 +243,7 @@ impl Link {
     }
 
     /// Whether sockets of type `ty` work.
-    pub(super) fn serves(&self, ty: SocketType) -> bool {
+    fn serves(&self, ty: SocketType) -> bool {
         self.profile.serves(ty)
     }
 

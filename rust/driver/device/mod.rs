@@ -182,7 +182,7 @@ impl Vsock {
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn handle_later(self: &Arc<Self>, request: Header) {
+    fn handle_later(self: &Arc<Self>, request: Header) {
         if !self.link.is_leaving() && self.requests.push(request) {
             self.request_work.queue(self, Where::Percpu);
         } else {
@@ -306,7 +306,7 @@ impl Vsock {
     /// # Context
     ///
     /// Does not sleep.
-    pub(super) fn restart_later(self: &Arc<Self>) {
+    fn restart_later(self: &Arc<Self>) {
         self.restart_work
             .queue_in(self, msecs_to_jiffies(RESTART_DELAY));
     }
@@ -343,7 +343,7 @@ impl Vsock {
     /// # Context
     ///
     /// Sleeps; takes `Vsock::registration`.
-    pub(super) fn unregister_datagrams(&self) {
+    fn unregister_datagrams(&self) {
         drop(self.registration.lock().take());
     }
 
@@ -354,7 +354,7 @@ impl Vsock {
     /// # Context
     ///
     /// Sleeps; takes `Vsock::registration`.
-    pub(super) fn register_datagrams(&self) {
+    fn register_datagrams(&self) {
         if !self.link.profile.dgram {
             return;
         }
@@ -382,7 +382,7 @@ impl Vsock {
 ///
 /// - `EINVAL`: it is one that no machine can have.
 /// - `EIO` and others: it cannot be read, as of [`ConfigSpace::read_u64`].
-pub(super) fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
+fn read_guest_cid(config: &ConfigSpace) -> Result<u32> {
     let guest_cid = config.read_u64(0)?;
     Config { guest_cid }.cid().map_err(|cid| {
         if net_ratelimit() {

@@ -72,12 +72,12 @@ impl Backlog {
     }
 
     /// Counts a packet that was made, with so many bytes of the user's.
-    pub(in crate::driver) fn add_unsent(&self, bytes: u32) {
+    pub(super) fn add_unsent(&self, bytes: u32) {
         self.unsent.add(i64::from(bytes), Relaxed);
     }
 
     /// Counts a packet that has gone, with so many bytes: all go, whatever becomes of them.
-    pub(in crate::driver) fn subtract_unsent(&self, bytes: u32) {
+    pub(super) fn subtract_unsent(&self, bytes: u32) {
         self.unsent.add(-i64::from(bytes), Relaxed);
     }
 
@@ -93,12 +93,12 @@ impl Backlog {
     }
 
     /// Whether packets of the connection wait.
-    pub(in crate::driver) fn has_packets(&self) -> bool {
+    pub(super) fn has_packets(&self) -> bool {
         self.inner.lock().packets > 0
     }
 
     /// Counts a packet of the connection that enters the list, of `memory` bytes if it has payload.
-    pub(in crate::driver) fn count_in(&self, memory: usize) {
+    pub(super) fn count_in(&self, memory: usize) {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_add(1);
         inner.memory = inner.memory.saturating_add(memory);
@@ -106,7 +106,7 @@ impl Backlog {
 
     /// Counts a packet of the connection that has left the list. If it was the last one, returns the open
     /// one.
-    pub(in crate::driver) fn count_out(&self, memory: usize) -> Option<Packet> {
+    pub(super) fn count_out(&self, memory: usize) -> Option<Packet> {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
         inner.memory = inner.memory.saturating_sub(memory);
@@ -118,7 +118,7 @@ impl Backlog {
     }
 
     /// Keeps `packet` open behind those that wait; returns it if there are none.
-    pub(in crate::driver) fn park(&self, packet: Packet) -> Option<Packet> {
+    pub(super) fn park(&self, packet: Packet) -> Option<Packet> {
         let mut inner = self.inner.lock();
         if inner.packets == 0 {
             return Some(packet);
@@ -128,7 +128,7 @@ impl Backlog {
     }
 
     /// Takes the open packet out: to be added to, or to be closed.
-    pub(in crate::driver) fn take_open(&self) -> Option<Packet> {
+    pub(super) fn take_open(&self) -> Option<Packet> {
         self.inner.lock().take_open()
     }
 

@@ -143,23 +143,23 @@ impl Sent {
         }
     }
 
-    pub(in crate::driver) fn cause(&self) -> Cause {
+    pub(super) fn cause(&self) -> Cause {
         self.cause
     }
 
-    pub(in crate::driver) fn sender(&self) -> Option<&Arc<dyn Sender>> {
+    pub(super) fn sender(&self) -> Option<&Arc<dyn Sender>> {
         self.sender.as_ref()
     }
 
     /// Tells the sender of a credit update that another one may wait from now on.
-    pub(in crate::driver) fn report_update_left(&self) {
+    pub(super) fn report_update_left(&self) {
         if let (Cause::CreditUpdate, Some(sender)) = (self.cause, &self.sender) {
             sender.update_left();
         }
     }
 
     /// Notes that monitors have seen the packet; returns whether they had.
-    pub(in crate::driver) fn mark_tapped(&mut self) -> bool {
+    pub(super) fn mark_tapped(&mut self) -> bool {
         core::mem::replace(&mut self.tapped, true)
     }
 }
@@ -242,7 +242,7 @@ pub(in crate::driver) fn data(
 }
 
 /// Whether more of the user's bytes may be added to `packet`.
-pub(in crate::driver) fn is_open(packet: &Packet) -> bool {
+pub(super) fn is_open(packet: &Packet) -> bool {
     packet.control().open && packet.tailroom() > 0
 }
 
@@ -342,7 +342,7 @@ fn payload(linear: usize) -> Result<Packet> {
 /// # Errors
 ///
 /// `EINVAL`: the packet was made for a device that has gone.
-pub(in crate::driver) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
+pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
     if packet.control().header_len() == header_len {
         return Ok(());
     }
@@ -430,7 +430,7 @@ fn pin(
 /// # Errors
 ///
 /// `EINVAL`: its connection is over, and it may not go out any more.
-pub(in crate::driver) fn stamp(packet: &mut Packet) -> Result {
+pub(super) fn stamp(packet: &mut Packet) -> Result {
     let Some(sender) = packet.control().sender.clone() else {
         return Ok(());
     };

@@ -46,7 +46,7 @@ pub(in crate::driver) struct Payload {
 
 impl Payload {
     /// None, and no room for buffers.
-    pub(in crate::driver) const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             pieces: KVec::new(),
             len: 0,
@@ -66,7 +66,7 @@ impl Payload {
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(in crate::driver) fn with_capacity(buffers: usize, flags: Flags) -> Result<Self> {
+    pub(super) fn with_capacity(buffers: usize, flags: Flags) -> Result<Self> {
         Ok(Self {
             pieces: KVec::with_capacity(buffers, flags)?,
             len: 0,
@@ -79,7 +79,7 @@ impl Payload {
 
     /// Adds a buffer of which `len` bytes from `offset` on are payload; without room for it, it is
     /// freed, and the packet is damaged.
-    pub(in crate::driver) fn add(&mut self, block: PageBlock, offset: usize, len: usize) {
+    pub(super) fn add(&mut self, block: PageBlock, offset: usize, len: usize) {
         let piece = Piece { block, offset, len };
         if self.pieces.push_within_capacity(piece).is_err() {
             self.damaged = true;
@@ -87,7 +87,7 @@ impl Payload {
     }
 
     /// Notes that all buffers are there: `len` bytes are payload, or, if that is none, some were lost (M2).
-    pub(in crate::driver) fn complete(&mut self, len: Option<usize>) {
+    pub(super) fn complete(&mut self, len: Option<usize>) {
         self.damaged |= len.is_none();
         self.len = len.unwrap_or(0);
         let mut left = self.len;
@@ -134,7 +134,7 @@ impl Payload {
     }
 
     /// Whether there are too few socket buffers for its pages.
-    pub(in crate::driver) fn lacks_spare_skbs(&self) -> bool {
+    pub(super) fn lacks_spare_skbs(&self) -> bool {
         self.pieces.len()
             > self
                 .spare_skbs
@@ -143,7 +143,7 @@ impl Payload {
     }
 
     /// Provides an empty socket buffer for its pages.
-    pub(in crate::driver) fn add_spare_skb(&mut self, skb: SkBuff) {
+    pub(super) fn add_spare_skb(&mut self, skb: SkBuff) {
         self.spare_skbs.push_back(skb);
     }
 
@@ -174,14 +174,14 @@ impl Payload {
     }
 
     /// How many bytes a socket buffer must have room for that the packet waits for.
-    pub(in crate::driver) fn lacks_room(&self) -> Option<usize> {
+    pub(super) fn lacks_room(&self) -> Option<usize> {
         // Whatever precedes the payload where it is stored.
         self.waits_for_room
             .then(|| self.len.saturating_add(proto::Mark::LEN))
     }
 
     /// Provides an empty socket buffer to copy the payload to.
-    pub(in crate::driver) fn add_room(&mut self, room: SkBuff) {
+    pub(super) fn add_room(&mut self, room: SkBuff) {
         self.waits_for_room = false;
         self.room = Some(room);
     }
@@ -224,7 +224,7 @@ impl Payload {
     }
 
     /// Takes back a buffer whose pages no socket buffer has taken. When there is none, the next packet can come.
-    pub(in crate::driver) fn reclaim(&mut self) -> Option<PageBlock> {
+    pub(super) fn reclaim(&mut self) -> Option<PageBlock> {
         let block = self.pieces.pop().map(|piece| piece.block);
         if block.is_none() {
             self.len = 0;
