@@ -26,7 +26,7 @@ use kernel::{
 ///
 /// # Context
 ///
-/// May sleep.
+/// May sleep; takes `Vsock::registration`.
 ///
 /// # Errors
 ///
@@ -42,6 +42,15 @@ pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Shows the device.
+///
+/// # Context
+///
+/// May sleep; takes `Vsock::registration`.
+///
+/// # Errors
+///
+/// What `f` returns.
 fn show_device(device: &Vsock, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let link = &device.link;
     writeln!(f, "device: running")?;
@@ -63,6 +72,15 @@ fn show_device(device: &Vsock, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Shows a pair of queues.
+///
+/// # Context
+///
+/// Does not sleep; takes `Rx::inner`, then `Tx::inner`.
+///
+/// # Errors
+///
+/// What `f` returns.
 fn show_queues(f: &mut fmt::Formatter<'_>, prefix: &str, rx: &Rx, tx: &Tx) -> fmt::Result {
     let sizes = rx.sizes();
     writeln!(f, "{prefix}rx_queue: {}", sizes.queue)?;

@@ -419,7 +419,7 @@ impl Outbox {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Rx::inner` if `afterwards` is of the timer.
+    /// Does not sleep; takes `Rx::inner` if `afterwards` is of the timer, and may let sockets go.
     fn follow(&self, link: &Arc<Link>, afterwards: Afterwards) {
         if afterwards.stuck {
             // The device may as well sleep for want of buffers that are there.

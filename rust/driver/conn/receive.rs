@@ -255,7 +255,7 @@ impl Conn {
         }
     }
 
-    /// A reader is going to wait until there are `lowat` bytes: the peer must be able to send them (K6).
+    /// Sees to it that the peer can send `lowat` bytes, for which a reader is going to wait (K6).
     ///
     /// # Context
     ///

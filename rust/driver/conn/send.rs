@@ -220,7 +220,7 @@ impl Conn {
         free
     }
 
-    /// A writer is going to wait: a peer that does not know of it is asked for credit (K6).
+    /// Asks the peer for credit, unless it knows that a writer is going to wait (K6).
     ///
     /// # Context
     ///
@@ -230,8 +230,8 @@ impl Conn {
         let _ = self.carry_out(&actions, GFP_ATOMIC);
     }
 
-    /// The number of bytes that the device has not yet taken. It is to say when it has: the caller waits for
-    /// that.
+    /// The number of bytes that the device has not yet taken; asks it to say when it has, as the caller waits
+    /// for that.
     ///
     /// # Context
     ///

@@ -127,7 +127,7 @@ fn choice() -> Choice {
 }
 
 impl Driver {
-    /// Makes the device work.
+    /// As [`try_to_set_up`](Self::try_to_set_up), and puts into the log why it failed.
     ///
     /// # Context
     ///
@@ -135,7 +135,7 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// As of [`try_to_set_up`](Self::try_to_set_up), which it puts into the log.
+    /// As of [`try_to_set_up`](Self::try_to_set_up).
     fn set_up(dev: &virtio::Device<Core<'_>>) -> Result<Arc<Vsock>> {
         let result = Self::try_to_set_up(dev);
         if let Err(error) = &result {
@@ -144,6 +144,8 @@ impl Driver {
         result
     }
 
+    /// Finds out what the device is, starts it, and has sockets find it.
+    ///
     /// # Context
     ///
     /// Sleeps.

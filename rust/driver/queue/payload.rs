@@ -195,7 +195,7 @@ impl Payload {
         }
     }
 
-    /// An empty socket buffer for its pages.
+    /// Takes an empty socket buffer for its pages.
     ///
     /// # Errors
     ///

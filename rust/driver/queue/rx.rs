@@ -381,7 +381,7 @@ impl Inner {
         Some((block, Used { len, size }))
     }
 
-    /// The next packet, once there is the memory that it may take to store it.
+    /// Takes the next packet, once there is the memory that it may take to store it.
     fn next(&mut self) -> Next {
         let next = match self.held.take() {
             Some(header) => Next::Packet(header),

@@ -28,7 +28,7 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// A copy with `payload` appended by `append`.
+/// Makes a copy with `payload` bytes of payload, which `append` appends; none without memory.
 ///
 /// # Context
 ///
