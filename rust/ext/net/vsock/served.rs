@@ -145,7 +145,7 @@ extern "C" fn backlog_rcv<T: Serves>(
         unsafe { SkBuff::from_raw(skb, ()) }.consume();
     }
     // SAFETY: The function is set between `init` and `destruct`.
-    unsafe { served::<T>(sk.cast()) }.way.note_is_found();
+    unsafe { served::<T>(sk.cast()) }.way.forget_note();
     // SAFETY: As above; it is the owner that works off the backlog.
     unsafe { with::<T, _>(sk.cast(), |data, sk| T::deferred(data, sk)) };
     0

@@ -152,8 +152,8 @@ impl WeakSock {
         core::ptr::eq(self.0.sk.lock().sk, sk)
     }
 
-    /// The owner has found the note, and is going to look.
-    pub(super) fn note_is_found(&self) {
+    /// Forgets the note, which the owner has found: he is going to look.
+    pub(super) fn forget_note(&self) {
         // Full: a change that came after the owner has looked finds that there is no note.
         self.0.note.xchg(core::ptr::null_mut(), Full);
     }
