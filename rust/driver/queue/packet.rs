@@ -70,7 +70,11 @@ pub(in crate::driver) trait Sender: Send + Sync {
     /// Called with none of the locks 3 to 6 held; does not sleep.
     fn taken(&self);
 
-    /// A packet can never be sent: none may follow it. The queue is locked; [`taken`](Self::taken) follows.
+    /// The device can never take a packet: none may follow it. [`taken`](Self::taken) is called afterwards.
+    ///
+    /// # Context
+    ///
+    /// Called with `Tx::inner` held; does not sleep.
     fn begin_gap(&self);
 
     /// A credit update does not wait any more: it is sent now, or dropped.
