@@ -48,8 +48,8 @@ const BUILT: &[&str] = &[
     "vsock_dgram_test",
 ];
 
-/// The modules that the tests of ext load: those of samples/.
-const SAMPLES: &[&str] = &[
+/// The modules that the tests load beside the driver: those of rust/tests/.
+const TEST_MODULES: &[&str] = &[
     "rust_ext_test",
     "rust_net_test",
     "rust_fake_virtio",
@@ -191,7 +191,7 @@ impl Places {
         if self.driver().exists() {
             fs.file("modules/rvsock.ko", 0o644, &fs::read(self.driver())?);
         }
-        for name in SAMPLES {
+        for name in TEST_MODULES {
             let module = self.driver().with_file_name(format!("{name}.ko"));
             if module.exists() {
                 fs.program(module, &format!("modules/{name}.ko"))?;

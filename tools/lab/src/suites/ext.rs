@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `rust/ext/` in a guest: the modules of samples/ that test it, on an entropy device, on a socket device and on sockets.
+//! `rust/ext/` in a guest: the modules of rust/tests/, on an entropy device, on a socket device and on sockets.
 
 use std::{io::Write, time::Duration};
 
@@ -65,7 +65,7 @@ fn none_failed(said: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The tests of samples/ext_test.rs, which counts them itself, and what goes on beyond the end of the device.
+/// The tests of rust/tests/ext_test.rs, which counts them itself, and what goes on beyond the end of the device.
 fn on_entropy(s: &mut Session) -> Result<()> {
     s.discard_guest();
     s.extra_arguments = ["-device", "virtio-rng-pci"].map(str::to_owned).into();
@@ -100,7 +100,7 @@ fn on_entropy(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// A device without a machine (samples/fake_virtio.c) has a short configuration space, and is removed while its status
+/// A device without a machine (rust/tests/fake_virtio.c) has a short configuration space, and is removed while its status
 /// reads as all ones.
 fn on_fake(s: &mut Session) -> Result<()> {
     s.ensure_guest()?;

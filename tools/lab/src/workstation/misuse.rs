@@ -2,7 +2,7 @@
 
 //! What must not compile: programs on `rust/ext` with a misuse in them, each with the compiler's word on it.
 //!
-//! In samples/compile_fail a line that ends in `//~ CODE text` is a misuse: with the module's own command line the
+//! In rust/tests/compile_fail a line that ends in `//~ CODE text` is a misuse: with the module's own command line the
 //! compiler must report that error in that line, with that text in it, and no other. A line that ends in `//+` stands in
 //! its place where there is none; without their misuses, all programs must compile.
 
@@ -97,7 +97,7 @@ impl Program {
 }
 
 fn programs(places: &Places) -> Result<Vec<Program>> {
-    let dir = places.checkout.join("samples/compile_fail");
+    let dir = places.checkout.join("rust/tests/compile_fail");
     let mut paths = fs::read_dir(&dir)
         .with_context(|| format!("cannot list {}", dir.display()))?
         .map(|entry| Ok(entry?.path()))

@@ -43,7 +43,7 @@ use kernel::{
     }, //
 };
 
-#[path = "../rust/ext/mod.rs"]
+#[path = "../ext/mod.rs"]
 #[allow(dead_code, unreachable_pub, unsafe_code, unused_imports, unused_macros)]
 mod ext;
 

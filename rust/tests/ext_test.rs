@@ -54,6 +54,8 @@ use kernel::{
     }, //
 };
 
+// The part that does not have to do with sockets, as a sample takes it.
+#[path = "../../samples/ext.rs"]
 #[allow(dead_code, unsafe_code, unused_imports, unused_macros)]
 mod ext;
 mod ext_test_buffer;

@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0
 /* A module has its own copy of what ext/net needs of C. */
 
-#include "../rust/ext/net/helpers.c"
+#include "../ext/net/helpers.c"
