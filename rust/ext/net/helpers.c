@@ -117,6 +117,21 @@ bool rvsock_helper_msg_read(struct msghdr *msg, void *to, size_t len)
 	return copy_from_iter_full(to, len, &msg->msg_iter);
 }
 
+#ifdef CONFIG_KUNIT
+/* For tests: the message's memory is the kernel's. */
+void rvsock_helper_msg_over(struct msghdr *msg, struct kvec *memory, bool to_be_written)
+{
+	iov_iter_kvec(&msg->msg_iter, to_be_written ? ITER_DEST : ITER_SOURCE, memory, 1,
+		      memory->iov_len);
+}
+
+/* And here it is where no user's is. */
+void rvsock_helper_msg_over_nothing(struct msghdr *msg, size_t len)
+{
+	iov_iter_ubuf(&msg->msg_iter, ITER_DEST, (void __user *)-PAGE_SIZE, len);
+}
+#endif
+
 /* Takes a reference unless the last one is gone already. */
 bool rvsock_helper_sock_tryget(struct sock *sk)
 {

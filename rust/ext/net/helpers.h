@@ -30,6 +30,10 @@ int rvsock_helper_msg_pages(struct msghdr *msg);
 
 size_t rvsock_helper_msg_data_left(struct msghdr *msg);
 bool rvsock_helper_msg_read(struct msghdr *msg, void *to, size_t len);
+#ifdef CONFIG_KUNIT
+void rvsock_helper_msg_over(struct msghdr *msg, struct kvec *memory, bool to_be_written);
+void rvsock_helper_msg_over_nothing(struct msghdr *msg, size_t len);
+#endif
 
 bool rvsock_helper_sock_tryget(struct sock *sk);
 bool rvsock_helper_sock_is_alive(const struct sock *sk);

@@ -114,3 +114,54 @@ impl Msg {
         unsafe { &raw mut (*self.0.get()).msg_iter }
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+impl Msg {
+    /// Calls `f` with a message whose user has `memory` to receive to. For tests.
+    pub(crate) fn with_memory<R>(memory: &mut [u8], f: impl FnOnce(&mut Msg) -> R) -> R {
+        // SAFETY: The slice is valid for writes, and borrowed until this returns.
+        unsafe { Self::over(memory.as_mut_ptr(), memory.len(), true, f) }
+    }
+
+    /// Calls `f` with a message whose user sends `data`. For tests.
+    pub(crate) fn with_data<R>(data: &[u8], f: impl FnOnce(&mut Msg) -> R) -> R {
+        // SAFETY: The slice is valid for reads, and borrowed until this returns.
+        unsafe { Self::over(data.as_ptr().cast_mut(), data.len(), false, f) }
+    }
+
+    /// Calls `f` with a message whose user has no memory where `len` bytes are to be. For tests.
+    pub(crate) fn with_bad_memory<R>(len: usize, f: impl FnOnce(&mut Msg) -> R) -> R {
+        let mut msg = core::mem::MaybeUninit::<bindings::msghdr>::zeroed();
+        // SAFETY: As in `over()`; addresses that no user's are fail to be written, and that is all.
+        unsafe {
+            bindings::rvsock_helper_msg_over_nothing(msg.as_mut_ptr(), len);
+            f(Msg::from_raw(msg.as_mut_ptr()))
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `len` bytes from `memory` on must be valid until this returns, for writes if they are
+    /// `to_be_written`, else for reads, and nobody else may use them otherwise meanwhile.
+    unsafe fn over<R>(
+        memory: *mut u8,
+        len: usize,
+        to_be_written: bool,
+        f: impl FnOnce(&mut Msg) -> R,
+    ) -> R {
+        let mut memory = bindings::kvec {
+            iov_base: memory.cast(),
+            iov_len: len,
+        };
+        let mut msg = core::mem::MaybeUninit::<bindings::msghdr>::zeroed();
+        // SAFETY:
+        // - A message of zeroes is valid but for its iterator, which is made here.
+        // - The memory that it goes over is valid by the safety requirement, and `memory` says where it
+        //   is until after `f`.
+        // - `f` alone uses the message, and cannot keep it.
+        unsafe {
+            bindings::rvsock_helper_msg_over(msg.as_mut_ptr(), &mut memory, to_be_written);
+            f(Msg::from_raw(msg.as_mut_ptr()))
+        }
+    }
+}
