@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The same tests as KUnit, in User-mode Linux: their names come from the source, so that none can vanish silently.
+//! The driver's unit tests as KUnit, those of the pure code among them, in User-mode Linux: their names come from the source, so that none can vanish silently.
 
 use std::{
     collections::BTreeMap,
@@ -35,12 +35,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Walks the source for `kunit_tests(SUITE)` and the `#[test]` functions after it.
 pub fn names(places: &Places) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for room in ["wire", "proto"] {
+    for room in ["wire", "proto", "driver"] {
         walk(&places.checkout.join("rust").join(room), &mut names)?;
     }
     ensure!(
         !names.is_empty(),
-        "rust/wire and rust/proto have no #[test]"
+        "rust/wire, rust/proto and rust/driver have no #[test]"
     );
     Ok(names)
 }
@@ -121,7 +121,7 @@ fn results(log: &str) -> BTreeMap<String, bool> {
 }
 
 pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path) -> Result<()> {
-    report.busy("the pure code's tests as KUnit, in User-mode Linux ...");
+    report.busy("the driver's unit tests as KUnit, in User-mode Linux ...");
     let start = Instant::now();
     let mut fs = Initramfs::new(INIT)?;
     let modules = Modules::new(places.cache.join("uml/net")).with_dependencies(&["vsock"])?;
