@@ -116,3 +116,125 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
         }
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_hash_table)]
+mod tests {
+    use super::*;
+
+    impl Key for u32 {
+        fn mixed(&self) -> u32 {
+            *self
+        }
+    }
+
+    /// Keys that differ in this are in different lists.
+    const NEXT_LIST: u32 = 1 << 16;
+
+    fn table() -> Result<Arc<HashTable<u32, u32>>> {
+        Arc::pin_init(HashTable::new(), GFP_KERNEL)
+    }
+
+    fn value(number: u32) -> Result<Arc<u32>> {
+        Ok(Arc::new(number, GFP_KERNEL)?)
+    }
+
+    /// What is under `key`.
+    fn number(table: &HashTable<u32, u32>, key: u32) -> Option<u32> {
+        table.find(key).map(|value| *value)
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_own_key() -> Result {
+        let table = table()?;
+        for key in [1, 2, NEXT_LIST + 1] {
+            table.insert(key, &value(10 * key)?)?;
+        }
+        for key in [1, 2, NEXT_LIST + 1] {
+            assert_eq!(number(&table, key), Some(10 * key));
+        }
+        for key in [0, 3, NEXT_LIST, 2 * NEXT_LIST + 1, u32::MAX] {
+            assert_eq!(number(&table, key), None);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_is_given_once() -> Result {
+        let table = table()?;
+        let (first, second) = (value(1)?, value(2)?);
+        let in_use = Err(NetError::AddrInUse.into());
+        table.insert(7, &first)?;
+        assert_eq!(table.insert(7, &second), in_use);
+        assert_eq!(table.insert(7, &first), in_use);
+        assert_eq!(number(&table, 7), Some(1));
+        table.remove(7, &first);
+        assert_eq!(number(&table, 7), None);
+        assert_eq!(table.insert(7, &second), Ok(()));
+        assert_eq!(number(&table, 7), Some(2));
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_values_own_entry_is_removed() -> Result {
+        let table = table()?;
+        // Equal, and yet not the same.
+        let (own, other) = (value(1)?, value(1)?);
+        table.insert(7, &own)?;
+        table.insert(8, &own)?;
+        table.remove(7, &other);
+        table.remove(9, &own);
+        assert!(table.find(7).is_some_and(|found| Arc::ptr_eq(&found, &own)));
+        table.remove(8, &own);
+        assert_eq!(number(&table, 8), None);
+        assert!(table.find(7).is_some_and(|found| Arc::ptr_eq(&found, &own)));
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_keeps_its_value_until_it_is_removed() -> Result {
+        let table = table()?;
+        let (kept, removed) = (value(1)?, value(2)?);
+        table.insert(1, &kept)?;
+        table.insert(2, &removed)?;
+        table.remove(2, &removed);
+        assert!(Arc::into_unique_or_drop(removed).is_some());
+        assert!(Arc::into_unique_or_drop(kept).is_none());
+        assert_eq!(number(&table, 1), Some(1));
+        Ok(())
+    }
+
+    #[test]
+    fn all_that_stay_are_seen_while_others_go_and_come() -> Result {
+        const MANY: u32 = 8;
+        // Whoever sees number `at` has `goes` go.
+        for at in 0..MANY {
+            for goes in 0..MANY {
+                let table = table()?;
+                for key in 0..MANY {
+                    table.insert(key, &value(key)?)?;
+                }
+                table.insert(NEXT_LIST, &value(MANY)?)?;
+                let late = value(MANY + 1)?;
+                let mut seen = [0; MANY as usize + 2];
+                table.for_each(|value| {
+                    if let Some(times) = seen.get_mut(**value as usize) {
+                        *times += 1;
+                    }
+                    if **value == at && number(&table, goes).is_some() {
+                        if let Some(gone) = table.find(goes) {
+                            table.remove(goes, &gone);
+                        }
+                        // Into either list.
+                        let _ = table.insert(MANY + goes % 2 * NEXT_LIST, &late);
+                    }
+                });
+                for key in 0..=MANY {
+                    assert!(key == goes || matches!(seen.get(key as usize), Some(1 | 2)));
+                }
+                assert!(seen.iter().sum::<u32>() <= MANY + 3);
+            }
+        }
+        Ok(())
+    }
+}
