@@ -298,3 +298,349 @@ fn form(payload: &Payload, message: Option<SeqFlags>) -> Form {
         Some(flags) => Form::Part(flags),
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_inbox)]
+mod tests {
+    use super::*;
+    use crate::ext::{
+        mm::PageBlock,
+        net::msg::Msg, //
+    };
+    use kernel::page::PAGE_SIZE;
+
+    const EOM: Option<SeqFlags> = Some(SeqFlags::EOM);
+    const PART: Option<SeqFlags> = Some(SeqFlags::NONE);
+    const BUF_ALLOC: u32 = 1 << 18;
+
+    /// A packet of `bytes`, in a buffer of `PAGE_SIZE << order` bytes.
+    fn packet(bytes: &[u8], order: u32) -> Result<Payload> {
+        let mut payload = Payload::with_capacity(1, GFP_KERNEL)?;
+        let mut block = PageBlock::alloc(order, GFP_KERNEL)?;
+        block.copy_to(0, bytes)?;
+        payload.add(block, 0, bytes.len());
+        payload.complete(Some(bytes.len()));
+        payload.add_spare_skb(SkBuff::alloc(0, GFP_KERNEL, ())?);
+        Ok(payload)
+    }
+
+    /// Stores a packet; `unread` bytes are there already.
+    fn store(
+        inbox: &mut Inbox,
+        mut payload: Payload,
+        unread: u32,
+        message: Option<SeqFlags>,
+    ) -> bool {
+        inbox.prepare(&mut payload, unread, message, BUF_ALLOC)
+            && inbox.store(&mut payload, unread, message).is_ok()
+    }
+
+    /// An inbox that has received these small packets.
+    fn inbox(packets: &[(&[u8], Option<SeqFlags>)]) -> Result<Inbox> {
+        let mut inbox = Inbox::new();
+        receive(&mut inbox, packets)?;
+        Ok(inbox)
+    }
+
+    fn receive(inbox: &mut Inbox, packets: &[(&[u8], Option<SeqFlags>)]) -> Result {
+        for (bytes, message) in packets {
+            if !store(inbox, packet(bytes, 3)?, 1, *message) {
+                return Err(EIO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the stream's next bytes are `expected`; they are taken.
+    fn reads(inbox: &mut Inbox, expected: &[u8]) -> bool {
+        let (mut memory, mut copied, mut queue) = ([0; 32], 0, inbox.take());
+        let result = Msg::with_memory(&mut memory, |msg| {
+            take_bytes(&mut queue, msg, expected.len(), &mut copied)
+        });
+        inbox.put_back(queue);
+        result.is_ok() && memory.get(..copied) == Some(expected)
+    }
+
+    /// Whether the next message is `expected`; it is taken.
+    fn reads_message(inbox: &mut Inbox, expected: &[u8]) -> bool {
+        let (mut memory, mut queue) = ([0; 32], inbox.take());
+        let (message, result) = Msg::with_memory(&mut memory, |msg| take_message(&mut queue, msg));
+        inbox.put_back(queue);
+        inbox.forget(&message);
+        result.is_ok() && message.whole && memory.get(..message.len) == Some(expected)
+    }
+
+    /// The lengths of the buffers that there are.
+    fn lengths(inbox: &mut Inbox) -> Result<KVec<usize>> {
+        let (mut lengths, mut queue, mut all) = (KVec::new(), inbox.take(), Queue::new());
+        while let Some(skb) = queue.pop_front() {
+            lengths.push(skb.len(), GFP_KERNEL)?;
+            all.push_back(skb);
+        }
+        inbox.put_back(all);
+        Ok(lengths)
+    }
+
+    /// What sockmap is handed next, if it is `expected`.
+    fn hands_over(inbox: &mut Inbox, expected: &[u8]) -> Result<Option<Message>> {
+        let (skb, message) = inbox.read_skb()?;
+        let mut bytes = [0; 32];
+        let bytes = bytes.split_at_mut(skb.len()).0;
+        skb.read(0, bytes)?;
+        (bytes == expected).then_some(message).ok_or(EIO)
+    }
+
+    #[test]
+    fn k3_small_bytes_share_a_buffer() -> Result {
+        let mut inbox = inbox(&[(b"ab", None), (b"", None), (b"cde", None)])?;
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [5]);
+        assert!(reads(&mut inbox, b"abc"));
+        receive(&mut inbox, &[(b"fg", None)])?;
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [7]);
+        assert!(reads(&mut inbox, b"defg"));
+        assert!(lengths(&mut inbox)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn k3_small_messages_share_a_buffer_behind_marks() -> Result {
+        let mut inbox = inbox(&[(b"ab", EOM), (b"c", PART), (b"", EOM), (b"de", EOM)])?;
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [5 + 4 * Mark::LEN]);
+        for message in [b"ab".as_slice(), b"c", b"de"] {
+            assert!(reads_message(&mut inbox, message));
+        }
+        assert!(lengths(&mut inbox)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn k3_a_message_for_whose_mark_there_is_no_room_begins_a_buffer() -> Result {
+        for (more, buffers) in [(0, 1), (1, 2)] {
+            let mut inbox = inbox(&[(b"ab", EOM)])?;
+            let room = inbox.queue.back_mut().map_or(0, |last| last.tailroom());
+            let message = KVec::from_elem(7, room - Mark::LEN + more, GFP_KERNEL)?;
+            receive(&mut inbox, &[(&message, EOM)])?;
+            assert_eq!(lengths(&mut inbox)?.len(), buffers);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn k3_a_small_payload_leaves_its_buffer_a_large_one_takes_it() -> Result {
+        let mut inbox = Inbox::new();
+        let large = KVec::from_elem(7, PAGE_SIZE, GFP_KERNEL)?;
+        for (bytes, stays) in [(b"ab".as_slice(), true), (&large, false), (b"cd", true)] {
+            let mut payload = packet(bytes, 0)?;
+            assert!(inbox.prepare(&mut payload, 1, None, BUF_ALLOC));
+            assert!(inbox.store(&mut payload, 1, None).is_ok());
+            assert_eq!(payload.reclaim().is_some(), stays);
+        }
+        // Nothing is put behind pages.
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [2, PAGE_SIZE, 2]);
+        assert!(reads(&mut inbox, b"ab\x07"));
+        Ok(())
+    }
+
+    #[test]
+    fn s1_a_long_part_is_a_buffer_of_its_own() -> Result {
+        let long = KVec::from_elem(7, Mark::GREATEST + 1, GFP_KERNEL)?;
+        // Copied, and with its pages.
+        for order in [5, 3] {
+            let mut inbox = Inbox::new();
+            receive(&mut inbox, &[(b"ab", EOM)])?;
+            assert!(store(&mut inbox, packet(&long, order)?, 1, PART));
+            receive(&mut inbox, &[(b"cd", EOM)])?;
+            let lengths = lengths(&mut inbox)?;
+            assert_eq!(
+                lengths.as_slice(),
+                [2 + Mark::LEN, long.len(), 2 + Mark::LEN]
+            );
+            assert!(reads_message(&mut inbox, b"ab"));
+            let mut queue = inbox.take();
+            let (message, _) = Msg::with_memory(&mut [0; 8], |msg| take_message(&mut queue, msg));
+            assert!(message.whole && queue.is_empty());
+            assert_eq!(message.len, long.len() + 2);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn s1_a_part_in_several_buffers_ends_with_the_last() -> Result {
+        let pages = SkBuff::<()>::MAX_PAGES + 3;
+        let page = KVec::from_elem(7, PAGE_SIZE, GFP_KERNEL)?;
+        let mut payload = Payload::with_capacity(pages, GFP_KERNEL)?;
+        for _ in 0..pages {
+            let mut block = PageBlock::alloc(0, GFP_KERNEL)?;
+            block.copy_to(0, &page)?;
+            payload.add(block, 0, PAGE_SIZE);
+        }
+        payload.complete(Some(pages * PAGE_SIZE));
+        for _ in 0..2 {
+            payload.add_spare_skb(SkBuff::alloc(0, GFP_KERNEL, ())?);
+        }
+        let mut inbox = Inbox::new();
+        assert!(store(&mut inbox, payload, 0, EOM));
+        let mut queue = inbox.take();
+        for form in [Form::Part(SeqFlags::NONE), Form::Part(SeqFlags::EOM)] {
+            assert!(queue
+                .pop_front()
+                .is_some_and(|skb| skb.control().form == form));
+        }
+        assert!(queue.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn k3_pages_taken_for_want_of_memory_are_counted() -> Result {
+        let mut inbox = Inbox::new();
+        // No room was found for it.
+        assert!(inbox.store(&mut packet(b"ab", 0)?, 0, None).is_ok());
+        assert_eq!(inbox.queue.unused(), PAGE_SIZE - 2);
+        assert!(reads(&mut inbox, b"a"));
+        assert_eq!(inbox.queue.unused(), PAGE_SIZE - 2);
+        assert!(reads(&mut inbox, b"b"));
+        assert_eq!(inbox.queue.unused(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn k3_empty_messages_are_bounded_and_count_until_they_are_read() -> Result {
+        let mut inbox = Inbox::new();
+        for _ in 0..Empties::MAX {
+            receive(&mut inbox, &[(b"", EOM)])?;
+        }
+        let refused = inbox.store(&mut packet(b"", 0)?, 0, EOM);
+        assert_eq!(refused, Err(SockError::NoBufs));
+        // What has bytes is bounded by credit, and a stream has no messages.
+        receive(&mut inbox, &[(b"a", EOM), (b"", None)])?;
+        // One by each way out.
+        assert!(reads_message(&mut inbox, b""));
+        let message = hands_over(&mut inbox, b"")?.ok_or(EIO)?;
+        inbox.forget(&message);
+        for _ in 0..2 {
+            receive(&mut inbox, &[(b"", EOM)])?;
+        }
+        let refused = inbox.store(&mut packet(b"", 0)?, 0, EOM);
+        assert_eq!(refused, Err(SockError::NoBufs));
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_not_read_goes_back_before_what_has_come_and_is_joined() -> Result {
+        for message in [None, EOM] {
+            let mark = if message.is_some() { Mark::LEN } else { 0 };
+            let mut inbox = inbox(&[(b"ab", message)])?;
+            let queue = inbox.take();
+            receive(&mut inbox, &[(b"cd", message)])?;
+            inbox.put_back(queue);
+            assert_eq!(lengths(&mut inbox)?.as_slice(), [4 + 2 * mark]);
+            for expected in [b"ab", b"cd"] {
+                assert!(match message {
+                    None => reads(&mut inbox, expected),
+                    Some(_) => reads_message(&mut inbox, expected),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_the_last_is_not_joined() -> Result {
+        let mut inbox = inbox(&[(b"ab", None)])?;
+        let room = inbox.queue.back_mut().map_or(0, |last| last.tailroom());
+        let long = KVec::from_elem(7, room + 1, GFP_KERNEL)?;
+        let queue = inbox.take();
+        assert!(store(&mut inbox, packet(&long, 3)?, 0, None));
+        receive(&mut inbox, &[(b"cd", None)])?;
+        inbox.put_back(queue);
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [2, room + 3]);
+        assert!(reads(&mut inbox, b"ab\x07"));
+
+        // Nor are parts that are buffers of their own: two of them would be one.
+        let part = || -> Result<SkBuff<Unread>> {
+            let control = Unread {
+                consumed: 0,
+                form: Form::Part(SeqFlags::EOM),
+                unused: 0,
+            };
+            let mut skb = SkBuff::alloc(100, GFP_KERNEL, control)?;
+            skb.put_slice(b"ab")?;
+            Ok(skb)
+        };
+        let mut inbox = Inbox::new();
+        inbox.queue.push_back(part()?);
+        let queue = inbox.take();
+        inbox.queue.push_back(part()?);
+        inbox.put_back(queue);
+        assert_eq!(lengths(&mut inbox)?.as_slice(), [2, 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn sockmap_gets_bytes_from_where_the_reader_has_come_to() -> Result {
+        let mut inbox = inbox(&[(b"abc", None)])?;
+        let large = KVec::from_elem(7, PAGE_SIZE, GFP_KERNEL)?;
+        assert!(store(&mut inbox, packet(&large, 0)?, 1, None));
+        receive(&mut inbox, &[(b"de", None)])?;
+        assert!(reads(&mut inbox, b"a"));
+        assert!(hands_over(&mut inbox, b"bc")?.is_none());
+        assert_eq!(inbox.read_skb()?.0.len(), PAGE_SIZE);
+        assert!(hands_over(&mut inbox, b"de")?.is_none());
+        assert_eq!(inbox.read_skb().err(), Some(EAGAIN));
+        Ok(())
+    }
+
+    #[test]
+    fn sockmap_gets_messages_part_by_part() -> Result {
+        let mut inbox = inbox(&[
+            (b"ab", EOM),
+            (b"", EOM),
+            (b"cde", PART),
+            (b"f", Some(SeqFlags::EOM.union(SeqFlags::EOR))),
+        ])?;
+        for (bytes, empties, whole, eor) in [
+            (b"ab".as_slice(), 0, true, false),
+            (b"", 1, true, false),
+            (b"cde", 0, false, false),
+            (b"f", 0, true, true),
+        ] {
+            let message = hands_over(&mut inbox, bytes)?.ok_or(EIO)?;
+            assert_eq!((message.len, message.empties), (bytes.len(), empties));
+            assert_eq!((message.whole, message.eor), (whole, eor));
+        }
+        assert_eq!(inbox.read_skb().err(), Some(EAGAIN));
+        Ok(())
+    }
+
+    #[test]
+    fn sockmap_is_told_of_what_a_reader_kept_from_it() -> Result {
+        let mut inbox = inbox(&[(b"ab", None)])?;
+        let queue = inbox.take();
+        receive(&mut inbox, &[(b"cd", None)])?;
+        // What has come meanwhile is not to overtake what the reader has.
+        assert_eq!(inbox.read_skb().err(), Some(EAGAIN));
+        assert!(inbox.put_back(queue));
+        assert!(hands_over(&mut inbox, b"abcd")?.is_none());
+        // It was told.
+        receive(&mut inbox, &[(b"ef", None)])?;
+        let queue = inbox.take();
+        assert!(!inbox.put_back(queue));
+        // And if all was read, there is nothing to be told of.
+        let _read = inbox.take();
+        assert_eq!(inbox.read_skb().err(), Some(EAGAIN));
+        assert!(!inbox.put_back(Queue::new()));
+        Ok(())
+    }
+
+    #[test]
+    fn one_at_a_time_hands_over_and_does_the_others_share() {
+        let mut inbox = Inbox::new();
+        assert!(inbox.begin_handing_over());
+        assert!(!inbox.begin_handing_over());
+        assert!(!inbox.begin_handing_over());
+        assert!(inbox.end_handing_over());
+        assert!(!inbox.end_handing_over());
+        assert!(inbox.begin_handing_over());
+        assert!(!inbox.end_handing_over());
+    }
+}

@@ -312,3 +312,203 @@ pub(super) fn take_message(queue: &mut Queue, msg: &mut Msg) -> (Message, Result
     }
     (assembly.message, assembly.result)
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_unread)]
+mod tests {
+    use super::*;
+
+    const EOR: SeqFlags = SeqFlags::EOM.union(SeqFlags::EOR);
+
+    fn buffer(form: Form, bytes: &[&[u8]]) -> Result<SkBuff<Unread>> {
+        let control = Unread {
+            consumed: 0,
+            form,
+            unused: 0,
+        };
+        let mut skb = SkBuff::alloc(100, GFP_KERNEL, control)?;
+        for bytes in bytes {
+            skb.put_slice(bytes)?;
+        }
+        Ok(skb)
+    }
+
+    /// Parts of messages that share a buffer.
+    fn bundle(parts: &[(&[u8], SeqFlags)]) -> Result<SkBuff<Unread>> {
+        let mut skb = buffer(Form::Bundle, &[])?;
+        for (bytes, flags) in parts {
+            let mark = Mark::new(bytes.len(), *flags).ok_or(EINVAL)?;
+            skb.put_slice(&mark.to_bytes())?;
+            skb.put_slice(bytes)?;
+        }
+        Ok(skb)
+    }
+
+    /// A stream.
+    fn stream(buffers: &[&[u8]]) -> Result<Queue> {
+        let mut queue = Queue::new();
+        for bytes in buffers {
+            queue.push_back(buffer(Form::Bytes, &[bytes])?);
+        }
+        Ok(queue)
+    }
+
+    /// Whether a reader who wants `len` bytes gets `expected`.
+    fn takes(queue: &mut Queue, len: usize, expected: &[u8]) -> bool {
+        let (mut memory, mut copied) = ([0; 16], 0);
+        let result = Msg::with_memory(&mut memory, |msg| take_bytes(queue, msg, len, &mut copied));
+        result.is_ok() && memory.get(..copied) == Some(expected)
+    }
+
+    /// Whether a reader who looks at `len` bytes sees `expected`.
+    fn shows(queue: &Queue, len: usize, expected: &[u8]) -> bool {
+        let (mut memory, mut copied) = ([0; 16], 0);
+        let result = Msg::with_memory(&mut memory, |msg| copy_bytes(queue, msg, len, &mut copied));
+        result.is_ok() && memory.get(..copied) == Some(expected)
+    }
+
+    /// What a reader with memory for `room` bytes makes of the next message, and whether that memory then
+    /// begins with `expected`, and nothing else is in it.
+    fn next(queue: &mut Queue, take: bool, room: usize, expected: &[u8]) -> (Message, bool) {
+        let mut memory = [0; 16];
+        let (message, result) = Msg::with_memory(memory.split_at_mut(room).0, |msg| {
+            if take {
+                take_message(queue, msg)
+            } else {
+                copy_message(queue, msg)
+            }
+        });
+        let (begin, rest) = memory.split_at(expected.len());
+        let is_so = result.is_ok() && begin == expected && rest.iter().all(|byte| *byte == 0);
+        (message, is_so)
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_the_last_read_ended() -> Result {
+        let mut queue = stream(&[b"abc", b"defg"])?;
+        assert!(takes(&mut queue, 1, b"a"));
+        assert!(takes(&mut queue, 1, b"b"));
+        assert!(takes(&mut queue, 3, b"cde"));
+        assert!(!queue.is_empty());
+        assert!(takes(&mut queue, 10, b"fg"));
+        assert!(queue.is_empty());
+        assert!(takes(&mut queue, 10, b""));
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_looks_at_a_stream_takes_nothing() -> Result {
+        let mut queue = stream(&[b"abc", b"defg"])?;
+        assert!(shows(&queue, 5, b"abcde"));
+        assert!(shows(&queue, 16, b"abcdefg"));
+        assert!(takes(&mut queue, 1, b"a"));
+        assert!(shows(&queue, 5, b"bcdef"));
+        assert!(takes(&mut queue, 16, b"bcdefg"));
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_that_could_not_be_copied_stay() -> Result {
+        let mut queue = stream(&[b"abc", b"defg"])?;
+        assert!(takes(&mut queue, 2, b"ab"));
+        let mut copied = 0;
+        let result = Msg::with_bad_memory(16, |msg| take_bytes(&mut queue, msg, 5, &mut copied));
+        assert_eq!((result, copied), (Err(EFAULT), 0));
+        let result = Msg::with_bad_memory(16, |msg| copy_bytes(&queue, msg, 5, &mut copied));
+        assert_eq!((result, copied), (Err(EFAULT), 0));
+        assert!(takes(&mut queue, 16, b"cdefg"));
+        Ok(())
+    }
+
+    #[test]
+    fn s2_a_message_that_could_not_be_copied_is_gone() -> Result {
+        let mut queue = Queue::new();
+        queue.push_back(bundle(&[(b"ab", SeqFlags::NONE)])?);
+        queue.push_back(bundle(&[(b"cd", SeqFlags::EOM), (b"x", SeqFlags::EOM)])?);
+        let (message, result) = Msg::with_bad_memory(16, |msg| copy_message(&queue, msg));
+        assert_eq!((message.len, result), (4, Err(EFAULT)));
+        let (message, result) = Msg::with_bad_memory(16, |msg| take_message(&mut queue, msg));
+        assert_eq!((message.len, result), (4, Err(EFAULT)));
+        assert!(message.whole);
+        let (_, is_so) = next(&mut queue, true, 16, b"x");
+        assert!(is_so);
+        Ok(())
+    }
+
+    #[test]
+    fn s1_messages_that_share_a_buffer_are_read_one_by_one() -> Result {
+        let mut queue = Queue::new();
+        queue.push_back(bundle(&[(b"ab", SeqFlags::EOM), (b"cde", EOR)])?);
+        let (message, is_so) = next(&mut queue, true, 16, b"ab");
+        assert!(is_so && message.whole && !message.eor);
+        assert_eq!((message.len, message.empties), (2, 0));
+        let (message, is_so) = next(&mut queue, true, 16, b"cde");
+        assert!(is_so && message.whole && message.eor);
+        assert_eq!(message.len, 3);
+        assert!(queue.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn s1_a_message_is_put_together_from_its_parts() -> Result {
+        for take in [false, true] {
+            let mut queue = Queue::new();
+            queue.push_back(bundle(&[(b"y", SeqFlags::EOM), (b"ab", SeqFlags::NONE)])?);
+            queue.push_back(buffer(Form::Part(SeqFlags::NONE), &[b"cde"])?);
+            queue.push_back(bundle(&[(b"", SeqFlags::NONE), (b"f", EOR), (b"x", EOR)])?);
+            let (_, is_so) = next(&mut queue, true, 16, b"y");
+            assert!(is_so);
+            let (message, is_so) = next(&mut queue, take, 16, b"abcdef");
+            assert!(is_so && message.whole && message.eor);
+            assert_eq!((message.len, message.empties), (6, 1));
+            let (_, is_so) = next(&mut queue, true, 16, if take { b"x" } else { b"abcdef" });
+            assert!(is_so);
+            assert_eq!(queue.is_empty(), take);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn s2_a_message_that_does_not_fit_is_cut_and_gone() -> Result {
+        for parts in [false, true] {
+            let mut queue = Queue::new();
+            if parts {
+                queue.push_back(buffer(Form::Part(SeqFlags::NONE), &[b"abc"])?);
+                queue.push_back(buffer(Form::Part(SeqFlags::NONE), &[b"de"])?);
+                queue.push_back(buffer(Form::Part(SeqFlags::EOM), &[b"f"])?);
+            } else {
+                queue.push_back(bundle(&[(b"abcdef", SeqFlags::EOM)])?);
+            }
+            queue.push_back(bundle(&[(b"x", SeqFlags::EOM)])?);
+            for take in [false, true] {
+                let (message, is_so) = next(&mut queue, take, 4, b"abcd");
+                assert!(is_so && message.whole);
+                assert_eq!(message.len, 6);
+            }
+            let (message, is_so) = next(&mut queue, true, 4, b"x");
+            assert!(is_so);
+            assert_eq!(message.len, 1);
+            assert!(queue.is_empty());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_are_no_payload_are_counted() -> Result {
+        let wasteful = |unused| -> Result<SkBuff<Unread>> {
+            let mut skb = buffer(Form::Bytes, &[b"a"])?;
+            skb.control_mut().unused = unused;
+            Ok(skb)
+        };
+        let (mut queue, mut first) = (Queue::new(), Queue::new());
+        queue.push_back(wasteful(2)?);
+        queue.push_front(wasteful(3)?);
+        first.push_back(wasteful(5)?);
+        queue.prepend(first);
+        for unused in [10, 5, 2, 0] {
+            assert_eq!(queue.unused(), unused);
+            let _ = queue.pop_front();
+        }
+        Ok(())
+    }
+}
