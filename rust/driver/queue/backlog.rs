@@ -164,3 +164,132 @@ impl Inner {
         Some(open)
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_backlog)]
+mod tests {
+    use super::{
+        super::packet::{
+            testing::{
+                number_of,
+                TestSender, //
+            },
+            Cause,
+            Sender, //
+        },
+        *, //
+    };
+
+    /// How many packets of the sender wait, and of what memory.
+    fn counts(sender: &TestSender) -> (usize, usize) {
+        let inner = sender.backlog().inner.lock();
+        (inner.packets, inner.memory)
+    }
+
+    #[test]
+    fn k5_a_writer_waits_with_twice_its_buffer() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.count_in(1999);
+        assert!(!backlog.is_full());
+        backlog.count_in(1);
+        assert!(backlog.is_full());
+        // There is room below the limit, and it is said once.
+        assert!(!backlog.has_room_again());
+        assert!(backlog.count_out(1).is_none());
+        assert!(backlog.has_room_again());
+        assert!(!backlog.has_room_again());
+        assert!(!backlog.is_full());
+        assert!(!backlog.has_room_again());
+        Ok(())
+    }
+
+    #[test]
+    fn k6_a_larger_buffer_is_room_and_a_smaller_one_none() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.count_in(3000);
+        assert!(backlog.is_full());
+        assert!(!backlog.set_buf_alloc(1500));
+        assert!(backlog.set_buf_alloc(1501));
+        assert!(!backlog.set_buf_alloc(2000));
+        assert!(!backlog.set_buf_alloc(1500));
+        assert!(backlog.is_full());
+        assert!(backlog.set_buf_alloc(u32::MAX));
+        let _ = backlog.count_out(3000);
+        Ok(())
+    }
+
+    #[test]
+    fn k6_whoever_was_refused_for_another_reason_is_told() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        assert!(!backlog.has_room_again());
+        backlog.note_refusal();
+        backlog.note_refusal();
+        assert!(backlog.has_room_again());
+        assert!(!backlog.has_room_again());
+        Ok(())
+    }
+
+    #[test]
+    fn a_packet_stays_open_only_behind_others() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        let refused = backlog.park(sender.data(1, 5, true)?);
+        assert_eq!(number_of(refused.as_ref()), 1);
+        assert!(!backlog.has_open());
+        assert_eq!(counts(&sender), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn the_open_packet_leaves_with_the_last_before_it() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.count_in(10);
+        backlog.count_in(20);
+        let open = sender.data(1, 5, true)?;
+        let memory = open.truesize();
+        assert!(backlog.park(open).is_none());
+        assert!(backlog.has_open());
+        assert_eq!(counts(&sender), (2, 30 + memory));
+        assert!(backlog.count_out(10).is_none());
+        assert!(backlog.has_packets());
+        let open = backlog.count_out(20);
+        assert_eq!(number_of(open.as_ref()), 1);
+        assert!(!backlog.has_packets() && !backlog.has_open());
+        assert_eq!(counts(&sender), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn the_open_packet_is_taken_to_be_added_to() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.count_in(10);
+        assert!(backlog.take_open().is_none());
+        let _ = backlog.park(sender.data(1, 5, true)?);
+        let open = backlog.take_open();
+        assert_eq!(number_of(open.as_ref()), 1);
+        assert!(!backlog.has_open());
+        assert_eq!(counts(&sender), (1, 10));
+        let _ = backlog.count_out(10);
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_are_unsent_until_their_packet_has_gone() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.add_unsent(u32::MAX);
+        backlog.add_unsent(5);
+        assert_eq!(backlog.unsent(), u32::MAX as usize + 5);
+        backlog.subtract_unsent(u32::MAX);
+        drop(sender.packet(1, Cause::Call)?);
+        assert_eq!(backlog.unsent(), 5);
+        backlog.subtract_unsent(5);
+        assert_eq!(backlog.unsent(), 0);
+        Ok(())
+    }
+}

@@ -453,3 +453,82 @@ fn contiguous(len: usize) -> Option<PageBlock> {
     let order = len.div_ceil(PAGE_SIZE).checked_next_power_of_two()?.ilog2();
     PageBlock::alloc(order, GFP_KERNEL_ACCOUNT).ok()
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+pub(super) mod testing;
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_packet)]
+mod tests {
+    use super::{
+        testing::{
+            read_header,
+            TestSender, //
+        },
+        *, //
+    };
+
+    /// The bytes that are not yet sent, and how often the sender was told that a packet has gone, and that a
+    /// credit update does not wait any more.
+    fn counts(sender: &TestSender) -> (usize, u32, u32) {
+        let unsent = sender.backlog().unsent();
+        (unsent, sender.taken(), sender.updates_left())
+    }
+
+    #[test]
+    fn the_sender_is_told_of_each_packet_that_has_gone() -> Result {
+        let sender = TestSender::new(1000)?;
+        let packet = sender.data(1, 100, false)?;
+        assert_eq!(counts(&sender), (100, 0, 0));
+        let update = sender.packet(2, Cause::CreditUpdate)?;
+        drop(packet);
+        assert_eq!(counts(&sender), (0, 1, 0));
+        update.consume();
+        assert_eq!(counts(&sender), (0, 2, 1));
+        drop(sender.packet(3, Cause::Reply)?);
+        assert_eq!(counts(&sender), (0, 3, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn small_writes_are_put_together_while_there_is_room() -> Result {
+        let sender = TestSender::new(1000)?;
+        let mut packet = sender.data(1, 5, true)?;
+        assert!(is_open(&packet));
+        let more = Msg::with_data(b"world", |msg| {
+            let more = extend(&mut packet, msg, 3)?;
+            Ok::<_, Error>((more, msg.left()))
+        })?;
+        assert_eq!(more, (3, 2));
+        assert_eq!(read_header(Some(&packet)).map(|header| header.len), Some(8));
+        assert_eq!(sender.backlog().unsent(), 8);
+        let mut bytes = [0; 3];
+        packet.read(HEADER_LEN + 5, &mut bytes)?;
+        assert_eq!(&bytes, b"wor");
+
+        let (room, long) = (
+            packet.tailroom(),
+            KVec::from_elem(7, 2 * PAGE_SIZE, GFP_KERNEL)?,
+        );
+        let more = Msg::with_data(&long, |msg| extend(&mut packet, msg, long.len()))?;
+        assert_eq!(more, room);
+        assert!(!is_open(&packet));
+        assert_eq!(sender.backlog().unsent(), 8 + room);
+        packet.consume();
+        assert_eq!(counts(&sender), (0, 1, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_that_cannot_be_read_changes_nothing() -> Result {
+        let sender = TestSender::new(1000)?;
+        let mut packet = sender.data(1, 5, true)?;
+        // The user's memory ends early.
+        let result = Msg::with_data(b"abc", |msg| extend(&mut packet, msg, 4));
+        assert_eq!(result, Err(EFAULT));
+        assert_eq!(packet.len(), HEADER_LEN + 5);
+        assert_eq!(read_header(Some(&packet)).map(|header| header.len), Some(5));
+        assert_eq!(sender.backlog().unsent(), 5);
+        Ok(())
+    }
+}

@@ -188,3 +188,251 @@ impl Waiting {
         Some(open)
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_waiting)]
+mod tests {
+    use super::{
+        super::packet::{
+            testing::{
+                number_of,
+                TestSender, //
+            },
+            Sender, //
+        },
+        *, //
+    };
+    use crate::ext::mm::PageBlock;
+    use kernel::{
+        prelude::*,
+        sync::Arc, //
+    };
+
+    const BUF_ALLOC: u32 = 1 << 18;
+
+    /// Whether the packets that wait are these, first to last. They are taken.
+    fn are(waiting: &mut Waiting, numbers: &[u32]) -> bool {
+        numbers
+            .iter()
+            .all(|number| number_of(waiting.pop().as_ref()) == *number)
+            && waiting.pop().is_none()
+    }
+
+    /// Whether nothing is counted any more of what has waited.
+    fn is_at_zero(waiting: &Waiting, sender: &TestSender) -> bool {
+        let backlog = sender.backlog();
+        // Without a byte there is room for one who was refused, and with one there is not.
+        backlog.note_refusal();
+        let _ = backlog.set_buf_alloc(0);
+        backlog.count_in(0);
+        let packets = backlog.count_out(0).is_none() && !backlog.has_packets();
+        let memory = backlog.set_buf_alloc(1);
+        waiting.is_empty()
+            && waiting.len() == 0
+            && waiting.memory() == 0
+            && waiting.replies == 0
+            && packets
+            && !backlog.has_open()
+            && memory
+    }
+
+    /// Has a packet wait that takes much memory.
+    fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
+        let mut packet = sender.data(1, 0, false)?;
+        let mut block = PageBlock::alloc(3, GFP_KERNEL)?;
+        block.copy_to(0, &[0])?;
+        packet.add_block(block, 0, 1).map_err(|(error, _)| error)?;
+        waiting.push(packet).map_or(Ok(()), |_| Err(EIO))
+    }
+
+    #[test]
+    fn packets_leave_in_their_order() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        let data = sender.data(2, 5, false)?;
+        let memory = data.truesize();
+        waiting.push(sender.packet(1, Cause::Call)?);
+        waiting.push(data);
+        waiting.push(sender.packet(3, Cause::Reply)?);
+        waiting.push(sender.packet(4, Cause::Last)?);
+        assert_eq!((waiting.len(), waiting.memory()), (4, memory));
+        assert!(are(&mut waiting, &[1, 2, 3, 4]));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn an_open_packet_is_parked_behind_those_of_its_sender() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        let other = TestSender::new(BUF_ALLOC)?;
+        // The first has nothing to stay behind, and is closed.
+        waiting.push(sender.data(1, 5, true)?);
+        assert!(!sender.backlog().has_open());
+        let open = sender.data(2, 5, true)?;
+        let memory = waiting.memory() + open.truesize();
+        waiting.push(open);
+        assert!(sender.backlog().has_open());
+        assert_eq!((waiting.len(), waiting.memory()), (1, memory));
+        // Others do not close it.
+        waiting.push(other.packet(3, Cause::Call)?);
+        assert!(sender.backlog().has_open());
+        // Its turn comes behind them, once the last of its sender has gone.
+        assert_eq!(number_of(waiting.pop().as_ref()), 1);
+        assert!(!sender.backlog().has_open());
+        assert!(are(&mut waiting, &[3, 2]));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_but_a_credit_update_overtakes_an_open_packet() -> Result {
+        for (cause, order) in [
+            (Cause::CreditUpdate, [1, 3, 2]),
+            (Cause::Call, [1, 2, 3]),
+            (Cause::Reply, [1, 2, 3]),
+            (Cause::Last, [1, 2, 3]),
+        ] {
+            let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+            waiting.push(sender.data(1, 5, false)?);
+            waiting.push(sender.data(2, 5, true)?);
+            waiting.push(sender.packet(3, cause)?);
+            assert_eq!(sender.backlog().has_open(), cause == Cause::CreditUpdate);
+            assert!(are(&mut waiting, &order));
+            assert!(is_at_zero(&waiting, &sender));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_next_open_packet_closes_the_one_before() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        waiting.push(sender.data(1, 5, false)?);
+        waiting.push(sender.data(2, 5, true)?);
+        waiting.push(sender.data(3, 5, true)?);
+        assert_eq!(waiting.len(), 2);
+        assert!(sender.backlog().has_open());
+        assert!(are(&mut waiting, &[1, 2, 3]));
+        assert!(is_at_zero(&waiting, &sender));
+        assert_eq!(sender.taken(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn an_open_packet_that_is_taken_is_counted_no_longer() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        waiting.push(sender.data(1, 5, false)?);
+        let memory = waiting.memory();
+        assert!(waiting.take_open(sender.backlog()).is_none());
+        waiting.push(sender.data(2, 5, true)?);
+        let open = waiting.take_open(sender.backlog());
+        assert_eq!(number_of(open.as_ref()), 2);
+        assert_eq!(waiting.memory(), memory);
+        assert!(are(&mut waiting, &[1]));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn a_packet_that_found_no_room_is_first_again() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        waiting.push(sender.data(1, 5, false)?);
+        waiting.push(sender.data(2, 5, true)?);
+        waiting.push(sender.packet(3, Cause::Reply)?);
+        let memory = waiting.memory();
+        for _ in 0..2 {
+            let packet = waiting.pop().ok_or(EIO)?;
+            waiting.unpop(packet);
+        }
+        assert_eq!((waiting.len(), waiting.memory()), (3, memory));
+        assert!(are(&mut waiting, &[1, 2, 3]));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn c6_so_many_replies_wait_and_no_more() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        for number in 0..REPLIES_MAX {
+            assert!(waiting
+                .push(sender.packet(number as u32, Cause::Reply)?)
+                .is_none());
+        }
+        let refused = waiting.push(sender.packet(7777, Cause::Reply)?);
+        assert_eq!(number_of(refused.as_ref()), 7777);
+        drop(refused);
+        assert_eq!(waiting.len(), REPLIES_MAX);
+        // What was asked for by a call, and what carries bytes, is bounded elsewhere.
+        assert!(waiting.push(sender.packet(8888, Cause::Call)?).is_none());
+        assert!(waiting.push(sender.data(9999, 5, false)?).is_none());
+        // One goes, one comes.
+        drop(waiting.pop());
+        assert!(waiting.push(sender.packet(1, Cause::Reply)?).is_none());
+        assert!(waiting.push(sender.packet(2, Cause::Reply)?).is_some());
+        let gone = waiting.extract(|_| true);
+        assert_eq!(gone.len(), REPLIES_MAX + 2);
+        drop(gone);
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_unwanted_goes_with_its_open_packet() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        let other = TestSender::new(BUF_ALLOC)?;
+        let (first, open) = (other.data(1, 5, false)?, other.data(3, 5, true)?);
+        let memory = first.truesize() + open.truesize();
+        waiting.push(first);
+        waiting.push(sender.data(2, 5, false)?);
+        waiting.push(open);
+        waiting.push(sender.data(4, 5, true)?);
+        waiting.push(other.packet(5, Cause::Call)?);
+        let mut gone = waiting.extract(|sent| {
+            sent.sender()
+                .is_some_and(|s| core::ptr::eq(s.backlog(), sender.backlog()))
+        });
+        assert_eq!(number_of(gone.pop_front().as_ref()), 2);
+        assert_eq!(number_of(gone.pop_front().as_ref()), 4);
+        assert!(gone.is_empty());
+        assert_eq!((waiting.len(), waiting.memory()), (3, memory));
+        assert!(are(&mut waiting, &[1, 3, 5]));
+        assert!(is_at_zero(&waiting, &sender) && is_at_zero(&waiting, &other));
+        Ok(())
+    }
+
+    #[test]
+    fn an_open_packet_that_is_wanted_takes_its_turn() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        waiting.push(sender.packet(1, Cause::Call)?);
+        waiting.push(sender.data(2, 5, true)?);
+        assert!(sender.backlog().has_open());
+        let gone = waiting.extract(|sent| sent.cause() == Cause::Call);
+        assert_eq!(gone.len(), 1);
+        assert!(!sender.backlog().has_open());
+        assert!(are(&mut waiting, &[2]));
+        drop(gone);
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn k5_writers_wait_with_too_much_and_go_on_with_much_less() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        while waiting.memory() < MEMORY_MAX {
+            assert!(!waiting.is_full());
+            push_large(&mut waiting, &sender)?;
+        }
+        assert!(waiting.is_full());
+        while waiting.memory() > MEMORY_LOW {
+            assert!(!waiting.has_room_again());
+            assert!(waiting.is_full());
+            drop(waiting.pop());
+        }
+        assert!(waiting.is_full());
+        // Said once.
+        assert!(waiting.has_room_again());
+        assert!(!waiting.has_room_again());
+        assert!(!waiting.is_full());
+        drop(waiting.extract(|_| true));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+}
