@@ -58,9 +58,10 @@ use kernel::{
 #[path = "../../samples/ext.rs"]
 #[allow(dead_code, unsafe_code, unused_imports, unused_macros)]
 mod ext;
-mod ext_test_buffer;
+#[path = "../ext/test_buffer.rs"]
+mod test_buffer;
 
-use ext_test_buffer::{
+use test_buffer::{
     Counted,
     ALIVE, //
 };
