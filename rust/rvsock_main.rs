@@ -48,11 +48,10 @@ mod driver;
 // A library: the driver need not use all of it.
 #[allow(dead_code, unreachable_pub, unsafe_code, unused_imports, unused_macros)]
 mod ext;
-// Their items are public to the tests on the host, which compile the same files; some come before the
-// driver uses them.
-#[allow(dead_code, unreachable_pub, unused_imports)]
+// Their items are public to the tests on the host, which compile the same files.
+#[allow(unreachable_pub)]
 mod proto;
-#[allow(dead_code, unreachable_pub, unused_imports)]
+#[allow(unreachable_pub)]
 mod wire;
 
 module! {

@@ -118,6 +118,8 @@ impl Actions {
     };
 
     /// Whether there is nothing to do.
+    // For tests.
+    #[allow(dead_code)]
     pub fn is_empty(&self) -> bool {
         *self == Self::NONE
     }

@@ -72,6 +72,8 @@ impl Mark {
     }
 
     /// Whether the part has no bytes.
+    // For tests.
+    #[allow(dead_code)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -379,7 +379,7 @@ impl Connection {
         }
     }
 
-    /// The host has lost its connections, and there is nobody to tell (C5).
+    /// The host has lost its connections (C5), or the device has gone by surprise (C7): there is nobody to tell.
     pub fn transport_reset(&mut self) -> Actions {
         self.lost(None)
     }
@@ -389,11 +389,6 @@ impl Connection {
     /// Not of what is being closed: it has our SHUTDOWN, and some hosts drop what they hold at an RST.
     pub fn device_leaving(&mut self) -> Actions {
         self.lost(Some(Control::Rst))
-    }
-
-    /// The device has gone, by surprise: local errors only (C7).
-    pub fn device_gone(&mut self) -> Actions {
-        self.lost(None)
     }
 
     fn lost(&mut self, send: Option<Control>) -> Actions {
@@ -967,7 +962,7 @@ mod tests {
     fn c7_surprise_removal_sends_nothing() {
         for connection in [connecting(), Connection::accepted(), closing(), draining()] {
             let mut connection = connection;
-            let actions = connection.device_gone();
+            let actions = connection.transport_reset();
             assert!(actions.done);
             assert_eq!(actions.send, None);
         }

@@ -73,7 +73,6 @@ pub use self::profile::{
 };
 pub use self::route::{
     route,
-    Destination,
     Route,
     Stray, //
 };
@@ -101,5 +100,6 @@ pub use self::{
         TxCredit, //
     },
     profile::Attempt,
+    route::Destination,
     storage::held_at_most, //
 };

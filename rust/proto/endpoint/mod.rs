@@ -120,6 +120,8 @@ impl Endpoint {
     }
 
     /// What our side has shut down.
+    // For tests.
+    #[allow(dead_code)]
     pub const fn local_shutdown(&self) -> ShutdownFlags {
         self.state.local_shutdown()
     }

@@ -32,7 +32,6 @@ enum Event {
     Drained,
     TransportReset,
     DeviceLeaving,
-    DeviceGone,
     Abort,
 }
 
@@ -54,7 +53,6 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Drained),
         1 => Just(Event::TransportReset),
         1 => Just(Event::DeviceLeaving),
-        1 => Just(Event::DeviceGone),
         1 => Just(Event::Abort),
     ]
 }
@@ -78,7 +76,6 @@ fn apply(connection: &mut Connection, event: Event) -> Actions {
         Event::Drained => connection.drained(),
         Event::TransportReset => connection.transport_reset(),
         Event::DeviceLeaving => connection.device_leaving(),
-        Event::DeviceGone => connection.device_gone(),
         Event::Abort => connection.abort(SockError::NoBufs),
     }
 }
