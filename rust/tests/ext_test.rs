@@ -10,7 +10,10 @@
 #![deny(unsafe_code)]
 
 use crate::ext::{
-    mm::PageBlock,
+    mm::{
+        order_of,
+        PageBlock, //
+    },
     module_param::module_param_u32,
     sync::{
         new_spinlock_bh,
@@ -38,6 +41,7 @@ use crate::ext::{
 use kernel::{
     device::Core,
     driver::Registration,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         aref::ARef,
@@ -259,8 +263,13 @@ impl Report {
 }
 
 fn test_pages(report: &mut Report) -> Result {
-    let mut block = PageBlock::alloc(3, GFP_KERNEL)?;
-    report.check(block.len() == 32768, "a block of order 3 has 32 KiB");
+    let order = order_of(32 * 1024);
+    let size = PAGE_SIZE << order;
+    let mut block = PageBlock::alloc(order, GFP_KERNEL)?;
+    report.check(
+        block.len() == size && size >= 32 * 1024,
+        "a block for 32 KiB has room for them",
+    );
     let mut two = [0; 2];
     report.check(
         block.copy_from(0, &mut two) == Err(EINVAL),
@@ -274,12 +283,12 @@ fn test_pages(report: &mut Report) -> Result {
         "nor what is beyond that, and what is before it is zero",
     );
     report.check(
-        block.copy_to(32766, b"ab").is_ok() && block.copy_from(32766, &mut two).is_ok(),
+        block.copy_to(size - 2, b"ab").is_ok() && block.copy_from(size - 2, &mut two).is_ok(),
         "its last bytes can be copied",
     );
     report.check(two == *b"ab", "and are what was written");
     report.check(
-        block.copy_to(32767, b"ab") == Err(EINVAL),
+        block.copy_to(size - 1, b"ab") == Err(EINVAL),
         "not one byte beyond",
     );
     report.check(
@@ -287,15 +296,15 @@ fn test_pages(report: &mut Report) -> Result {
         "nor an offset that overflows",
     );
     report.check(
-        block.copy_to(32768, b"").is_ok(),
+        block.copy_to(size, b"").is_ok(),
         "nothing can be copied at the end",
     );
     report.check(
-        PageBlock::alloc(6, GFP_KERNEL).is_err(),
+        PageBlock::alloc(PageBlock::MAX_ORDER + 1, GFP_KERNEL).is_err(),
         "an order that is too high is refused",
     );
     report.check(
-        PageBlock::alloc(0, GFP_ATOMIC).is_ok_and(|block| block.len() == 4096),
+        PageBlock::alloc(0, GFP_ATOMIC).is_ok_and(|block| block.len() == PAGE_SIZE),
         "a page",
     );
     Ok(())

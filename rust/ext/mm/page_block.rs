@@ -49,8 +49,8 @@ unsafe impl Send for PageBlock {}
 unsafe impl Sync for PageBlock {}
 
 impl PageBlock {
-    /// The largest order: 32 pages, 128 KiB on x86.
-    pub(crate) const MAX_ORDER: u32 = 5;
+    /// The largest order, of a block of 128 KiB where pages are no larger than that.
+    pub(crate) const MAX_ORDER: u32 = super::order_of(128 * 1024);
 
     /// Allocates a block of `PAGE_SIZE << order` bytes.
     ///

@@ -11,14 +11,16 @@ use super::{
 use crate::ext::{
     alloc::gfp_as_raw,
     bindings,
-    mm::PageBlock,
+    mm::{
+        order_of,
+        PageBlock, //
+    },
     net::msg::Msg, //
 };
 use core::ptr::NonNull;
 use kernel::{
     alloc::Flags,
     error::to_result,
-    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -76,8 +78,10 @@ impl<C: ControlBlock> SkBuff<C> {
         fill: impl FnOnce(&mut Filling<C>) -> Result,
     ) -> Result<Self> {
         /// Single pages do, but fewer pieces are better.
-        const ORDER: i32 = 3;
-        let linear = len.min(PAGE_SIZE / 2);
+        const ORDER: i32 = order_of(32 * 1024) as i32;
+        /// With what is allocated along it is no more than the smallest page.
+        const LINEAR_MAX: usize = 2048;
+        let linear = len.min(LINEAR_MAX);
         let mut error = 0;
         // SAFETY: No requirements.
         let skb = unsafe {

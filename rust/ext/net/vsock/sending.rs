@@ -7,6 +7,7 @@
 use super::UserOwned;
 use crate::ext::{
     bindings,
+    mm::order_of,
     net::{
         msg::Msg,
         skbuff::{
@@ -22,7 +23,6 @@ use core::{
 use kernel::{
     error::to_result,
     ffi::c_void,
-    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -100,9 +100,9 @@ impl Sending<'_> {
         len: usize,
         control: C,
     ) -> Result<SkBuff<C>> {
-        /// More lies in pages, of up to eight at once.
-        const LINEAR_MAX: usize = PAGE_SIZE;
-        const ORDER: i32 = 3;
+        /// More lies in pages, in pieces of up to 32 KiB.
+        const LINEAR_MAX: usize = 4096;
+        const ORDER: i32 = order_of(32 * 1024) as i32;
 
         let linear = len.min(LINEAR_MAX);
         let front = headroom
