@@ -7,6 +7,9 @@
 //! is so, but it cannot be before the device has used nearly all that it had when it was told last,
 //! and what it uses comes back and is counted.
 
+use super::DGRAM_MAX;
+use crate::wire::HEADER_LEN_MRG;
+
 /// The buffers of a receive queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Supply {
@@ -33,6 +36,22 @@ impl Supply {
             untold: 0,
             left: 0,
         }
+    }
+
+    /// None yet, of as many buffers of `buffer` bytes as fit `memory`, in a queue for `queue` of them.
+    ///
+    /// Where they `merge`, there are as many at the least as the greatest packet takes: a device that waits for
+    /// more than there will be waits for ever. No packet is greater than a datagram.
+    pub fn divide(memory: usize, buffer: usize, merge: bool, queue: usize) -> Self {
+        let need = if merge {
+            DGRAM_MAX
+                .saturating_add(HEADER_LEN_MRG)
+                .div_ceil(buffer.max(1))
+        } else {
+            1
+        };
+        let fit = memory.checked_div(buffer).unwrap_or(0);
+        Self::new(fit.max(need).min(queue.max(1)), need)
     }
 
     /// How many the device is to have.
@@ -111,6 +130,38 @@ mod tests {
             }
         }
         count
+    }
+
+    /// Of how many buffers, and how many of them the greatest packet may take.
+    fn divided(memory: usize, buffer: usize, merge: bool, queue: usize) -> (usize, usize) {
+        let supply = Supply::divide(memory, buffer, merge, queue);
+        (supply.target, supply.need)
+    }
+
+    #[test]
+    fn memory_is_divided_into_buffers_of_any_page_size() {
+        const K: usize = 1024;
+        // Of 32 KiB, or the least that pages of 64 KiB allow.
+        assert_eq!(divided(1024 * K, 32 * K, false, 256), (32, 1));
+        assert_eq!(divided(1024 * K, 64 * K, false, 256), (16, 1));
+        // Of a page of 4, 16, 64 KiB.
+        assert_eq!(divided(1024 * K, 4 * K, true, 1024), (256, 17));
+        assert_eq!(divided(1024 * K, 16 * K, true, 1024), (64, 5));
+        assert_eq!(divided(1024 * K, 64 * K, true, 1024), (16, 2));
+        // The queue may be smaller.
+        assert_eq!(divided(1024 * K, 4 * K, true, 128), (128, 17));
+        assert_eq!(divided(0, 0, false, 0), (1, 1));
+    }
+
+    #[test]
+    fn m1_the_greatest_packet_fits_whatever_the_memory() {
+        const K: usize = 1024;
+        assert_eq!(divided(32 * K, 4 * K, true, 256), (17, 17));
+        assert_eq!(divided(32 * K, 16 * K, true, 256), (5, 5));
+        assert_eq!(divided(32 * K, 64 * K, true, 256), (2, 2));
+        assert_eq!(divided(32 * K, 64 * K, false, 256), (1, 1));
+        // What the queue has no room for, no memory makes.
+        assert_eq!(divided(32 * K, 4 * K, true, 16), (16, 17));
     }
 
     #[test]

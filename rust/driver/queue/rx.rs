@@ -27,8 +27,7 @@ use crate::{
         Assembly,
         Fault,
         Supply,
-        Used,
-        DGRAM_MAX, //
+        Used, //
     },
     wire::{
         Header,
@@ -76,17 +75,8 @@ impl BufferLayout {
     };
 
     /// The size of a buffer in bytes.
-    fn buffer(&self) -> usize {
+    pub(in crate::driver) fn buffer(&self) -> usize {
         kernel::page::PAGE_SIZE << self.order.min(PageBlock::MAX_ORDER)
-    }
-
-    /// How many of them a packet may take. No packet is greater than a datagram.
-    fn most(&self) -> usize {
-        if self.merges {
-            (DGRAM_MAX + HEADER_LEN_MRG).div_ceil(self.buffer())
-        } else {
-            1
-        }
     }
 }
 
@@ -191,8 +181,7 @@ impl Rx {
         let buffers = if layout.merges { queue.size() } else { 1 };
         let payload = Payload::with_capacity(buffers, GFP_KERNEL)?;
         let mut inner = self.inner.lock();
-        let target = (layout.memory / layout.buffer()).clamp(1, queue.size());
-        inner.supply = Supply::new(target, layout.most());
+        inner.supply = Supply::divide(layout.memory, layout.buffer(), layout.merges, queue.size());
         inner.layout = layout;
         inner.payload = payload;
         inner.held = None;
