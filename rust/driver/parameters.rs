@@ -2,10 +2,16 @@
 
 //! The module's parameters: the administrator's word (Documentation/admin-guide.rst).
 
-use crate::ext::module_param::{
-    module_param_bool,
-    module_param_choice,
-    module_param_u32, //
+use crate::ext::{
+    mm::{
+        order_of,
+        PageBlock, //
+    },
+    module_param::{
+        module_param_bool,
+        module_param_choice,
+        module_param_u32, //
+    }, //
 };
 
 module_param_u32!(
@@ -17,15 +23,15 @@ module_param_u32!(
 );
 module_param_u32!(
     rx_buffer_order,
-    3,
-    0..=5,
+    order_of(32 * 1024),
+    0..=PageBlock::MAX_ORDER,
     0o444,
     "size of a receive buffer: this power of two, in pages"
 );
 module_param_u32!(
     mrg_buffer_order,
     0,
-    0..=5,
+    0..=PageBlock::MAX_ORDER,
     0o444,
     "the same for a device that merges receive buffers"
 );

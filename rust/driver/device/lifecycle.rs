@@ -14,7 +14,7 @@ use crate::{
         queue::BufferLayout, //
     },
     ext::{
-        mm::PageBlock,
+        mm::order_of,
         virtio::{
             self,
             Queue,
@@ -23,11 +23,13 @@ use crate::{
         },
         work::Where, //
     },
-    proto::Queues, //
+    proto::{
+        Queues,
+        DGRAM_MAX, //
+    }, //
 };
 use kernel::{
     device::Core,
-    page::PAGE_SIZE,
     prelude::*,
     sync::{
         Arc, //
@@ -164,10 +166,12 @@ impl Vsock {
         if layout.merges {
             return layout;
         }
-        let order = PageBlock::MAX_ORDER;
+        let layout = BufferLayout {
+            order: order_of(DGRAM_MAX.saturating_add(layout.header_len)),
+            ..layout
+        };
         BufferLayout {
-            order,
-            memory: layout.memory.max(4 * (PAGE_SIZE << order)),
+            memory: layout.memory.max(layout.buffer().saturating_mul(4)),
             ..layout
         }
     }
