@@ -77,6 +77,8 @@ pub use self::route::{
     Stray, //
 };
 pub use self::storage::{
+    linear_max,
+    linear_room,
     may_take_pages,
     smaller,
     store,

@@ -5,7 +5,10 @@
 use super::backlog::Backlog;
 use crate::{
     ext::{
-        mm::PageBlock,
+        mm::{
+            order_of,
+            PageBlock, //
+        },
         net::{
             msg::Msg,
             skbuff::{
@@ -20,7 +23,10 @@ use crate::{
             zerocopy::ZeroCopy, //
         }, //
     },
-    proto::Advertised,
+    proto::{
+        self,
+        Advertised, //
+    },
     wire::{
         Header,
         SeqFlags,
@@ -39,12 +45,17 @@ use kernel::{
 /// The greatest payload of a packet in bytes: more makes some hosts reset the connection.
 const MAX_PAYLOAD: usize = 32 * 1024;
 
-/// Payload up to this size is kept behind the header; more gets pages of its own.
-const LINEAR_MAX: usize = PAGE_SIZE;
+/// The greatest payload that stays in the user's pages: of more, vhost takes nothing.
+const PINNED_MAX: usize = 64 * 1024;
 
-/// Room for payload in a packet that small writes are put together in: with the header, and what the
-/// kernel allocates along, it fills a page.
-const OPEN_ROOM: usize = PAGE_SIZE - 384 - HEADER_LEN_MRG;
+/// Payload up to this size is kept behind the header; more gets pages of its own.
+const LINEAR_MAX: usize = proto::linear_max(PAGE_SIZE);
+
+/// A write of up to this size is put together with others while the device is behind.
+const SMALL_MAX: usize = 4096;
+
+/// Room for payload in a packet that small writes are put together in.
+const OPEN_ROOM: usize = proto::linear_room(SMALL_MAX);
 
 /// Who sends packets, as far as a packet asks.
 pub(in crate::driver) trait Sender: Send + Sync {
@@ -252,7 +263,7 @@ pub(super) fn is_open(packet: &Packet) -> bool {
 
 /// Whether a write of `len` bytes is one of those that are put together.
 pub(in crate::driver) const fn is_small(len: usize) -> bool {
-    len <= LINEAR_MAX
+    len <= SMALL_MAX
 }
 
 /// Adds up to `len` bytes of the user's to the open `packet`; returns how many they are.
@@ -417,7 +428,7 @@ fn pin(
     notification.attach(&mut packet);
     // The C driver's errno for whatever goes wrong here, a bad address included.
     let len = packet
-        .add_user_pages(msg, len.min(ZeroCopy::MAX_PAYLOAD))
+        .add_user_pages(msg, len.min(ZeroCopy::MAX_PAYLOAD).min(PINNED_MAX))
         .map_err(|_| ENOMEM)?;
     if len == 0 {
         return Err(ENOMEM);
@@ -450,8 +461,7 @@ pub(super) fn stamp(packet: &mut Packet) -> Result {
 ///
 /// May sleep.
 fn contiguous(len: usize) -> Option<PageBlock> {
-    let order = len.div_ceil(PAGE_SIZE).checked_next_power_of_two()?.ilog2();
-    PageBlock::alloc(order, GFP_KERNEL_ACCOUNT).ok()
+    PageBlock::alloc(order_of(len), GFP_KERNEL_ACCOUNT).ok()
 }
 
 #[cfg(CONFIG_KUNIT = "y")]
