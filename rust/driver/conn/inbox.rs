@@ -304,7 +304,10 @@ fn form(payload: &Payload, message: Option<SeqFlags>) -> Form {
 mod tests {
     use super::*;
     use crate::ext::{
-        mm::PageBlock,
+        mm::{
+            order_of,
+            PageBlock, //
+        },
         net::msg::Msg, //
     };
     use kernel::page::PAGE_SIZE;
@@ -445,7 +448,7 @@ mod tests {
     fn s1_a_long_part_is_a_buffer_of_its_own() -> Result {
         let long = KVec::from_elem(7, Mark::GREATEST + 1, GFP_KERNEL)?;
         // Copied, and with its pages.
-        for order in [5, 3] {
+        for order in [PageBlock::MAX_ORDER, order_of(long.len())] {
             let mut inbox = Inbox::new();
             receive(&mut inbox, &[(b"ab", EOM)])?;
             assert!(store(&mut inbox, packet(&long, order)?, 1, PART));

@@ -202,7 +202,10 @@ mod tests {
         },
         *, //
     };
-    use crate::ext::mm::PageBlock;
+    use crate::ext::mm::{
+        order_of,
+        PageBlock, //
+    };
     use kernel::{
         prelude::*,
         sync::Arc, //
@@ -239,7 +242,7 @@ mod tests {
     /// Has a packet wait that takes much memory.
     fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
         let mut packet = sender.data(1, 0, false)?;
-        let mut block = PageBlock::alloc(3, GFP_KERNEL)?;
+        let mut block = PageBlock::alloc(order_of(32 * 1024), GFP_KERNEL)?;
         block.copy_to(0, &[0])?;
         packet.add_block(block, 0, 1).map_err(|(error, _)| error)?;
         waiting.push(packet).map_or(Ok(()), |_| Err(EIO))
