@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel holds.
+//! How large a page is, and what the kernel holds.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+/// How many bytes a page of this machine has.
+pub fn page_size() -> usize {
+    // SAFETY: It asks for a number, and all Linux machines have it.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
+}
 
 /// What the kernel holds beside caches and user memory, in bytes, once it holds still.
 ///
@@ -42,7 +49,7 @@ fn now() -> Result<i64> {
         .lines()
         .filter_map(|l| l.trim().strip_prefix("count:")?.trim().parse::<i64>().ok())
         .sum();
-    let mut used = field("MemTotal")? - field("MemFree")? - cached * 4096;
+    let mut used = field("MemTotal")? - field("MemFree")? - cached * page_size() as i64;
     for other in [
         "Buffers",
         "Cached",

@@ -484,7 +484,6 @@ fn part_client(peer: Peer) -> Result<()> {
     Ok(())
 }
 
-const PAGE: usize = 4096;
 /// Stored together with others, and as the pages that they came in.
 const FAULTS: &[usize] = &[5000, 100_000];
 /// So much of the memory is there.
@@ -493,16 +492,17 @@ const THERE: usize = 1000;
 fn fault_server(port: u32, kind: Kind) -> Result<()> {
     let pair = Pair::accept(kind, DEFAULT_BUFFER, port)?;
     pair.control.hear("sent")?;
+    let page = memory::page_size();
     // SAFETY: New anonymous mappings touch no memory that anybody has.
     let place = unsafe {
         let pages = mman::mmap_anonymous(
             None,
-            (64 * PAGE).try_into()?,
+            (64 * page).try_into()?,
             mman::ProtFlags::PROT_READ | mman::ProtFlags::PROT_WRITE,
             mman::MapFlags::MAP_PRIVATE,
         )?;
-        mman::mprotect(pages.byte_add(PAGE), 63 * PAGE, mman::ProtFlags::PROT_NONE)?;
-        pages.byte_add(PAGE - THERE)
+        mman::mprotect(pages.byte_add(page), 63 * page, mman::ProtFlags::PROT_NONE)?;
+        pages.byte_add(page - THERE)
     };
     let mut whole = vec![0; 2 * FAULTS[1]];
     for (i, size) in (0..).zip(FAULTS) {

@@ -15,12 +15,12 @@ use anyhow::{ensure, Context, Result};
 use nix::{errno::Errno, sys::mman};
 
 use crate::{
+    memory::page_size,
     pattern,
     socket::{Kind, Socket, SO_VM_SOCKETS_BUFFER_SIZE},
     stream,
 };
 
-const PAGE: usize = 4096;
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 /// struct uffd_msg is 32 bytes, whatever the event.
@@ -73,7 +73,7 @@ impl MissingPage {
         let page = unsafe {
             mman::mmap_anonymous(
                 None,
-                PAGE.try_into()?,
+                page_size().try_into()?,
                 mman::ProtFlags::PROT_READ | mman::ProtFlags::PROT_WRITE,
                 mman::MapFlags::MAP_PRIVATE,
             )
@@ -86,7 +86,7 @@ impl MissingPage {
         };
         let mut register = UffdioRegister {
             start,
-            len: PAGE as u64,
+            len: page_size() as u64,
             mode: UFFDIO_REGISTER_MODE_MISSING,
             ioctls: 0,
         };
@@ -108,7 +108,7 @@ impl MissingPage {
         thread::sleep(hold);
         let mut zero = UffdioZeropage {
             start: self.start,
-            len: PAGE as u64,
+            len: page_size() as u64,
             ..Default::default()
         };
         // SAFETY: The structure is as the kernel's header lays it out, and lives through the call.
@@ -154,7 +154,7 @@ pub fn server(port: u32, hold: Duration, bytes: Option<u64>) -> Result<()> {
     println!("ACCEPTED");
     let reader = thread::spawn(move || -> Result<u64> {
         // SAFETY: The page is mapped for the program's life and no other reference to it exists.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, PAGE) };
+        let buffer = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, page_size()) };
         // The fault happens here, inside the system call.
         let n = stream.read(buffer).context("read into the missing page")?;
         ensure!(n > 0, "the connection ended before any data came");

@@ -181,10 +181,11 @@ fn show_datagrams(s: &mut Session) -> Result<()> {
         say(
             s,
             format!(
-                "{what} received: {} packets, {} bytes, in {} buffers of 4096 bytes",
+                "{what} received: {} packets, {} bytes, in {} buffers of {} bytes",
                 since(&now, &format!("{queue}_packets"))?,
                 since(&now, &format!("{queue}_bytes"))?,
                 since(&now, &format!("{queue}_buffers"))?,
+                now.driver(&format!("{queue}_buffer_bytes"))?,
             ),
         );
     }
