@@ -369,6 +369,11 @@ int rvsock_helper_sk_wait_until(struct sock *sk, bool noblock, bool (*ready)(voi
 	int err = 0;
 
 	add_wait_queue(sk_sleep(sk), &wait);
+	/*
+	 * With that of skwq_has_sleeper(): either we are found waiting, or we
+	 * see what has made room. No lock is held around both.
+	 */
+	smp_mb();
 	while (!ready(data) && !sk->sk_err && !(sk->sk_shutdown & SEND_SHUTDOWN)) {
 		if (!timeo) {
 			err = -EAGAIN;
