@@ -26,6 +26,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
+        barrier::smp_mb,
         Arc, //
     }, //
 };
@@ -122,10 +123,16 @@ impl WeakSock {
             // it before the spinlock is released.
             with(&unsafe { OwnedSock::new(&sk) });
             Ok(())
-        } else if !self.0.note.load(Relaxed).is_null() {
-            Ok(())
         } else {
-            self.note_for_owner(&sk)
+            // With that of `forget_note()`: either the owner, who forgets the note and looks then, sees what
+            // the caller has changed, or we see that there is no note.
+            smp_mb();
+            // Relaxed: what the pointer leads to is not looked at.
+            if self.0.note.load(Relaxed).is_null() {
+                self.note_for_owner(&sk)
+            } else {
+                Ok(())
+            }
         };
         // SAFETY: Locked above.
         unsafe { bindings::rvsock_helper_bh_unlock_sock(sk.sock()) };
@@ -143,6 +150,8 @@ impl WeakSock {
             drop(unsafe { SkBuff::from_raw(note, ()) });
             return Err(ENOMEM);
         }
+        // Relaxed: all who look at it have the spinlock, or have found the note, which the owner does with it.
+        //
         // INVARIANT: Just put there; the owner cannot find it before it gets the spinlock.
         self.0.note.store(note.as_ptr(), Relaxed);
         Ok(())
@@ -154,7 +163,8 @@ impl WeakSock {
 
     /// Forgets the note, which the owner has found: he is going to look.
     pub(super) fn forget_note(&self) {
-        // Full: a change that came after the owner has looked finds that there is no note.
+        // Full: a change that came after the owner has looked finds that there is no note. See
+        // `own_or_defer()`.
         self.0.note.xchg(core::ptr::null_mut(), Full);
     }
 
