@@ -14,9 +14,12 @@ use crate::ext::sync::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        barrier::smp_mb, //
     }, //
 };
 
@@ -83,6 +86,10 @@ impl Backlog {
 
     /// The number of bytes that the device has not yet taken.
     pub(in crate::driver) fn unsent(&self) -> usize {
+        // Whoever waits for it to be zero has put himself where he is woken, and must not look before that is seen:
+        // who wakes looks for him after he has counted.
+        smp_mb();
+        // Relaxed, as is the counting: a number by itself.
         usize::try_from(self.unsent.load(Relaxed)).unwrap_or(0)
     }
 
