@@ -34,7 +34,7 @@ use kernel::{
         atomic::{
             AtomicFlag,
             Full,
-            Relaxed, //
+            Release, //
         },
         Arc, //
     }, //
@@ -83,7 +83,7 @@ impl virtio::Driver for Driver {
         }
         let result = Self::set_up(dev);
         if result.is_err() {
-            TAKEN.store(false, Relaxed);
+            TAKEN.store(false, Release);
         }
         result
     }
@@ -91,7 +91,8 @@ impl virtio::Driver for Driver {
     fn remove(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
         data.unregister_datagrams();
         data.stop(dev);
-        TAKEN.store(false, Relaxed);
+        // Release: the next device finds all of this one's end.
+        TAKEN.store(false, Release);
     }
 
     fn shutdown(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
