@@ -224,6 +224,7 @@ impl Link {
 
     /// Our own CID.
     pub(super) fn cid(&self) -> u32 {
+        // Relaxed: a number by itself; a packet with an old one is one that was sent before.
         self.cid.load(Relaxed)
     }
 
@@ -234,6 +235,8 @@ impl Link {
 
     /// Whether the device is about to go, and no connection begins any more.
     pub(super) fn is_leaving(&self) -> bool {
+        // Relaxed: it spares what begins late. What begins in spite of it, `stop()` finds when it has waited for
+        // the works, and nothing can be sent any more.
         self.leaving.load(Relaxed)
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters of what went wrong, since the module was loaded.
+//! Counters of what went wrong, since the module was loaded. Each is a number by itself, so that nothing is
+//! ordered with it.
 
 use kernel::sync::atomic::{
     Atomic,

@@ -5,7 +5,8 @@
 //! C header: [`include/linux/moduleparam.h`](srctree/include/linux/moduleparam.h)
 //!
 //! The parameters of [`kernel::prelude::module!`] are integers that cannot be read or written once
-//! the module is loaded. These can, under `/sys/module/MODULE/parameters/`.
+//! the module is loaded. These can, under `/sys/module/MODULE/parameters/`. A value says nothing of other
+//! memory, so that nothing is ordered with it.
 
 use core::fmt::Write;
 use kernel::{

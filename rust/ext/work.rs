@@ -225,7 +225,8 @@ impl<T: Send + Sync + 'static> Work<T> {
 
     /// Makes the work item own one more reference to `this`, in whose allocation it must lie.
     fn give_reference(&self, this: ArcBorrow<'_, T>) {
-        // Always the same value, since only one `Arc` can contain this item.
+        // Always the same value, since only one `Arc` can contain this item. Relaxed: to queue it, and to find
+        // it in a queue, orders the rest, as it does what the caller has written.
         self.owner
             .store(Arc::into_raw(this.into()).cast_mut(), Relaxed);
     }
@@ -405,7 +406,7 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
         }
         with_queue(Where::Unbound, |wq| {
             WAITING.fetch_add(1isize, Full);
-            // Always the same value, since only one `Arc` can contain this item.
+            // As in `Work::give_reference()`.
             self.owner
                 .store(Arc::into_raw(this.into()).cast_mut(), Relaxed);
             let newly = queue(wq, self.work.get());

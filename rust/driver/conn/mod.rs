@@ -443,6 +443,7 @@ impl Sender for Conn {
     }
 
     fn advertise(&self, last: bool) -> Option<Advertised> {
+        // Relaxed: noted under `Tx::inner`, which the caller holds.
         if self.has_gap.load(Relaxed) && !last {
             return None;
         }
@@ -455,6 +456,7 @@ impl Sender for Conn {
 
     fn taken(&self) {
         self.tell_of_room();
+        // Relaxed: who drops the packet that was lost has noted it.
         if self.has_gap.load(Relaxed) {
             self.end_at_gap();
         }
@@ -465,6 +467,8 @@ impl Sender for Conn {
     }
 
     fn update_left(&self) {
+        // Relaxed: what a reader takes before this is told, as `advertise()` then finds it under the lock; if it is
+        // taken after, the reader sees this, by the same lock.
         self.update_waits.store(false, Relaxed);
     }
 }

@@ -292,6 +292,7 @@ impl Tx {
     ///
     /// Any.
     pub(in crate::driver) fn is_full(&self) -> bool {
+        // Relaxed: nobody waits for it to change; for that there is `is_full_still()`.
         self.full.load(Relaxed)
     }
 

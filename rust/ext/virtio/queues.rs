@@ -109,7 +109,8 @@ impl QueueSet {
     pub(super) fn enter(&self) -> Option<rcu::Guard> {
         let guard = rcu::read_lock();
         // Relaxed: either this section began before the grace period that follows the store of false,
-        // which then waits for it, or after, and then it sees the store.
+        // which then waits for it, or after, and then it sees the store. Whoever has a queue to ask for got
+        // it from `find()`, and with it all that was written there.
         self.live.load(Relaxed).then_some(guard)
     }
 }
@@ -253,6 +254,7 @@ impl Queues {
 
     /// Whether the device has features, so that its queues can be found.
     pub(super) fn is_negotiated(&self) -> bool {
+        // Relaxed, as in `set_negotiated()`: the device's lock, or that of `set`, is held around both.
         self.negotiated.load(Relaxed)
     }
 

@@ -326,7 +326,7 @@ pub(crate) fn random() -> u32 {
 impl VsockSock {
     /// Who the socket is connected to, if it is a datagram socket and connected.
     ///
-    /// While `connect()` changes it the answer may be the old one, the new one, or none.
+    /// While `connect()` changes it the answer may be the old one, the new one, some of both, or none.
     pub(crate) fn datagram_peer(&self) -> Option<Addr> {
         let read = || {
             // SAFETY: The socket is alive; both numbers are read whole.
