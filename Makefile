@@ -2,10 +2,10 @@
 # What a person types. The kernel's own build reads Kbuild instead, so this file holds no rule of it.
 #
 #   KDIR=DIR     build for another kernel (7.2 or newer, CONFIG_RUST=y) than Debian's
-#   ARGS='...'   further arguments of test, bench and soak, as in: make test ARGS='--filter vsock_test'
+#   ARGS='...'   further arguments of test, options, bench and soak, as in: make test ARGS='--filter vsock_test'
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug bench soak check shell clean distclean help
+.PHONY: module demo test test-debug options bench soak check shell clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 
@@ -21,6 +21,9 @@ test: ## everything that must hold; the last line is 'N passed, N failed'
 
 test-debug: ## the guests' tests on a kernel that watches memory and locks (its build takes some minutes)
 	@scripts/lab test --kernel debug $(ARGS)
+
+options: ## the module for kernels without what people turn off, and with pages of other sizes; some are booted (ARGS='NAME ...')
+	@scripts/options $(ARGS)
 
 bench: ## the C driver and this one in turn: a table of medians and ratios, and JSON
 	@scripts/lab bench $(ARGS)
