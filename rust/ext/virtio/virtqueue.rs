@@ -182,7 +182,14 @@ impl<T: Buffer> Virtqueue<T> {
             )
         });
         added.map_err(|error| AddError {
-            error,
+            // Of memory that cannot be mapped a packed ring says what others say of broken queues.
+            //
+            // SAFETY: The queue is valid, as the set is alive.
+            error: if error == EIO && !unsafe { ext_bindings::virtqueue_is_broken(self.vq()) } {
+                ENOMEM
+            } else {
+                error
+            },
             // SAFETY: The token comes from `into_token` above, and the queue did not take it.
             buffer: unsafe { T::from_token(token) },
         })
