@@ -70,6 +70,7 @@ pub struct Habits {
     pub event_idx: bool,
     pub indirect: bool,
     pub in_order: bool,
+    pub packed: bool,
     pub access_platform: bool,
     pub queue_size: u16,
     /// Of each receive buffer so many descriptors are filled.
@@ -119,6 +120,9 @@ pub struct Single {
     /// Offer VIRTIO_F_IN_ORDER; buffers are used in their order in any case
     #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
     in_order: Option<Switch>,
+    /// Offer VIRTIO_F_RING_PACKED
+    #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
+    packed: Option<Switch>,
     /// Offer VIRTIO_F_ACCESS_PLATFORM: the driver asks its platform which addresses to use
     #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
     access_platform: Option<Switch>,
@@ -184,6 +188,7 @@ impl Habits {
             event_idx: true,
             indirect: true,
             in_order: false,
+            packed: false,
             access_platform: false,
             queue_size: 1024,
             rx_pieces: usize::MAX,
@@ -256,6 +261,7 @@ impl Habits {
             Kind::VhostDeviceVsock => Self {
                 event_idx: true,
                 in_order: false,
+            packed: false,
                 queue_size: 1024,
                 rx_pieces: 2,
                 contiguous: Some(32 << 10),
@@ -301,6 +307,7 @@ impl Single {
         set(&mut habits.indirect, on(self.indirect));
         set(&mut habits.access_platform, on(self.access_platform));
         set(&mut habits.in_order, on(self.in_order));
+        set(&mut habits.packed, on(self.packed));
         set(&mut habits.queue_size, self.queue_size);
         set(
             &mut habits.rx_pieces,

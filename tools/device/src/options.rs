@@ -18,6 +18,7 @@ const EVENT_IDX: u64 = 1 << 29;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
+pub const RING_PACKED: u64 = 1 << 34;
 const IN_ORDER: u64 = 1 << 35;
 
 /// The longest name that the device derives from `uds=` has so many bytes more: `.dgram_4294967295`.
@@ -119,6 +120,7 @@ impl Options {
             (habits.indirect, INDIRECT),
             (habits.event_idx, EVENT_IDX),
             (habits.access_platform, ACCESS_PLATFORM),
+            (habits.packed, RING_PACKED),
             (habits.in_order, IN_ORDER),
             (true, PROTOCOL_FEATURES | VERSION_1),
         ];
@@ -248,6 +250,7 @@ mod tests {
         assert_eq!(features(""), Some(0b10111));
         assert_eq!(features("--event-idx off --indirect off"), Some(0b10100));
         assert_eq!(features("--access-platform on"), Some(0b110111));
+        assert_eq!(features("--packed on"), Some(0b1010111));
     }
 
     #[test]

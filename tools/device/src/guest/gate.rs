@@ -7,7 +7,7 @@ use super::{Guest, TX};
 use crate::{
     fault::{Fate, Queue},
     habits::ResetAck,
-    ring::{Memory, Ring, Vring},
+    ring::{Memory, Vring},
 };
 
 #[derive(Debug)]
@@ -89,8 +89,7 @@ impl Guest {
         if self.events == 0 || self.fault(Queue::Event).paused {
             return;
         }
-        let vring = vrings.get(self.event_queue());
-        let Some(mut ring) = vring.and_then(|v| Ring::open(v, mem)) else {
+        let Some(mut ring) = self.ring(vrings, self.event_queue(), mem) else {
             return;
         };
         while self.events > 0 {
@@ -106,7 +105,7 @@ impl Guest {
                 }
                 break;
             };
-            let head = chain.head_index();
+            let head = chain.head();
             // The number of this event is 0.
             let len = ring.write_chain(chain, &[0; 4]);
             ring.used(head, len);

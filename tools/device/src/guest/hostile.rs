@@ -11,7 +11,7 @@ use crate::{
     command::Injection,
     fault::Queue,
     packet::kind,
-    ring::{Memory, Ring, Vring},
+    ring::{Head, Memory, Vring},
 };
 
 /// An injection that waits for its thread to come round to the queues, and who waits for it.
@@ -39,8 +39,8 @@ impl Guest {
             Queue::Event => (self.event_queue(), false),
             _ => return Err("that queue brings nothing to the guest".into()),
         };
-        let vring = vrings.get(index).and_then(|v| Ring::open(v, mem));
-        let mut ring = vring.ok_or("the queue is not set up")?;
+        let ring = self.ring(vrings, index, mem);
+        let mut ring = ring.ok_or("the queue is not set up")?;
         let bytes = if queue == Queue::Event {
             injection.raw.clone().unwrap_or_default()
         } else {
@@ -67,12 +67,13 @@ impl Guest {
             }
         }
         for (i, (chain, n)) in chains.into_iter().zip(spread).enumerate() {
-            let head = chain.head_index();
+            let head = chain.head();
             let (part, behind) = rest.split_at(n.min(rest.len()));
             let written = ring.write_chain(chain, part);
             rest = behind;
             let len = injection.used.get(i).copied().unwrap_or(written);
-            ring.used(injection.head.unwrap_or(head), len);
+            let id = injection.head.unwrap_or(head.id);
+            ring.used(Head { id, ..head }, len);
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ use crate::{
     features::{DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
     habits::Habits,
     host::Host,
-    options::{Options, Profile},
+    options::{Options, Profile, RING_PACKED},
     packet::{kind, Header, HEADER, HEADER_MRG, HOST_CID},
     ring::{memory, Memory, Ring, Room, Space, Vring},
     switch::{Shared, Switch},
@@ -206,6 +206,12 @@ impl Guest {
         }
     }
 
+    /// A queue, if the driver has set it up.
+    pub fn ring<'a>(&self, vrings: &'a [Vring], index: usize, mem: &'a Memory) -> Option<Ring<'a>> {
+        let is_packed = self.shared.features() & RING_PACKED != 0;
+        Ring::open(vrings.get(index)?, mem, is_packed)
+    }
+
     /// Goes round the queues until nothing is left to do.
     pub fn run(&mut self, vrings: &[Vring]) {
         let mem = memory(&self.space.clone());
@@ -232,7 +238,7 @@ impl Guest {
         if self.shared.running() {
             return;
         }
-        let up = [RX, TX].map(|i| vrings.get(i).and_then(|v| Ring::open(v, mem)));
+        let up = [RX, TX].map(|i| self.ring(vrings, i, mem));
         let [Some(rx), Some(tx)] = up else { return };
         if rx.is_new() && tx.is_new() {
             self.forget_all();

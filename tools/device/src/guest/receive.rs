@@ -24,7 +24,7 @@ impl Guest {
         if self.fault(Queue::Rx).paused || !self.lets_in() || !self.has_something() {
             return false;
         }
-        let Some(mut ring) = vrings.get(RX).and_then(|v| Ring::open(v, mem)) else {
+        let Some(mut ring) = self.ring(vrings, RX, mem) else {
             return false;
         };
         let loud = self.fault(Queue::Rx).loud;

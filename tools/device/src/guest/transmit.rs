@@ -12,7 +12,7 @@ use crate::{
         kind, op, Header, Packet, HEADER, HEADER_MRG, HOST_CID, SEQ_EOM, SHUTDOWN_BOTH,
         SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
     },
-    ring::{Memory, Ring, Vring},
+    ring::{Chain, Memory, Ring, Vring},
     switch::Delivery,
 };
 
@@ -24,7 +24,7 @@ impl Guest {
     pub fn tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
         let fault = self.fault(Queue::Tx);
         if fault.deaf {
-            if let Some(mut ring) = vrings.get(TX).and_then(|v| Ring::open(v, mem)) {
+            if let Some(mut ring) = self.ring(vrings, TX, mem) {
                 ring.forget();
             }
             return false;
@@ -39,7 +39,7 @@ impl Guest {
                 return false;
             }
         }
-        let Some(mut ring) = vrings.get(TX).and_then(|v| Ring::open(v, mem)) else {
+        let Some(mut ring) = self.ring(vrings, TX, mem) else {
             return false;
         };
         ring.quiet();
@@ -62,7 +62,7 @@ impl Guest {
                 }
                 break false;
             };
-            let head = chain.head_index();
+            let head = chain.head();
             let Some((header, len)) = self.parse(&ring, chain, self.limits.habits.buffer as usize)
             else {
                 ring.used(head, 0);
@@ -107,7 +107,7 @@ impl Guest {
     pub fn parse<'a>(
         &mut self,
         ring: &Ring<'a>,
-        chain: virtio_queue::DescriptorChain<&'a Memory>,
+        chain: Chain<'a>,
         max: usize,
     ) -> Option<(Header, usize)> {
         let size = self.header_size();

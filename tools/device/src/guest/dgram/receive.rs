@@ -22,7 +22,7 @@ impl Guest {
         if !self.negotiated(kind::DGRAM) || self.fault(Queue::DgramRx).paused || !something {
             return false;
         }
-        let Some(mut ring) = vrings.get(DGRAM_RX).and_then(|v| Ring::open(v, mem)) else {
+        let Some(mut ring) = self.ring(vrings, DGRAM_RX, mem) else {
             return false;
         };
         ring.quiet();

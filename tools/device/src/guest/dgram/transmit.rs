@@ -11,7 +11,7 @@ use crate::{
     fault::{Fate, Queue},
     guest::{wakeups::TOKEN_DGRAM_PORT, Guest, BUDGET, DGRAM_TX},
     packet::{kind, op, Header, Packet, HOST_CID, MAX_PAYLOAD},
-    ring::{Memory, Ring, Vring},
+    ring::{Memory, Vring},
     switch::Delivery,
 };
 
@@ -24,7 +24,7 @@ impl Guest {
         while let Some(packet) = self.fault(Queue::DgramTx).due() {
             self.datagram(&packet.header, &packet.data);
         }
-        let Some(mut ring) = vrings.get(DGRAM_TX).and_then(|v| Ring::open(v, mem)) else {
+        let Some(mut ring) = self.ring(vrings, DGRAM_TX, mem) else {
             return false;
         };
         ring.quiet();
@@ -44,7 +44,7 @@ impl Guest {
                 }
                 break false;
             };
-            let head = chain.head_index();
+            let head = chain.head();
             if let Some((header, len)) = self.parse(&ring, chain, MAX_PAYLOAD) {
                 let data = std::mem::take(&mut self.data);
                 let payload = data.get(..len).unwrap_or_default();
