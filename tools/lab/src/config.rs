@@ -94,6 +94,48 @@ impl Kernel {
     }
 }
 
+/// By which bus a guest finds its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bus {
+    /// PCI Express.
+    Pci,
+    /// Registers in memory, which ACPI tells of, on QEMU's "microvm".
+    Mmio,
+    /// The same as they were before virtio 1.0: no VIRTIO_F_VERSION_1.
+    LegacyMmio,
+}
+
+/// What a guest's machine has, where tests want another one than usual.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    pub bus: Bus,
+    pub processors: u8,
+    /// So much memory in MiB; otherwise what the kernel needs.
+    pub memory_mib: Option<u32>,
+    /// More for the kernel's command line.
+    pub append: String,
+}
+
+impl Hardware {
+    /// Whether the file system is to hold no more than our driver's tests on our device need: for little memory, or for
+    /// devices that only its modules find.
+    pub fn wants_small_image(&self) -> bool {
+        self.memory_mib.is_some() || self.bus != Bus::Pci
+    }
+}
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self {
+            bus: Bus::Pci,
+            processors: 2,
+            memory_mib: None,
+            append: String::new(),
+        }
+    }
+}
+
 /// What to do once the rig is up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -138,6 +180,7 @@ pub struct VhostUser {
     pub qemu: String,
     /// The driver of the other guest, if there are two.
     pub neighbour: Option<Driver>,
+    pub hardware: Hardware,
 }
 
 /// All that the lab on the host is told.
@@ -176,6 +219,19 @@ impl Config {
             }),
             Backend::Vhost => None,
         }
+    }
+
+    /// The guest's machine.
+    pub fn hardware(&self) -> Hardware {
+        match &self.backend {
+            Backend::VhostUser(device) => device.hardware.clone(),
+            Backend::Vhost => Hardware::default(),
+        }
+    }
+
+    pub fn memory_mib(&self) -> u32 {
+        let own = self.hardware().memory_mib;
+        own.unwrap_or_else(|| self.guest.memory_mib())
     }
 
     /// What the guest's log begins with.

@@ -190,7 +190,12 @@ impl Rig {
             driver,
             guest: self.places.guest,
             kernel: self.places.guest_kernel(),
-            guest_initramfs: self.places.guest()?,
+            guest_initramfs: match &self.backend {
+                Backend::VhostUser(d) if d.hardware.wants_small_image() => {
+                    self.places.small_guest()?
+                }
+                _ => self.places.guest()?,
+            },
             accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
             backend: self.backend.clone(),
             programs: self.places.programs()?,

@@ -134,14 +134,15 @@ impl Session {
 
     /// The guest as it is booted; a vhost-user device is started for it.
     fn spec(&mut self, name: String, append: &str) -> Result<Spec> {
+        let hardware = self.config.hardware();
         let mut arguments = self.config.accelerator.clone();
         let (agent, control) = (free_tcp_port()?, free_tcp_port()?);
         self.ports = Ports { agent, control };
         arguments.extend(
             [
-                "-smp", "2",
+                "-smp", &hardware.processors.to_string(),
                 "-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{agent}-:9000,hostfwd=tcp:127.0.0.1:{control}-:{CONTROL}"),
-                "-device", "virtio-net-pci,netdev=net,romfile=,modern-pio-notify=on",
+                "-device", socket_device::network(hardware.bus),
                 "-rtc", "base=utc",
             ]
             .map(str::to_owned),
@@ -157,10 +158,11 @@ impl Session {
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {append}",
-                self.config.guest.append()
+                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {} {append}",
+                self.config.guest.append(),
+                hardware.append,
             ),
-            memory_mib: self.config.guest.memory_mib(),
+            memory_mib: self.config.memory_mib(),
             arguments,
             uml,
             scratch: self.config.scratch.clone(),

@@ -12,11 +12,13 @@ use std::{
 use anyhow::{ensure, Result};
 
 use crate::{
-    config::{Backend, Config, VhostUser},
+    config::{Backend, Bus, Config, VhostUser},
     process::Process,
 };
 
+/// The machine types: with PCI Express, and without any PCI.
 const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
+const MICRO: &str = "microvm,acpi=on,rtc=on,pit=on";
 
 /// QEMU's arguments for the machine type, which a device in user space has a say in, and the device.
 pub fn arguments(config: &Config) -> Vec<String> {
@@ -30,22 +32,42 @@ pub fn arguments(config: &Config) -> Vec<String> {
                 config.cid
             ),
         ],
-        Backend::VhostUser(program) => vec![
-            "-object".into(),
-            format!(
-                "memory-backend-memfd,id=memory,size={}M,share=on",
-                config.guest.memory_mib()
-            ),
-            "-M".into(),
-            format!("{MACHINE},memory-backend=memory"),
-            "-chardev".into(),
-            format!(
-                "socket,id=device,path={}",
-                config.vhost_user_socket().display()
-            ),
-            "-device".into(),
-            format!("{},chardev=device", program.qemu),
-        ],
+        Backend::VhostUser(program) => {
+            let bus = program.hardware.bus;
+            let machine = if bus == Bus::Pci { MACHINE } else { MICRO };
+            let mut arguments = vec![
+                "-object".into(),
+                format!(
+                    "memory-backend-memfd,id=memory,size={}M,share=on",
+                    config.memory_mib()
+                ),
+                "-M".into(),
+                format!("{machine},memory-backend=memory"),
+                "-chardev".into(),
+                format!(
+                    "socket,id=device,path={}",
+                    config.vhost_user_socket().display()
+                ),
+                "-device".into(),
+                format!("{},chardev=device", program.qemu),
+            ];
+            if bus != Bus::Pci {
+                let legacy = bus == Bus::LegacyMmio;
+                arguments.extend([
+                    "-global".into(),
+                    format!("virtio-mmio.force-legacy={legacy}"),
+                ]);
+            }
+            arguments
+        }
+    }
+}
+
+/// What QEMU calls the guest's network device.
+pub fn network(bus: Bus) -> &'static str {
+    match bus {
+        Bus::Pci => "virtio-net-pci,netdev=net,romfile=,modern-pio-notify=on",
+        Bus::Mmio | Bus::LegacyMmio => "virtio-net-device,netdev=net",
     }
 }
 

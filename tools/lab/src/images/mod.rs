@@ -4,6 +4,7 @@
 
 pub mod extras;
 pub mod initramfs;
+mod small;
 
 use std::{
     fs,

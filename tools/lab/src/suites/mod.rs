@@ -5,7 +5,7 @@
 //! The head of each file says what its tests are about. Against vhost-vsock, or whatever the session has: [`kernel`] (the
 //! kernel's own), [`streams`], [`messages`], [`zerocopy`], [`interfaces`], [`programs`], [`samples`], [`faults`],
 //! [`lifecycle`], [`device`], [`second_device`], [`snapshot`]. On devices in user space: [`vhost_user`] (another's),
-//! [`our_device`], [`profiles`], [`dgram`], [`hosts`] (ours, as others) with [`played`], [`ext`].
+//! [`our_device`], [`profiles`], [`machines`], [`dgram`], [`hosts`] (ours, as others) with [`played`], [`ext`].
 
 pub mod device;
 pub mod dgram;
@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod interfaces;
 pub mod kernel;
 pub mod lifecycle;
+pub mod machines;
 pub mod messages;
 pub mod our_device;
 pub mod played;
@@ -75,6 +76,7 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
     our_device::SETUPS
         .iter()
         .chain(profiles::SETUPS)
+        .chain(machines::SETUPS)
         .chain(dgram::SETUPS)
         .chain(hosts::EMULATED)
         .chain(ext::SETUPS)
@@ -88,8 +90,10 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
             names.extend(setup.names(places)?);
         }
     }
-    // Our own kernel has no other transport of datagrams.
-    let stock = |n: &str| n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED;
+    // Our own kernel has no other transport of datagrams, nor another bus, and needs much memory.
+    let stock = |n: &str| {
+        n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED || machines::needs_stock(n)
+    };
     names.retain(|n| match places.guest {
         Kernel::Debug => !stock(n),
         _ => !needs_debug(n),

@@ -21,7 +21,7 @@ pub use self::plan::Choice;
 use self::plan::{Plan, LOGS_CLEAN};
 use crate::{
     bench::table::{self, Table},
-    config::{Driver, Job, Kernel, VhostUser},
+    config::{Driver, Hardware, Job, Kernel, VhostUser},
     events::Event,
     images::Places,
     machine::serial,
@@ -113,6 +113,7 @@ fn in_guests(
             command,
             qemu: "vhost-user-vsock-pci".into(),
             neighbour: None,
+            hardware: Hardware::default(),
         };
         let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
         start_until_done(&mut rig, &plan.vhost_user, driver, report, Job::Tests);

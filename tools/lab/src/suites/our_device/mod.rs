@@ -10,7 +10,7 @@ mod memory;
 mod merged;
 pub(super) mod messages;
 mod receive;
-mod resets;
+pub(super) mod resets;
 mod starved;
 pub(super) mod streams;
 mod transmit;
@@ -34,7 +34,7 @@ use super::{
     Test,
 };
 use crate::{
-    config::{Driver, VhostUser},
+    config::{Bus, Driver, Hardware, VhostUser},
     images::Places,
     session::{Session, GUEST_CID, NEIGHBOUR_CID},
 };
@@ -45,14 +45,34 @@ pub struct Setup {
     queues: u8,
     /// How many descriptors each queue has.
     ring: u16,
-    /// The driver reaches the device as its platform says, by the kernel's DMA interface.
-    dma: bool,
+    machine: Machine,
     /// The C driver can be the one under test.
     pub c_driver: bool,
     neighbour: Neighbour,
     /// In which the kernel's tests run between the guests.
     pub directions: &'static [Direction],
     pub tests: &'static [Test],
+}
+
+/// The guest's machine, as [`Hardware`] describes it.
+#[derive(Clone, Copy)]
+pub struct Machine {
+    pub bus: Bus,
+    pub processors: u8,
+    pub memory_mib: Option<u32>,
+    pub append: &'static str,
+    /// The driver reaches the device as its platform says, by the kernel's DMA interface.
+    pub dma: bool,
+}
+
+impl Machine {
+    pub const USUAL: Self = Self {
+        bus: Bus::Pci,
+        processors: 2,
+        memory_mib: None,
+        append: "",
+        dma: false,
+    };
 }
 
 /// Whether there is another guest on the device.
@@ -87,7 +107,7 @@ pub const SETUPS: &[Setup] = &[
         options: &["--features", "stream,seqpacket"],
         queues: 3,
         ring: RING,
-        dma: false,
+        machine: Machine::USUAL,
         c_driver: true,
         neighbour: Neighbour::None,
         directions: &[],
@@ -109,7 +129,7 @@ pub const SETUPS: &[Setup] = &[
         options: ALL,
         queues: 5,
         ring: RING,
-        dma: false,
+        machine: Machine::USUAL,
         c_driver: false,
         neighbour: Neighbour::None,
         directions: &[],
@@ -138,7 +158,7 @@ pub const SETUPS: &[Setup] = &[
         ],
         queues: 3,
         ring: RING,
-        dma: false,
+        machine: Machine::USUAL,
         c_driver: true,
         neighbour: Neighbour::None,
         directions: &[],
@@ -151,7 +171,7 @@ pub const SETUPS: &[Setup] = &[
         options: ALL,
         queues: 5,
         ring: RING,
-        dma: false,
+        machine: Machine::USUAL,
         c_driver: true,
         neighbour: Neighbour::Same,
         directions: &[
@@ -167,7 +187,7 @@ pub const SETUPS: &[Setup] = &[
         options: ALL,
         queues: 5,
         ring: RING,
-        dma: false,
+        machine: Machine::USUAL,
         c_driver: false,
         neighbour: Neighbour::C,
         directions: &[
@@ -260,7 +280,10 @@ pub const SETUPS: &[Setup] = &[
         },
     ),
     Setup {
-        dma: true,
+        machine: Machine {
+            dma: true,
+            ..Machine::USUAL
+        },
         ..Setup::alone(
             &["--features", "stream,seqpacket"],
             3,
@@ -329,12 +352,17 @@ impl Setup {
             options,
             queues,
             ring: RING,
-            dma: false,
+            machine: Machine::USUAL,
             c_driver: false,
             neighbour: Neighbour::None,
             directions: &[],
             tests,
         }
+    }
+
+    /// The same in another machine.
+    pub const fn on(self, machine: Machine) -> Self {
+        Self { machine, ..self }
     }
 
     /// The same, and the C driver can be in its place.
@@ -379,18 +407,26 @@ impl Setup {
         }
         let options = ["--control", "CONTROL"].iter().chain(self.options);
         command.extend(options.map(|s| s.to_string()));
-        if self.dma {
+        let machine = self.machine;
+        if machine.dma {
             command.extend(["--access-platform", "on"].map(str::to_owned));
         }
         VhostUser {
             command,
             qemu: format!(
-                "vhost-user-test-device-pci,id=vsock,virtio-id=19,num_vqs={},config_size=8,vq_size={},iommu_platform={}",
+                "vhost-user-test-device{},id=vsock,virtio-id=19,num_vqs={},config_size=8,vq_size={},iommu_platform={}",
+                if machine.bus == Bus::Pci { "-pci" } else { "" },
                 self.queues,
                 self.ring,
-                if self.dma { "on" } else { "off" }
+                if machine.dma { "on" } else { "off" }
             ),
             neighbour,
+            hardware: Hardware {
+                bus: machine.bus,
+                processors: machine.processors,
+                memory_mib: machine.memory_mib,
+                append: machine.append.into(),
+            },
         }
     }
 }

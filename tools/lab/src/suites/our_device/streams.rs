@@ -23,7 +23,7 @@ use crate::{
 const MUCH: u64 = 64 << 20;
 
 /// Sends back what comes, for so many connections, each until its end.
-fn echo(listener: UnixListener, connections: usize) -> thread::JoinHandle<Result<()>> {
+pub fn echo(listener: UnixListener, connections: usize) -> thread::JoinHandle<Result<()>> {
     thread::spawn(move || {
         let mut flows = Vec::new();
         for _ in 0..connections {
@@ -50,14 +50,28 @@ fn echo_one(mut stream: UnixStream) -> Result<()> {
     }
 }
 
+/// What goes there and back where it is not about how much.
+const SOME: u64 = 2 << 20;
+
+/// Some from each side and back, then 64 connections at once.
+pub fn both_ways(s: &mut Session) -> Result<()> {
+    much_from_guest(s, SOME)?;
+    much_from_host(s, SOME)?;
+    at_once(s, 50_000)
+}
+
 /// The guest ends its half first, and must still get all that comes back.
 pub fn from_guest(s: &mut Session) -> Result<()> {
+    much_from_guest(s, MUCH)
+}
+
+fn much_from_guest(s: &mut Session, bytes: u64) -> Result<()> {
     let (port, listener) = listen(s)?;
     let echo = echo(listener, 1);
     s.rvtest(
         Side::Guest,
         &format!(
-            "echo-client --cid 2 --port {port} --connections 1 --bytes {MUCH} --write-size 65536"
+            "echo-client --cid 2 --port {port} --connections 1 --bytes {bytes} --write-size 65536"
         ),
     )?
     .success(LONG)?;
@@ -80,27 +94,35 @@ pub fn little(s: &mut Session) -> Result<()> {
 
 /// The same the other way round.
 pub fn from_host(s: &mut Session) -> Result<()> {
+    much_from_host(s, MUCH)
+}
+
+fn much_from_host(s: &mut Session, much: u64) -> Result<()> {
     let port = s.fresh_port();
     let _server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
     let (mut stream, _) = connect(s, port)?;
     let mut writer = stream.try_clone()?;
     let sender = thread::spawn(move || -> Result<()> {
-        guest::stream::send_pattern(&mut writer, 7, MUCH, 100_000)?;
+        guest::stream::send_pattern(&mut writer, 7, much, 100_000)?;
         Ok(writer.shutdown(Shutdown::Write)?)
     });
     let (bytes, _) = guest::stream::receive_pattern(&mut stream, 7)?;
     joined(sender)?;
-    ensure!(bytes == MUCH, "{bytes} bytes of {MUCH} came back");
+    ensure!(bytes == much, "{bytes} bytes of {much} came back");
     Ok(())
 }
 
 pub fn many_from_guest(s: &mut Session) -> Result<()> {
+    at_once(s, 300_000)
+}
+
+fn at_once(s: &mut Session, bytes: u64) -> Result<()> {
     let (port, listener) = listen(s)?;
     let echo = echo(listener, 64);
     s.rvtest(
         Side::Guest,
         &format!(
-            "echo-client --cid 2 --port {port} --connections 64 --bytes 300000 --write-size 10007"
+            "echo-client --cid 2 --port {port} --connections 64 --bytes {bytes} --write-size 10007"
         ),
     )?
     .success(LONG)?;
