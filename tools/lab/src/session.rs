@@ -79,6 +79,8 @@ pub struct Session {
     neighbour: Option<Box<Session>>,
     /// What QEMU is told besides, of the next guest.
     pub extra_arguments: Vec<String>,
+    /// What its kernel is told besides.
+    pub extra_append: &'static str,
     boots: u32,
     port: u32,
     checked: usize,
@@ -102,6 +104,7 @@ impl Session {
             device: None,
             neighbour: neighbour.map(Box::new),
             extra_arguments: Vec::new(),
+            extra_append: "",
             boots: 0,
             port: 5000,
             checked: 0,
@@ -158,9 +161,10 @@ impl Session {
             kernel: self.config.kernel.clone(),
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {} {append}",
+                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {} {} {append}",
                 self.config.guest.append(),
                 hardware.append,
+                self.extra_append,
             ),
             memory_mib: self.config.memory_mib(),
             arguments,

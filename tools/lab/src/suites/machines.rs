@@ -2,6 +2,8 @@
 
 //! Streams, messages and datagrams on our device in machines of other kinds: packed rings, memory that the device
 //! reaches through bounce buffers, another bus, one processor and four, little memory.
+//!
+//! What only vhost-vsock can be given is in [`platform`](super::platform): an IOMMU, and PCI as it was before virtio 1.0.
 
 use std::time::Instant;
 
@@ -131,7 +133,7 @@ fn datagrams(s: &mut Session) -> Result<()> {
 }
 
 /// These features were negotiated, and those were not.
-fn has_features(s: &mut Session, these: u64, not_those: u64) -> Result<()> {
+pub fn has_features(s: &mut Session, these: u64, not_those: u64) -> Result<()> {
     let stats = s.guest_sh("cat /sys/kernel/debug/rvsock/stats")?;
     let features = stats
         .lines()

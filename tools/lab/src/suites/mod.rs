@@ -4,7 +4,7 @@
 //!
 //! The head of each file says what its tests are about. Against vhost-vsock, or whatever the session has: [`kernel`] (the
 //! kernel's own), [`streams`], [`messages`], [`zerocopy`], [`interfaces`], [`programs`], [`samples`], [`faults`],
-//! [`lifecycle`], [`device`], [`second_device`], [`snapshot`]. On devices in user space: [`vhost_user`] (another's),
+//! [`lifecycle`], [`device`], [`second_device`], [`snapshot`], [`platform`]. On devices in user space: [`vhost_user`] (another's),
 //! [`our_device`], [`profiles`], [`machines`], [`dgram`], [`hosts`] (ours, as others) with [`played`], [`ext`].
 
 pub mod device;
@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod machines;
 pub mod messages;
 pub mod our_device;
+pub mod platform;
 pub mod played;
 pub mod profiles;
 pub mod programs;
@@ -60,7 +61,11 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(device::TESTS)
         .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
-        .filter(|t| kernel == Kernel::Debug || !needs_debug(t.name))
+        .chain(platform::TESTS)
+        .filter(|t| match kernel {
+            Kernel::Debug => !platform::needs_stock(t.name),
+            _ => !needs_debug(t.name),
+        })
         .collect()
 }
 
