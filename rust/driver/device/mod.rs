@@ -218,7 +218,7 @@ impl Vsock {
         }
     }
 
-    /// Has requests tried again that wait for their listeners.
+    /// Has requests tried again that wait for their listeners, and buffers of events that could not be mapped.
     fn run_retry_work(self: Arc<Self>) {
         self.request_work.queue(&self, Where::Percpu);
     }
@@ -241,15 +241,20 @@ impl Vsock {
     /// # Context
     ///
     /// Sleeps; takes `Vsock::config`.
-    fn handle_events(&self) -> bool {
+    fn handle_events(self: &Arc<Self>) -> bool {
         let config = self.config.lock();
         let taken = self.events.take();
         if taken.reset {
             self.handle_transport_reset(config.as_ref());
         }
         // Some hosts wait for this before they let new connections in (C5).
-        self.events.give_back();
-        taken.more
+        if self.events.give_back() {
+            return taken.more;
+        }
+        // By way of the requests' work, which looks at the events first.
+        self.retry_work
+            .queue_in(self, msecs_to_jiffies(RETRY_INTERVAL));
+        false
     }
 
     /// Ends all connections, which the host has lost; we may have become another machine (C5).

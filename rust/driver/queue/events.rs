@@ -37,8 +37,27 @@ pub(in crate::driver) struct Events {
 
 struct Inner {
     queue: Virtqueue<Buffer>,
-    /// The buffers of events that are being handled; there is room for all.
+    /// The buffers that the device does not have: those of events that are being handled, and those that could not be
+    /// mapped for it. There is room for all.
     taken: KVec<Buffer>,
+}
+
+impl Inner {
+    /// Gives the device the buffers that it does not have; returns whether it has all now.
+    fn post(&mut self) -> bool {
+        while let Some(buffer) = self.taken.pop() {
+            match self.queue.add(buffer) {
+                Err(error) if error.error == ENOMEM => {
+                    // There is room: it was just taken out.
+                    let _ = self.taken.push_within_capacity(error.buffer);
+                    return false;
+                }
+                // A broken device needs no buffers.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        true
+    }
 }
 
 /// What [`Events::take`] found.
@@ -67,15 +86,15 @@ impl Events {
     /// # Errors
     ///
     /// `ENOMEM`: no memory.
-    pub(in crate::driver) fn start(&self, mut queue: Virtqueue<Buffer>) -> Result {
+    pub(in crate::driver) fn start(&self, queue: Virtqueue<Buffer>) -> Result {
+        let mut taken = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
         for _ in 0..BUFFERS.min(queue.size()) {
-            let buffer = KBox::new([0; APART], GFP_KERNEL)?;
-            if queue.add(buffer).is_err() {
-                break;
-            }
+            taken.push(KBox::new([0; APART], GFP_KERNEL)?, GFP_KERNEL)?;
         }
-        let taken = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
-        *self.queue.lock() = Some(Inner { queue, taken });
+        let mut inner = Inner { queue, taken };
+        // What cannot be mapped just now is given later, by `give_back`.
+        inner.post();
+        *self.queue.lock() = Some(inner);
         Ok(())
     }
 
@@ -103,7 +122,8 @@ impl Events {
     /// Takes the events that there are, but not more than the device has buffers for.
     ///
     /// The device gets the buffers back by [`give_back`](Self::give_back), when the events are handled:
-    /// some hosts take that as the word that they are, and let new connections in.
+    /// some hosts take that as the word that they are, and let new connections in. Those that could not be
+    /// given back wait for the next [`give_back`](Self::give_back).
     ///
     /// # Context
     ///
@@ -135,18 +155,18 @@ impl Events {
 
     /// Lets the device report events in the buffers of those that were taken.
     ///
+    /// Returns whether it has all of them; if not, they are to be given again when there is something to map them with.
+    ///
     /// # Context
     ///
     /// Does not sleep; takes `Events::queue`.
-    pub(in crate::driver) fn give_back(&self) {
+    pub(in crate::driver) fn give_back(&self) -> bool {
         let mut slot = self.queue.lock();
-        let Some(Inner { queue, taken }) = &mut *slot else {
-            return;
+        let Some(inner) = &mut *slot else {
+            return true;
         };
-        while let Some(buffer) = taken.pop() {
-            // A broken device needs no buffers.
-            let _ = queue.add(buffer);
-        }
-        queue.kick();
+        let has_all = inner.post();
+        inner.queue.kick();
+        has_all
     }
 }
