@@ -2,7 +2,7 @@
 
 //! Where kernels differ: the one place that knows of more than one.
 //!
-//! What a kernel has is found out as the module is built, by looking into its source (rust/Kbuild), so
+//! What a kernel has is found out as the module is built: rust/Kbuild asks the compiler whether a probe compiles, so
 //! that a distribution's kernel with something of a later one is no special case.
 
 /// Makes an `IdArray` of identifiers without data.
