@@ -2,10 +2,11 @@
 
 //! The lab on the workstation: what a person started gathers the suites, has each run where it belongs, and counts.
 //!
-//! `plan` says what runs, `logs` where it is written down; `cargo`, `kunit`, `misuse` and `next` are the suites that need no
-//! guest.
+//! `plan` says what runs, `logs` where it is written down; `cargo`, `headers`, `kunit`, `misuse` and `next` are the suites
+//! that need no guest.
 
 mod cargo;
+mod headers;
 mod kunit;
 mod logs;
 mod misuse;
@@ -75,6 +76,9 @@ pub fn test(choice: &Choice) -> Result<bool> {
     }
     if !plan.misuse.is_empty() {
         misuse::run(&places, &mut report, &plan.misuse)?;
+    }
+    if !plan.headers.is_empty() {
+        headers::run(&places, &mut report, &plan.headers)?;
     }
     if !plan.next.is_empty() {
         next::run(&places, &mut report);

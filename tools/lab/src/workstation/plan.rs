@@ -5,7 +5,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{cargo, kunit, misuse, next};
+use super::{cargo, headers, kunit, misuse, next};
 use crate::{
     config::{Driver, Kernel},
     images::Places,
@@ -34,6 +34,7 @@ pub struct Plan {
     pub cargo: Vec<String>,
     pub kunit: Vec<String>,
     pub misuse: Vec<String>,
+    pub headers: Vec<String>,
     pub next: Vec<String>,
     pub vhost_user: Vec<String>,
     pub our_device: Vec<String>,
@@ -60,11 +61,12 @@ impl Plan {
         let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
         rig.extend(own(suites::own(choice.kernel)));
         // The C driver has no pure code, and which kernel a guest has is nothing to it.
-        let (cargo, kunit, misuse, next) = match (choice.driver, choice.kernel) {
+        let (cargo, kunit, misuse, headers, next) = match (choice.driver, choice.kernel) {
             (Driver::Rvsock, Kernel::Stock) => (
                 cargo::names(places)?,
                 kunit::names(places)?,
                 misuse::names(places)?,
+                headers::names(),
                 next::names(places),
             ),
             _ => Default::default(),
@@ -78,6 +80,7 @@ impl Plan {
             cargo: pick(cargo),
             kunit: pick(kunit),
             misuse: pick(misuse),
+            headers: pick(headers),
             next: pick(next),
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
             our_device: pick(suites::on_our_device(choice.driver, places)?),
@@ -89,7 +92,7 @@ impl Plan {
     /// Only what runs in guests on vhost-vsock.
     pub fn rig_only(mut self) -> Self {
         (self.cargo, self.kunit) = Default::default();
-        (self.misuse, self.next) = Default::default();
+        (self.misuse, self.headers, self.next) = Default::default();
         (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
     }
@@ -105,6 +108,7 @@ impl Plan {
             &self.cargo,
             &self.kunit,
             &self.misuse,
+            &self.headers,
             &self.next,
             &self.vhost_user,
             &self.our_device,
