@@ -120,8 +120,9 @@ impl Conn {
         let mut result = Ok(());
         while sent < reserved && result.is_ok() {
             let left = reserved.saturating_sub(sent);
-            result = self
-                .send_piece(link, header, sk, msg, left, pinned)
+            // The caller goes on from where the message stands: it must stand behind what is reported.
+            result = msg
+                .unmoved_on_error(|msg| self.send_piece(link, header, sk, msg, left, pinned))
                 .map(|len| {
                     sent = sent.saturating_add(len);
                 });

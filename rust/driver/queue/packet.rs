@@ -530,6 +530,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_and_not_sent_is_there_for_the_next_packet() -> Result {
+        let sender = TestSender::new(1000)?;
+        let mut packet = sender.data(1, 0, true)?;
+        Msg::with_data(b"abcdef", |msg| {
+            assert_eq!(
+                msg.unmoved_on_error(|msg| extend(&mut packet, msg, 2)),
+                Ok(2)
+            );
+            let result = msg.unmoved_on_error(|msg| {
+                extend(&mut packet, msg, 3)?;
+                assert_eq!(msg.left(), 1);
+                Err::<(), _>(ENODEV)
+            });
+            assert_eq!(result, Err(ENODEV));
+            assert_eq!(msg.left(), 4);
+            assert_eq!(
+                msg.unmoved_on_error(|msg| extend(&mut packet, msg, 4)),
+                Ok(4)
+            );
+            assert_eq!(msg.left(), 0);
+        });
+        let mut bytes = [0; 9];
+        packet.read(HEADER_LEN, &mut bytes)?;
+        assert_eq!(&bytes, b"abcdecdef");
+        Ok(())
+    }
+
+    #[test]
     fn a_write_that_cannot_be_read_changes_nothing() -> Result {
         let sender = TestSender::new(1000)?;
         let mut packet = sender.data(1, 5, true)?;

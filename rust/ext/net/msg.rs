@@ -105,6 +105,25 @@ impl Msg {
         read.then_some(()).ok_or(EFAULT)
     }
 
+    /// Calls `f`; if it fails, the message stands where it stood before, however far `f` had come.
+    ///
+    /// # Errors
+    ///
+    /// What `f` says.
+    pub(crate) fn unmoved_on_error<R>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<R>,
+    ) -> Result<R> {
+        // SAFETY: By the type invariant the iterator is valid; it says where the memory is, and owns none.
+        let start = unsafe { self.iter().read() };
+        let result = f(self);
+        if result.is_err() {
+            // SAFETY: As above. The memory that it goes over is there as long as the message is.
+            unsafe { self.iter().write(start) };
+        }
+        result
+    }
+
     pub(super) fn raw(&mut self) -> *mut bindings::msghdr {
         self.0.get()
     }
