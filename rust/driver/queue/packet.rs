@@ -230,7 +230,7 @@ pub(in crate::driver) fn data(
         Some((notification, Pinned::Yes)) => pin(sk, msg, len, notification)?,
         Some((notification, Pinned::No)) => {
             let (mut packet, len) = copy(sk, msg, len, 0)?;
-            notification.attach(&mut packet);
+            notification.attach_copied(&mut packet);
             (packet, len)
         }
         None => {

@@ -70,6 +70,13 @@ void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg)
 	skb_zcopy_set(skb, uarg, NULL);
 }
 
+/* As for a buffer that was attached, and whose pages were then replaced by copies. */
+void rvsock_helper_skb_zcopy_copied(struct sk_buff *skb, struct ubuf_info *uarg)
+{
+	skb_zcopy_set(skb, uarg, NULL);
+	skb_zcopy_clear(skb, false);
+}
+
 void rvsock_helper_net_zcopy_put(struct ubuf_info *uarg, bool abort)
 {
 	if (abort)

@@ -23,6 +23,7 @@ void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned
 				unsigned int len, unsigned int truesize);
 
 void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg);
+void rvsock_helper_skb_zcopy_copied(struct sk_buff *skb, struct ubuf_info *uarg);
 void rvsock_helper_net_zcopy_put(struct ubuf_info *uarg, bool abort);
 void rvsock_helper_zerocopy_is_copied(struct ubuf_info *uarg);
 int rvsock_helper_zerocopy_from_msg(struct sk_buff *skb, struct msghdr *msg, size_t len);

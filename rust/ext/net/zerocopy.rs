@@ -48,17 +48,14 @@ impl<'call> ZeroCopy<'call> {
 
     /// Begins the notification for a call that asked for it; none if it did not.
     ///
-    /// It did if it has `MSG_ZEROCOPY` and the socket `SO_ZEROCOPY`. May sleep.
+    /// It did if it has `MSG_ZEROCOPY`, and brings a notification along or the socket has `SO_ZEROCOPY`. A
+    /// notification without the flag means nothing. May sleep.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory, or too much of it is pinned already.
     pub(crate) fn begin(sk: &'call UserOwned<'_>, msg: &Msg, len: usize) -> Result<Option<Self>> {
-        // SAFETY: The socket is alive.
-        let allowed = unsafe {
-            bindings::rvsock_helper_sock_flag(sk.sock(), bindings::sock_flags_SOCK_ZEROCOPY)
-        };
-        if !allowed || msg.flags() & bindings::MSG_ZEROCOPY == 0 {
+        if msg.flags() & bindings::MSG_ZEROCOPY == 0 {
             return Ok(None);
         }
         if let Some(uarg) = NonNull::new(msg.ubuf()) {
@@ -68,6 +65,13 @@ impl<'call> ZeroCopy<'call> {
                 owned: false,
                 _call: PhantomData,
             }));
+        }
+        // SAFETY: The socket is alive.
+        let allowed = unsafe {
+            bindings::rvsock_helper_sock_flag(sk.sock(), bindings::sock_flags_SOCK_ZEROCOPY)
+        };
+        if !allowed {
+            return Ok(None);
         }
         // SAFETY: The socket is alive and owned.
         let uarg =
@@ -87,6 +91,16 @@ impl<'call> ZeroCopy<'call> {
             // kind.
             unsafe { bindings::rvsock_helper_zerocopy_is_copied(self.uarg.as_ptr()) };
         }
+    }
+
+    /// Has the notification say that the payload of `skb` was copied: one that the sender brought along, as
+    /// [`mark_copied`](Self::mark_copied) does not reach it. Ours waits for `skb` too.
+    pub(crate) fn attach_copied<C: ControlBlock>(&self, skb: &mut SkBuff<C>) {
+        if self.owned {
+            return self.attach(skb);
+        }
+        // SAFETY: Both are valid; the buffer takes a reference, and gives it back.
+        unsafe { bindings::rvsock_helper_skb_zcopy_copied(skb.as_ptr(), self.uarg.as_ptr()) };
     }
 
     /// Has the notification wait for `skb` too.
