@@ -126,8 +126,6 @@ impl Connection {
     }
 
     /// What our side has shut down by [`Connection::shutdown`] or [`Connection::close`].
-    // For tests.
-    #[allow(dead_code)]
     pub const fn local_shutdown(&self) -> ShutdownFlags {
         self.local
     }

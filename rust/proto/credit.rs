@@ -397,6 +397,11 @@ impl Credit {
         self.rx.reset();
     }
 
+    /// Whether nothing was sent, and nothing that came was read.
+    pub const fn is_unused(&self) -> bool {
+        self.tx.tx_cnt == 0 && self.rx.fwd_cnt == 0
+    }
+
     /// Takes note of the credit fields of any packet from the peer; true if [`RxCredit::update_due`] is
     /// to be asked.
     pub fn update(&mut self, header: &Header) -> bool {

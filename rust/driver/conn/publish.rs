@@ -92,11 +92,11 @@ impl Conn {
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn publish(self: &Arc<Self>, sk: &OwnedSock<'_>) {
         loop {
-            let (news, unread, peer_shutdown) = {
+            let (news, looks_connected, peer_shutdown) = {
                 let mut inner = self.inner.lock();
                 (
                     core::mem::take(&mut inner.news),
-                    inner.end.unread() > 0,
+                    inner.end.looks_connected(),
                     // af_vsock counts as the wire does: receiving is 1, sending 2.
                     inner.end.peer_shutdown().as_raw(),
                 )
@@ -120,7 +120,7 @@ impl Conn {
                 }
                 sk.fail(errno(error));
             } else if news.done {
-                sk.disconnect(unread);
+                sk.disconnect(looks_connected);
             } else if news.peer_shutdown {
                 sk.set_peer_shutdown(peer_shutdown);
                 sk.state_change();

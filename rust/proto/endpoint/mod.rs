@@ -120,8 +120,6 @@ impl Endpoint {
     }
 
     /// What our side has shut down.
-    // For tests.
-    #[allow(dead_code)]
     pub const fn local_shutdown(&self) -> ShutdownFlags {
         self.state.local_shutdown()
     }
@@ -162,6 +160,20 @@ impl Endpoint {
             return 0;
         }
         self.messages
+    }
+
+    /// Whether the socket is to look connected though the connection is over: there is something to read, or
+    /// connect() may not have woken yet.
+    ///
+    /// A connection that came and went before it wakes was made all the same. Up to Linux 7.2, connect() takes
+    /// one that looks over for one that failed if a signal came too, or its time is over. One who only polls to
+    /// write, without credit, must see the end.
+    pub fn looks_connected(&self) -> bool {
+        let may_be_unseen = self.requested.is_some()
+            && self.credit.is_unused()
+            && self.local_shutdown().is_empty()
+            && self.free() > 0;
+        self.unread() > 0 || may_be_unseen
     }
 
     /// Whether a reader who waits for `target` bytes has them, or as many as can come (K6).

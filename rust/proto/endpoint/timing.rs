@@ -219,6 +219,7 @@ mod tests {
         wire::{
             Header,
             Op,
+            ShutdownFlags,
             SocketType, //
         }, //
     };
@@ -257,6 +258,49 @@ mod tests {
         let mut end = connecting();
         assert!(hears(&mut end, Op::Response, 0, 0).established);
         end
+    }
+
+    #[test]
+    fn c8_what_came_and_went_looks_connected_until_it_is_used() {
+        let over = |mut end: Endpoint| {
+            assert!(hears(&mut end, Op::Rst, 0, 0).done);
+            end.looks_connected()
+        };
+        assert!(over(established()));
+        let mut end = established();
+        assert!(hears(&mut end, Op::Shutdown, 0, 3).done && end.looks_connected());
+        // What was sent, or read, was seen to be connected before.
+        let mut end = established();
+        assert_eq!(end.reserve(1), Ok(1));
+        assert!(!over(end));
+        let mut end = established();
+        let _ = hears(&mut end, Op::Rw, 2, 0);
+        let _ = end.on_read(1, 0, 1);
+        assert!(hears(&mut end, Op::Rst, 0, 0).done && end.looks_connected());
+        let _ = end.on_read(1, 0, 1);
+        assert!(!end.looks_connected());
+        let mut end = established();
+        let _ = end.shutdown(ShutdownFlags::RCV);
+        assert!(!over(end));
+        // One who has no credit, and waits for some, is to see the end.
+        let mut end = connecting();
+        for op in [Op::Response, Op::Rst] {
+            let header = Header {
+                op: op.into(),
+                ..Header::default()
+            };
+            let _ = end.on_packet(&header, op, false);
+        }
+        assert_eq!(end.state(), State::Closed);
+        assert!(!end.looks_connected());
+        // Nobody connects who was accepted.
+        let mut end = Endpoint::new(SocketType::Stream, 100);
+        end.accept(&Header {
+            op: Op::Request.into(),
+            buf_alloc: 1000,
+            ..Header::default()
+        });
+        assert!(!over(end));
     }
 
     #[test]

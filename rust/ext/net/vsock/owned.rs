@@ -139,13 +139,15 @@ impl<'a> OwnedSock<'a> {
     }
 
     /// Ends the connection as a user sees it: what is unread can be read, then comes the end.
-    pub(crate) fn disconnect(&self, unread: bool) {
+    ///
+    /// With `looks_connected`, the state remains that of a connection: nothing else can be read from.
+    pub(crate) fn disconnect(&self, looks_connected: bool) {
         // SAFETY: The socket is alive and owned.
         unsafe {
             bindings::rvsock_helper_sock_set_flag(self.sock(), bindings::sock_flags_SOCK_DONE)
         };
         self.set_peer_shutdown(bindings::SHUTDOWN_MASK);
-        if !unread {
+        if !looks_connected {
             self.set_connect_state(bindings::TCP_CLOSING);
         }
         self.state_change();
