@@ -11,7 +11,15 @@ use std::{
 
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use nix::{errno::Errno, poll::PollFlags, sys::socket::MsgFlags};
+use io_uring::{cqueue, opcode, types, IoUring};
+use nix::{
+    errno::Errno,
+    poll::PollFlags,
+    sys::{
+        mman::{mmap_anonymous, MapFlags, ProtFlags},
+        socket::MsgFlags,
+    },
+};
 
 use crate::{
     pattern,
@@ -22,6 +30,8 @@ const SOL_VSOCK: i32 = 287;
 const VSOCK_RECVERR: i32 = 1;
 const SO_EE_ORIGIN_ZEROCOPY: u8 = 5;
 const SO_EE_CODE_ZEROCOPY_COPIED: u8 = 1;
+const IORING_SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+const IORING_NOTIF_USAGE_ZC_COPIED: i32 = 1 << 31;
 
 /// How long a notification may take: it waits for the driver's timer at the most.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,6 +96,32 @@ pub enum Task {
         #[arg(long)]
         exact: bool,
     },
+    /// Send by io_uring, which has a notification of its own for each call
+    Ring {
+        #[command(flatten)]
+        peer: Peer,
+        #[command(flatten)]
+        load: Load,
+        #[arg(long)]
+        expect: Expect,
+        /// With SO_ZEROCOPY, which io_uring does not ask for
+        #[arg(long)]
+        allowed: bool,
+    },
+    /// Read what `absent` sends
+    AbsentServer {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        calls: usize,
+    },
+    /// Send with MSG_ZEROCOPY what lies in memory that is not all there yet
+    Absent {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        calls: usize,
+    },
     /// Send with MSG_ZEROCOPY to one who sends it back
     Chunks {
         #[command(flatten)]
@@ -112,6 +148,14 @@ impl Task {
                 until,
                 exact,
             } => client(peer, &load, expect, until, exact),
+            Task::Ring {
+                peer,
+                load,
+                expect,
+                allowed,
+            } => ring(peer, &load, expect, allowed),
+            Task::AbsentServer { port, calls } => absent_server(port, calls),
+            Task::Absent { peer, calls } => absent(peer, calls),
             Task::Chunks { peer, size, count } => chunks(peer, size, count),
         }
     }
@@ -328,6 +372,124 @@ fn server(port: u32, load: &Load, pause: Duration) -> Result<()> {
     let sent = load.calls * load.size as u64;
     ensure!(received == sent, "{received} bytes came, {sent} were sent");
     println!("OK received={received}");
+    Ok(())
+}
+
+fn ring(peer: Peer, load: &Load, expect: Expect, allowed: bool) -> Result<()> {
+    let socket = Socket::connected(load.kind, load.buffer, peer)?;
+    if allowed {
+        socket.allow_zerocopy()?;
+    }
+    // It outlives the ring, whatever happens.
+    let mut bytes = vec![0; load.size];
+    let mut ring = IoUring::new(8).context("io_uring_setup()")?;
+    let mut copied = 0;
+    for call in 0..load.calls {
+        pattern::fill(&mut bytes, 0, call * load.size as u64);
+        let fd = types::Fd(socket.as_raw_fd());
+        let send = opcode::SendZc::new(fd, bytes.as_ptr(), load.size as u32)
+            .flags(libc::MSG_WAITALL)
+            .zc_flags(IORING_SEND_ZC_REPORT_USAGE)
+            .build()
+            .user_data(call);
+        // SAFETY: The memory is left alone until the notification has come.
+        unsafe { ring.submission().push(&send) }.context("io_uring is full")?;
+        let (mut sent, mut note) = (None, None);
+        while sent.is_none() || note.is_none() {
+            ring.submit_and_wait(1).context("io_uring_enter()")?;
+            for entry in ring.completion() {
+                let (result, flags) = (entry.result(), entry.flags());
+                ensure!(
+                    entry.user_data() == call,
+                    "call {} was completed again, by {result}",
+                    entry.user_data()
+                );
+                let is_note = cqueue::notif(flags);
+                ensure!(
+                    is_note || (result as usize == load.size && cqueue::more(flags)),
+                    "call {call} gave {result}, with flags {flags:#x}"
+                );
+                let which = if is_note { &mut note } else { &mut sent };
+                ensure!(
+                    which.replace(result).is_none(),
+                    "call {call} was completed twice"
+                );
+            }
+        }
+        copied += u64::from(note.is_some_and(|n| n & IORING_NOTIF_USAGE_ZC_COPIED != 0));
+    }
+    std::thread::sleep(AFTERWARDS);
+    ensure!(
+        ring.completion().next().is_none(),
+        "more was completed than {} calls",
+        load.calls
+    );
+    let wanted = match expect {
+        Expect::Pinned => 0,
+        Expect::Copied => load.calls,
+        Expect::Any => copied,
+    };
+    ensure!(
+        copied == wanted,
+        "{copied} of {} calls say that they were copied",
+        load.calls
+    );
+    println!("OK calls={} copied={copied}", load.calls);
+    Ok(())
+}
+
+/// What a table of pages maps.
+const TABLE: usize = 2 << 20;
+/// How much is there before the end of a table, and is not there behind it: more than a packet, and not a multiple of it.
+const PRESENT: usize = 96 << 10;
+const ABSENT: usize = 32 << 10;
+
+fn absent(peer: Peer, calls: usize) -> Result<()> {
+    let socket = Socket::connected(Kind::Stream, 4 << 20, peer)?;
+    socket.allow_zerocopy()?;
+    let (mut notes, mut sent) = (Notes::default(), 0);
+    for call in 0..calls {
+        let length = (4 * TABLE).try_into()?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: New memory, of which nobody else knows.
+        let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        // Nobody has touched what this table is for, nor the next.
+        let end = (memory.as_ptr() as usize + 2 * TABLE).next_multiple_of(TABLE);
+        let start = (end - PRESENT) as *mut u8;
+        // SAFETY: It lies within the memory, which is never unmapped, and nobody else uses it.
+        let present = unsafe { std::slice::from_raw_parts_mut(start, PRESENT) };
+        pattern::fill(present, call as u64, 0);
+        // SAFETY: As above. What was not written is zero.
+        let bytes = unsafe { std::slice::from_raw_parts(start, PRESENT + ABSENT) };
+        sent += send_all(&socket, bytes, &mut notes).with_context(|| format!("call {call}"))?;
+    }
+    notes.wait(&socket, sent)?;
+    println!("OK calls={calls} sends={sent}");
+    Ok(())
+}
+
+fn absent_server(port: u32, calls: usize) -> Result<()> {
+    let listener = Socket::listening(Kind::Stream, 4 << 20, port)?;
+    println!("READY {port}");
+    let socket = listener.accept()?;
+    let mut bytes = vec![0; PRESENT + ABSENT];
+    for call in 0..calls {
+        let got = socket.receive(&mut bytes, MsgFlags::MSG_WAITALL)?.len;
+        ensure!(got == bytes.len(), "call {call}: {got} bytes came");
+        let (present, absent) = bytes.split_at(PRESENT);
+        let wrong = pattern::mismatch(present, call as u64, 0);
+        ensure!(
+            wrong.is_none(),
+            "call {call}: the byte at {wrong:?} is wrong"
+        );
+        ensure!(
+            absent.iter().all(|byte| *byte == 0),
+            "call {call}: what is not there is not zero"
+        );
+    }
+    let more = socket.receive(&mut bytes, MsgFlags::empty())?.len;
+    ensure!(more == 0, "{more} bytes more came than were sent");
+    println!("OK calls={calls}");
     Ok(())
 }
 

@@ -54,10 +54,19 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "faults: zero-copy goes on where it was when a part of the memory cannot be pinned",
+        run: half_pinned,
+    },
+    Test {
         name: "faults: K4 a credit update that finds no memory is sent later",
         run: |s| failing(s, &DEQUEUE, |s| stream(s, "--pause-ms 200 --poll", 65_536)),
     },
 ];
+
+/// The kernel's two ways to get memory, by the names of what makes them fail.
+const BOTH: &[&str] = &[SLAB, PAGES];
+const SLAB: &str = "failslab";
+const PAGES: &str = "fail_page_alloc";
 
 /// Allocations that fail.
 pub struct Faults {
@@ -70,6 +79,7 @@ pub struct Faults {
     order: u32,
     /// So many of each kind.
     times: u64,
+    kinds: &'static [&'static str],
 }
 
 /// More than a test can use up.
@@ -81,11 +91,14 @@ const RECEIVE: Faults = Faults {
     patient: false,
     order: 0,
     times: MANY,
+    kinds: BOTH,
 };
 /// As where memory is fragmented: pages there are, but not several in a row.
 pub const IN_PIECES: Faults = Faults {
     percent: 100,
     order: 1,
+    // Objects of the slab are in pages that are there.
+    kinds: &[PAGES],
     ..RECEIVE
 };
 /// Not even for an answer.
@@ -101,6 +114,8 @@ pub const SHUTDOWN: Faults = Faults {
 pub const RESPONSE: Faults = Faults {
     function: "6accept7enqueue",
     times: 1,
+    // Of one in a row the first is the slab's, as all begin with an object of it.
+    kinds: &[SLAB],
     ..DEQUEUE
 };
 const DEQUEUE: Faults = Faults {
@@ -109,11 +124,34 @@ const DEQUEUE: Faults = Faults {
     patient: true,
     order: 0,
     times: MANY,
+    kinds: BOTH,
+};
+/// A table for the user's pages, and once more when the rest is tried.
+const PIN: Faults = Faults {
+    function: "13send_reserved",
+    times: 2,
+    kinds: &[PAGES],
+    ..DEQUEUE
 };
 pub const FIND_QUEUES: Faults = Faults {
     function: "11find_queues",
     ..DEQUEUE
 };
+
+/// The first packet of a call is sent, and of the second a part has been pinned when there is no memory for the rest.
+fn half_pinned(s: &mut Session) -> Result<()> {
+    for _ in 0..4 {
+        let port = s.fresh_port();
+        let words = format!("--port {port} --calls 1");
+        let server = s.server(Side::Host, &format!("zerocopy absent-server {words}"))?;
+        failing(s, &PIN, |s| {
+            let sender = format!("zerocopy absent --cid {} {words}", Side::Host.cid());
+            s.rvtest(Side::Guest, &sender)?.success(LONG).map(drop)
+        })?;
+        server.success(LONG)?;
+    }
+    Ok(())
+}
 
 /// 2 MiB from the host in writes of `size` bytes to a reader in the guest.
 fn stream(s: &mut Session, reader: &str, size: u32) -> Result<()> {
@@ -148,16 +186,10 @@ pub fn failing(
         patient,
         order,
         times,
+        kinds,
     } = *faults;
     let (start, end) = place(s, function)?;
     let impatient = if patient { "N" } else { "Y" };
-    let kinds: &[_] = match (order, times) {
-        (0, MANY) => &["failslab", "fail_page_alloc"],
-        // Of one in a row the first is the slab's, as all begin with an object of it.
-        (0, _) => &["failslab"],
-        // Objects of the slab are in pages that are there.
-        _ => &["fail_page_alloc"],
-    };
     for kind in kinds {
         s.guest_sh(&format!(
             "cd /sys/kernel/debug/{kind} && {{ [ ! -e min-order ] || echo {order} > min-order; echo 0 > verbose;

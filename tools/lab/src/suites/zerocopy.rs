@@ -27,6 +27,14 @@ pub const TESTS: &[Test] = &[
         run: |s| many(s, "seqpacket"),
     },
     Test {
+        name: "zerocopy: io_uring, one notification for each of 60 calls",
+        run: |s| ring(s, "pinned", "--allowed"),
+    },
+    Test {
+        name: "zerocopy: io_uring, the same without SO_ZEROCOPY",
+        run: |s| ring(s, "pinned", ""),
+    },
+    Test {
         name: "zerocopy: forbidden by zerocopy=0, the notifications say that it was copied",
         run: forbidden,
     },
@@ -84,6 +92,25 @@ fn exact(s: &mut Session, kind: &str, expect: &str) -> Result<()> {
     .map(drop)
 }
 
+/// io_uring brings its own notifications along.
+fn ring(s: &mut Session, expect: &str, allowed: &str) -> Result<()> {
+    for kind in ["stream", "seqpacket"] {
+        let port = s.fresh_port();
+        let words = format!("--port {port} --kind {kind} --calls 60 --size 60000 --buffer 4194304");
+        let server = s.server(Side::Host, &format!("zerocopy server {words}"))?;
+        let client = s.rvtest(
+            Side::Guest,
+            &format!(
+                "zerocopy ring --cid {} {words} --expect {expect} {allowed}",
+                Side::Host.cid()
+            ),
+        )?;
+        client.success(LONG)?;
+        server.success(LONG)?;
+    }
+    Ok(())
+}
+
 fn many(s: &mut Session, kind: &str) -> Result<()> {
     let load = Load {
         kind,
@@ -98,6 +125,7 @@ fn forbidden(s: &mut Session) -> Result<()> {
     const PARAMETER: &str = "/sys/module/rvsock/parameters/zerocopy";
     s.guest_sh(&format!("echo 0 > {PARAMETER}"))?;
     let outcome = exact(s, "stream", "copied").and_then(|()| exact(s, "seqpacket", "copied"));
+    let outcome = outcome.and_then(|()| ring(s, "copied", ""));
     s.guest_sh(&format!("echo 1 > {PARAMETER}"))?;
     outcome?;
     exact(s, "stream", "pinned")
