@@ -6,18 +6,31 @@
 use std::{
     os::fd::AsRawFd,
     path::PathBuf,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use clap::Subcommand;
 use nix::{
+    errno::Errno,
     poll::PollFlags,
-    sys::socket::{getsockopt, shutdown, sockopt, MsgFlags, Shutdown},
+    sched::{sched_setaffinity, CpuSet},
+    sys::{
+        pthread::pthread_self,
+        socket::{getsockopt, shutdown, sockopt, MsgFlags, Shutdown},
+    },
+    unistd::Pid,
 };
 
-use crate::socket::{Kind, Peer, Socket, DEFAULT_BUFFER};
+use crate::{
+    signals,
+    socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
+};
 
 /// Who waits for longer waits for ever.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -56,6 +69,13 @@ pub enum Task {
     LateAnswer {
         #[command(flatten)]
         peer: Peer,
+    },
+    /// Have connect() interrupted before it wakes, by when the peer has accepted, greeted and closed
+    CameAndWent {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long, default_value = "")]
+        greeting: String,
     },
     /// Lose a connection with data unsent, and make another between the same ports
     Successor {
@@ -121,6 +141,7 @@ impl Task {
             Self::Write { peer, bytes, poll } => write(peer, bytes, poll),
             Self::ErrorTaken { peer } => error_taken(peer),
             Self::LateAnswer { peer } => late_answer(peer),
+            Self::CameAndWent { peer, greeting } => came_and_went(peer, greeting.as_bytes()),
             Self::Successor { peer, from, when } => successor(peer, from, &when),
             Self::Farewell {
                 peer,
@@ -265,6 +286,83 @@ fn late_answer(peer: Peer) -> Result<()> {
     );
     println!("OK");
     Ok(())
+}
+
+/// The caller has the processor of this thread alone, and this one goes first.
+fn came_and_went(peer: Peer, greeting: &[u8]) -> Result<()> {
+    const TRIES: usize = 20;
+    const WANTED: usize = 3;
+    signals::allow()?;
+    let mut processor = CpuSet::new();
+    processor.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &processor)?;
+    let mut unseen = 0;
+    for _ in 0..TRIES {
+        let socket = Socket::plain(Kind::Stream)?;
+        let returned = AtomicBool::new(false);
+        let (tell, who) = mpsc::channel();
+        let outcome = thread::scope(|scope| -> Result<_> {
+            let caller = scope.spawn(|| {
+                let told = tell.send(pthread_self());
+                let outcome = socket.try_connect(peer);
+                returned.store(true, Ordering::SeqCst);
+                told.map(|()| outcome)
+            });
+            let who = who.recv()?;
+            thread::sleep(Duration::from_millis(50));
+            goes_first(true)?;
+            // Less than what the scheduler takes for a thread that runs wild.
+            let (start, mut gone) = (Instant::now(), false);
+            while !gone && start.elapsed() < Duration::from_millis(800) {
+                gone = has_left(&socket)?;
+            }
+            unseen += usize::from(gone && !returned.load(Ordering::SeqCst));
+            signals::interrupt(who)?;
+            goes_first(false)?;
+            caller.join().map_err(|_| anyhow!("the caller panicked"))
+        })?;
+        outcome?.context("connect(), and the peer had accepted")?;
+        let mut buffer = vec![0; greeting.len() + 1];
+        let got = socket.receive(&mut buffer, MsgFlags::MSG_WAITALL)?.len;
+        ensure!(
+            buffer.get(..got) == Some(greeting),
+            "the greeting was {:?}",
+            &buffer[..got]
+        );
+        if unseen == WANTED {
+            println!("OK");
+            return Ok(());
+        }
+    }
+    bail!("of {TRIES} connections {unseen} came and went before connect() woke")
+}
+
+/// Whether the peer will send no more; nix has no name for that.
+fn has_left(socket: &Socket) -> Result<bool> {
+    let mut fd = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: The one descriptor lives through the call.
+    Errno::result(unsafe { libc::poll(&raw mut fd, 1, 0) })?;
+    Ok(fd.revents & libc::POLLRDHUP != 0)
+}
+
+/// Whether this thread runs before all others of its processor.
+fn goes_first(first: bool) -> Result<()> {
+    let policy = if first {
+        libc::SCHED_FIFO
+    } else {
+        libc::SCHED_OTHER
+    };
+    let parameters = libc::sched_param {
+        sched_priority: first.into(),
+    };
+    // SAFETY: The parameters live through the call.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) })
+        .context("sched_setscheduler()")
+        .map(drop)
 }
 
 fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {

@@ -287,6 +287,30 @@ pub fn resets(s: &mut Session) -> Result<()> {
     bystander.takes_new(s)
 }
 
+/// What comes from another CID or port than the peer's is not the connection's: it is answered by RST (C2).
+pub fn strangers(s: &mut Session) -> Result<()> {
+    for kind in [STREAM, SEQPACKET] {
+        let victim = Victim::new(s, kind)?;
+        let watch = Watch::new(s)?;
+        // All but REQUEST, which is for the listener, and RST, which is not answered.
+        let ops = ["op=2", "op=4 flags=3", "op=5 zeros=10", "op=6", "op=7"];
+        let (host_port, guest_port, _) = victim.ports();
+        for other in [
+            format!("src_cid=9 src_port={host_port}"),
+            "src_port=9".to_owned(),
+        ] {
+            let to = format!("type={kind} dst_port={guest_port} {other}");
+            for op in ops {
+                say(s, &format!("inject rx {to} {op} buf_alloc=0"))?;
+            }
+            say(s, &format!("inject rx {to} op=3"))?;
+        }
+        watch.expect(s, &[("rx_refused", 10), ("rx_bad_op", 0)])?;
+        victim.survives()?;
+    }
+    Ok(())
+}
+
 /// While the device takes nothing, what it sends is received, and what would have to be answered is bounded (C6).
 pub fn deaf(s: &mut Session) -> Result<()> {
     const COUNT: u32 = 4000;

@@ -6,6 +6,10 @@ use std::{
     fmt,
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -172,6 +176,39 @@ pub fn late_answer(s: &mut Session) -> Result<()> {
     say(s, "delay rx 0")?;
     joined(greeter)?;
     outcome.map(drop)
+}
+
+/// The host accepts, greets and closes before connect() wakes, and a signal wakes it, too.
+pub fn came_and_went(s: &mut Session) -> Result<()> {
+    for (greeting, how) in [("", ""), ("welcome", "--greeting welcome")] {
+        let (port, listener) = listen(s)?;
+        let path = listener.local_addr()?;
+        let over = Arc::new(AtomicBool::new(false));
+        let greeter = thread::spawn({
+            let over = over.clone();
+            move || -> Result<()> {
+                loop {
+                    let (mut stream, _) = listener.accept()?;
+                    if over.load(Ordering::SeqCst) {
+                        return Ok(());
+                    }
+                    stream.write_all(greeting.as_bytes())?;
+                }
+            }
+        });
+        say(s, "delay rx 300")?;
+        let program = s.rvtest(
+            Side::Guest,
+            &format!("waits came-and-went --cid 2 --port {port} {how}"),
+        );
+        let outcome = program.and_then(|p| p.success(LONG));
+        say(s, "delay rx 0")?;
+        over.store(true, Ordering::SeqCst);
+        UnixStream::connect_addr(&path)?;
+        joined(greeter)?;
+        outcome.with_context(|| format!("greeted with {greeting:?}"))?;
+    }
+    Ok(())
 }
 
 /// What a connection that was reset had waiting must not reach its successor between the same ports.
