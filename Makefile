@@ -3,9 +3,10 @@
 #
 #   KDIR=DIR     build for another kernel (7.2 or newer, CONFIG_RUST=y) than Debian's
 #   ARGS='...'   further arguments of test, options, bench and soak, as in: make test ARGS='--filter vsock_test'
+#   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug options bench soak check shell clean distclean help
+.PHONY: module demo test test-debug options bench soak check against shell clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 
@@ -36,6 +37,9 @@ shell: ## an interactive guest with the driver loaded
 
 check: ## formatting, lints, checkpatch, shellcheck, rustdoc
 	@scripts/check
+
+against: ## what of rvsock does not compile against the kernel source in SRC=, whatever its version
+	@scripts/against "$(SRC)"
 
 clean: ## remove what was built in the checkout
 	@scripts/clean
