@@ -1,39 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0
 # What a person types. The kernel's own build reads Kbuild instead, so this file holds no rule of it.
 #
-#   KDIR=DIR     build for another kernel (7.2 or newer, CONFIG_RUST=y) than Debian's
+#   KERNEL=NAME  another kernel of scripts/kernels than the first, for demo, test, bench, soak and shell
+#   KDIR=DIR     build for a kernel of your own (7.2 or newer, CONFIG_RUST=y)
 #   ARGS='...'   further arguments of test, options, bench and soak, as in: make test ARGS='--filter vsock_test'
 #   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug options bench soak check against shell clean distclean help
+.PHONY: module demo test test-debug matrix options bench soak check against shell clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
+KERNEL_ARGS = $(if $(KERNEL),--kernel $(KERNEL))
 
-module: ## build rvsock.ko for Debian's kernel, or for KDIR=
-	@scripts/module
+module: ## build rvsock.ko for Debian's kernel, for KERNEL= or for KDIR=
+	@scripts/module $(KERNEL)
 	@echo "built rust/rvsock.ko"
 
 demo: ## boot a guest, load the driver, show what it does (about a minute, once all is obtained)
-	@scripts/lab demo $(ARGS)
+	@scripts/lab demo $(KERNEL_ARGS) $(ARGS)
 
 test: ## everything that must hold; the last line is 'N passed, N failed'
-	@scripts/lab test $(ARGS)
+	@scripts/lab test $(KERNEL_ARGS) $(ARGS)
 
 test-debug: ## the guests' tests on a kernel that watches memory and locks (its build takes some minutes)
 	@scripts/lab test --kernel debug $(ARGS)
+
+matrix: ## the core of the suites on every kernel of scripts/kernels, and a table
+	@scripts/lab matrix $(ARGS)
 
 options: ## the module for kernels without what people turn off, and with pages of other sizes; some are booted (ARGS='NAME ...')
 	@scripts/options $(ARGS)
 
 bench: ## the C driver and this one in turn: a table of medians and ratios, and JSON
-	@scripts/lab bench $(ARGS)
+	@scripts/lab bench $(KERNEL_ARGS) $(ARGS)
 
 soak: ## the kernel's vsock tests ten times in a row, or what a filter picks (ARGS='--rounds N --filter NAME')
-	@scripts/lab soak $(ARGS)
+	@scripts/lab soak $(KERNEL_ARGS) $(ARGS)
 
 shell: ## an interactive guest with the driver loaded
-	@scripts/lab shell $(ARGS)
+	@scripts/lab shell $(KERNEL_ARGS) $(ARGS)
 
 check: ## formatting, lints, checkpatch, shellcheck, rustdoc
 	@scripts/check

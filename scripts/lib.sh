@@ -17,17 +17,27 @@ RUSTC_WANT=1.85.1
 BINDGEN_WANT=0.71.1
 GCC_WANT=14
 QEMU_WANT=11.1
-# The Debian kernel that the module is built for; the newest of the same series if the archive no longer has it.
-KERNEL_SERIES=7.2 KERNEL_WANT=7.2.12-1~bpo13+1
-KERNEL=$CACHE/kernel
-# The next series, for which the module must build as well.
-NEXT_SERIES=7.3 NEXT_WANT=7.3.4-1~bpo13+1
-NEXT=$CACHE/kernel-$NEXT_SERIES
+# The oldest series that the module builds for.
+OLDEST=7.2
+
+# A package of another distribution's architecture is no business of the machine: its lists lie here.
+APT=$CACHE/apt
 
 mkdir -p "$LOGS" "$OWN" || { echo "rvsock: cannot make the cache folder $CACHE: set XDG_CACHE_HOME to a folder that you may write to" >&2; exit 1; }
 
 say() { printf 'rvsock: %s\n' "$*" >&2; }
 die() { printf 'rvsock: error: %s\n' "$*" >&2; exit 1; }
+
+# The names in scripts/kernels; pick_kernel NAME: read its line; that of the first, if the name is empty.
+kernels() { awk '!/^#/ && NF { print $1 }' "$CHECKOUT/scripts/kernels"; }
+pick_kernel() {
+	local name=$1 line
+	[[ -n $name ]] || name=$(kernels | head -n1)
+	line=$(awk -v want="$name" '!/^#/ && $1 == want' "$CHECKOUT/scripts/kernels")
+	[[ -n $line ]] || die "there is no kernel '$name': scripts/kernels says which there are: $(kernels | paste -sd' ')"
+	read -r KERNEL_NAME KERNEL_ARCH KERNEL_MADE KERNEL_VERSION KERNEL_FLAVOUR <<<"$line"
+	KERNEL=$CACHE/kernel-$KERNEL_NAME
+}
 
 # need_tool NAME HINT: stop with a hint when a program is missing.
 need_tool() { command -v "$1" >/dev/null || die "the program '$1' is missing: $2"; }

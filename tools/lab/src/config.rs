@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::Kernel;
+
 pub const HOST_CID: u32 = 2;
 pub const GUEST_CID: u32 = 3;
 /// The other guest, where there are two.
@@ -38,58 +40,6 @@ impl Driver {
         match self {
             Driver::C => "c",
             Driver::Rvsock => "rvsock",
-        }
-    }
-}
-
-/// The kernel of the guests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Kernel {
-    /// Debian's.
-    #[default]
-    Stock,
-    /// Debian's of the next series.
-    Next,
-    /// Our own, which watches memory and locks.
-    Debug,
-    /// User-mode Linux: a guest that is a process, at the host's own speed, on a vhost-user device.
-    #[value(skip)]
-    Uml,
-}
-
-impl Kernel {
-    /// What its machine needs more of, in MiB.
-    pub fn memory_mib(self) -> u32 {
-        match self {
-            Kernel::Stock | Kernel::Next => 768,
-            Kernel::Debug => 1536,
-            Kernel::Uml => 512,
-        }
-    }
-
-    /// What freed memory its KASAN keeps back at most, in bytes: a 32nd part of all.
-    pub fn quarantine(self) -> i64 {
-        match self {
-            Kernel::Stock | Kernel::Next | Kernel::Uml => 0,
-            Kernel::Debug => (i64::from(self.memory_mib()) << 20) / 32,
-        }
-    }
-
-    pub fn append(self) -> &'static str {
-        match self {
-            Kernel::Stock | Kernel::Next | Kernel::Uml => "",
-            // While the first processor is identified, its features read as none for a moment; KASAN takes
-            // memory beyond the reach of four levels of page tables for none then, if an interrupt comes.
-            Kernel::Debug => "page_poison=1 no5lvl",
-        }
-    }
-
-    /// How much longer everything may take.
-    pub fn slowness(self) -> u32 {
-        match self {
-            Kernel::Stock | Kernel::Next | Kernel::Uml => 1,
-            Kernel::Debug => 4,
         }
     }
 }

@@ -27,6 +27,7 @@
 //! - [`machine`]: one virtual machine: emulator, console, monitor; how it fails.
 //! - [`process`]: a program that a test drives, on either side.
 //! - [`images`]: the file systems that machines boot, and where all that goes into them lies.
+//! - [`kernel`]: which kernels there are.
 //! - [`report`]: counts, and shows.
 //! - [`events`], [`config`]: what the host tells the workstation, and the other way round.
 //!
@@ -39,6 +40,7 @@ mod demo;
 mod events;
 mod host;
 mod images;
+mod kernel;
 mod machine;
 mod process;
 mod report;
@@ -52,8 +54,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use config::Driver;
-use workstation::Choice;
+use kernel::Kernel;
+use workstation::{Choice, InGuest};
 
 /// Boots guests with the driver and shows, tests or measures it.
 #[derive(Parser)]
@@ -81,8 +83,8 @@ enum Command {
     },
     /// Show the driver at work
     Demo {
-        #[arg(long, value_enum, default_value = "rvsock")]
-        driver: Driver,
+        #[command(flatten)]
+        guest: InGuest,
     },
     /// Measure the C driver and this one in turn
     Bench {
@@ -94,11 +96,16 @@ enum Command {
         /// What is measured
         #[arg(long, value_enum, default_value = "all")]
         part: workstation::Part,
+        /// The kernel of the guests, by its name in scripts/kernels
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<Kernel>,
     },
+    /// The core of the suites on every kernel, and a table
+    Matrix,
     /// An interactive guest
     Shell {
-        #[arg(long, value_enum, default_value = "rvsock")]
-        driver: Driver,
+        #[command(flatten)]
+        guest: InGuest,
     },
     /// What the workstation starts on the host
     #[command(hide = true)]
@@ -113,13 +120,15 @@ fn run() -> Result<bool> {
             list: false,
         } => workstation::test(&choice),
         Command::Soak { choice, rounds } => workstation::soak(&choice, rounds),
-        Command::Demo { driver } => workstation::demo(driver),
+        Command::Demo { guest } => workstation::demo(&guest),
         Command::Bench {
             rounds,
             quick,
             part,
-        } => workstation::bench(rounds, quick, part),
-        Command::Shell { driver } => workstation::shell(driver),
+            kernel,
+        } => workstation::bench(rounds, quick, part, kernel),
+        Command::Matrix => workstation::matrix(),
+        Command::Shell { guest } => workstation::shell(&guest),
         Command::OnHost { config } => host::run(&config).map(|()| true),
     }
 }

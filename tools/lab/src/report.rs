@@ -7,6 +7,7 @@ use std::{
     fmt,
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,7 +41,8 @@ impl fmt::Display for Counts {
 
 pub struct Report {
     expected: Vec<String>,
-    results: BTreeMap<String, Option<String>>,
+    /// Two lanes report at a time.
+    results: Mutex<BTreeMap<String, Option<String>>>,
     bar: ProgressBar,
     logs: PathBuf,
 }
@@ -55,7 +57,7 @@ impl Report {
         bar.enable_steady_tick(Duration::from_millis(200));
         Self {
             expected,
-            results: BTreeMap::new(),
+            results: Mutex::default(),
             bar,
             logs: logs.to_owned(),
         }
@@ -79,42 +81,60 @@ impl Report {
         }
     }
 
-    pub fn end(&mut self, test: &str, seconds: f64, why: Option<String>) {
+    pub fn end(&self, test: &str, seconds: f64, why: Option<String>) {
         match &why {
             None => self.say(&format!("ok    {test} ({seconds:.1} s)")),
             Some(why) => self.say(&format!("FAIL  {test} ({seconds:.1} s)\n      {why}")),
         }
-        self.results.insert(test.to_owned(), why);
-        self.bar.set_position(self.results.len() as u64);
+        let mut results = self.results();
+        results.insert(test.to_owned(), why);
+        self.bar.set_position(results.len() as u64);
     }
 
-    pub fn event(&mut self, event: &Event) {
+    /// Takes what a rig says; its tests have this prefix here.
+    pub fn event(&self, prefix: &str, event: &Event) {
         match event {
-            Event::Start { test } => self.busy(test),
-            Event::End { test, seconds, why } => self.end(test, *seconds, why.clone()),
+            Event::Start { test } => self.busy(&format!("{prefix}{test}")),
+            Event::End { test, seconds, why } => {
+                self.end(&format!("{prefix}{test}"), *seconds, why.clone());
+            }
             Event::Note { text } => self.say(&format!("note  {text}")),
             Event::Say { text } => self.say(text),
             Event::Log { .. } | Event::Measure { .. } | Event::Done => {}
         }
     }
 
-    /// Of `tests`, those without a result yet.
-    pub fn missing(&self, tests: &[String]) -> Vec<String> {
+    fn results(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many of `tests` have passed.
+    pub fn passed(&self, tests: &[String]) -> usize {
+        let results = self.results();
         tests
             .iter()
-            .filter(|t| !self.results.contains_key(*t))
+            .filter(|t| matches!(results.get(*t), Some(None)))
+            .count()
+    }
+
+    /// Of `tests`, those without a result yet.
+    pub fn missing(&self, tests: &[String]) -> Vec<String> {
+        let results = self.results();
+        tests
+            .iter()
+            .filter(|t| !results.contains_key(*t))
             .cloned()
             .collect()
     }
 
     /// Prints the summary; all is well when everything that was expected ran and passed.
-    pub fn finish(mut self) -> Counts {
+    pub fn finish(self) -> Counts {
         for test in self.missing(&self.expected) {
             self.end(&test, 0.0, Some("it was expected and did not run".into()));
         }
         self.bar.finish_and_clear();
-        let failed: BTreeSet<_> = self
-            .results
+        let results = self.results();
+        let failed: BTreeSet<_> = results
             .iter()
             .filter(|(_, why)| why.is_some())
             .map(|(test, _)| test)
@@ -127,7 +147,7 @@ impl Report {
         }
         println!("logs: {}", self.logs.display());
         let counts = Counts {
-            passed: self.results.len() - failed.len(),
+            passed: results.len() - failed.len(),
             failed: failed.len(),
         };
         println!("{counts}");

@@ -20,6 +20,7 @@ use crate::{
     config::{Backend, Config, Driver, Job, VhostUser, GUEST_CID},
     events::{Event, Events},
     images::Places,
+    kernel::Arch,
     machine::{spec::Spec, Machine},
 };
 
@@ -39,8 +40,14 @@ const DIRECT: &[&str] = &["-accel", "kvm", "-cpu", "host"];
 /// How long the host VM may be silent before its processors are looked at.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// A guest alone, fully emulated: enough for devices in user space.
-const EMULATED: &[&str] = &["-accel", "tcg,thread=multi", "-cpu", "max"];
+/// A guest alone, fully emulated: enough for devices in user space. Its processor is the best that QEMU knows.
+fn emulated(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 | Arch::Um => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+        // Pointers are authenticated by a hash that is quick to emulate.
+        Arch::Arm64 => &["-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"],
+    }
+}
 
 pub struct Rig {
     places: Places,
@@ -123,6 +130,7 @@ impl Rig {
         silence: Duration,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<()> {
+        fs::create_dir_all(&self.logs)?;
         let file = self.logs.join("events.jsonl");
         File::create(&file)?;
         let mut running = if self.direct {
@@ -181,14 +189,14 @@ impl Rig {
         let accelerator = if matches!(self.backend, Backend::Vhost) {
             DIRECT
         } else {
-            EMULATED
+            emulated(self.places.guest.arch)
         };
         Ok(Config {
             extras: self.places.extras(&job)?,
             job,
             cid: GUEST_CID,
             driver,
-            guest: self.places.guest,
+            guest: self.places.guest.clone(),
             kernel: self.places.guest_kernel(),
             guest_initramfs: match &self.backend {
                 Backend::VhostUser(d) if d.hardware.wants_small_image() => {
@@ -210,7 +218,7 @@ impl Rig {
             job,
             cid: GUEST_CID,
             driver,
-            guest: self.places.guest,
+            guest: self.places.guest.clone(),
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
             accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
@@ -235,7 +243,8 @@ impl Rig {
         ]);
         Ok(Spec {
             name: "host-vm".into(),
-            kernel: self.places.kernel(),
+            arch: Arch::X86_64,
+            kernel: self.places.kernel()?,
             initramfs: image,
             // A busy machine has an emulated timer tick too late for the kernel's check of it.
             append: format!("rdinit=/init panic=-1 mitigations=off no_timer_check {append}"),

@@ -14,8 +14,9 @@ use serde_json::json;
 
 pub use crate::config::{GUEST_CID, HOST_CID, NEIGHBOUR_CID};
 use crate::{
-    config::{Backend, Config, Driver, Kernel},
+    config::{Backend, Config, Driver},
     events::Events,
+    kernel::{Arch, Kernel},
     machine::{
         spec::{Spec, Uml},
         Machine, RigDied,
@@ -88,8 +89,8 @@ pub struct Session {
 
 impl Session {
     /// The kernel of its guests.
-    pub fn kernel(&self) -> Kernel {
-        self.config.guest
+    pub fn kernel(&self) -> &Kernel {
+        &self.config.guest
     }
 
     pub fn new(config: Config, events: Arc<Events>) -> Self {
@@ -151,7 +152,7 @@ impl Session {
             .map(str::to_owned),
         );
         arguments.extend(self.start_device()?);
-        let uml = (self.config.guest == Kernel::Uml).then(|| Uml {
+        let uml = (self.config.guest.arch == Arch::Um).then(|| Uml {
             device: self.config.vhost_user_socket(),
             ports: vec![(agent, 9000), (control, CONTROL)],
         });
@@ -159,9 +160,10 @@ impl Session {
         Ok(Spec {
             name,
             kernel: self.config.kernel.clone(),
+            arch: self.config.guest.arch,
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic apic_extnmi=all tsc=reliable no_timer_check {} {} {} {append}",
+                "rdinit=/init panic=-1 oops=panic {} {} {} {append}",
                 self.config.guest.append(),
                 hardware.append,
                 self.extra_append,

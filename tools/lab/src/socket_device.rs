@@ -13,19 +13,25 @@ use anyhow::{ensure, Result};
 
 use crate::{
     config::{Backend, Bus, Config, VhostUser},
+    kernel::Arch,
     process::Process,
 };
 
-/// The machine types: with PCI Express, and without any PCI.
-const MACHINE: &str = "q35,usb=off,vmport=off,smbus=off,hpet=off";
-const MICRO: &str = "microvm,acpi=on,rtc=on,pit=on";
+/// The machine type: with PCI Express, or without any PCI.
+fn machine(arch: Arch, bus: Bus) -> &'static str {
+    match (arch, bus) {
+        (Arch::Arm64, _) => "virt,gic-version=3",
+        (_, Bus::Pci) => "q35,usb=off,vmport=off,smbus=off,hpet=off",
+        (_, Bus::Mmio | Bus::LegacyMmio) => "microvm,acpi=on,rtc=on,pit=on",
+    }
+}
 
 /// QEMU's arguments for the machine type, which a device in user space has a say in, and the device.
 pub fn arguments(config: &Config) -> Vec<String> {
     match &config.backend {
         Backend::Vhost => vec![
             "-M".into(),
-            MACHINE.into(),
+            machine(config.guest.arch, Bus::Pci).into(),
             "-device".into(),
             format!(
                 "vhost-vsock-pci,id=vsock,guest-cid={},modern-pio-notify=on",
@@ -34,7 +40,7 @@ pub fn arguments(config: &Config) -> Vec<String> {
         ],
         Backend::VhostUser(program) => {
             let bus = program.hardware.bus;
-            let machine = if bus == Bus::Pci { MACHINE } else { MICRO };
+            let machine = machine(config.guest.arch, bus);
             let mut arguments = vec![
                 "-object".into(),
                 format!(

@@ -18,13 +18,13 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// A file system with busybox, the folders that every Linux has, and `init` as its first program.
-    pub fn new(init: &str) -> Result<Self> {
+    /// A file system with this busybox, the folders that every Linux has, and `init` as its first program.
+    pub fn new(busybox: &Path, init: &str) -> Result<Self> {
         let mut fs = Self::default();
         for dir in ["dev", "proc", "sys", "tmp", "run", "root", "etc"] {
             fs.dir(dir);
         }
-        fs.program("/bin/busybox", "bin/busybox")?;
+        fs.program(busybox, "bin/busybox")?;
         fs.link("bin/sh", "busybox");
         fs.file("init-common", 0o755, include_bytes!("init-common.sh"));
         fs.file("init", 0o755, init.as_bytes());
@@ -133,6 +133,11 @@ pub struct Modules {
 impl Modules {
     pub fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// Whether there is such a module.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        Ok(find(&self.root, name)?.is_some())
     }
 
     /// The named modules and all that they depend on, as (name, bytes).

@@ -15,7 +15,10 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use self::initramfs::{Initramfs, Modules};
-use crate::config::{Config, Driver, Job, Kernel};
+use crate::{
+    config::{Config, Driver, Job},
+    kernel::{Arch, Kernel},
+};
 
 /// Where everything lies; scripts/enter says it through the environment.
 #[derive(Clone)]
@@ -29,9 +32,6 @@ pub struct Places {
     /// What this run makes for its machines; it goes when the run ends.
     images: PathBuf,
 }
-
-/// Where the kernel of the next series is, in the cache.
-pub const NEXT: &str = "kernel-7.3";
 
 const PROGRAMS: &[&str] = &[
     "vsock_test",
@@ -70,69 +70,98 @@ impl Places {
         Ok(Self {
             checkout: get("RVSOCK_CHECKOUT")?,
             cache: get("RVSOCK_CACHE")?,
-            guest: Kernel::Stock,
+            guest: Kernel::first()?,
             images: own.join(format!("images-{}", std::process::id())),
             own,
         })
     }
 
-    pub fn kernel(&self) -> PathBuf {
-        self.cache.join("kernel/vmlinuz")
+    /// The folder of the host VM's kernel.
+    fn kernel_folder(&self) -> Result<PathBuf> {
+        Ok(Kernel::first()?.folder(&self.cache))
+    }
+
+    /// The host VM's.
+    pub fn kernel(&self) -> Result<PathBuf> {
+        Ok(self.kernel_folder()?.join("vmlinuz"))
+    }
+
+    /// As `uname -r` says it.
+    pub fn release(&self, kernel: &Kernel) -> Result<String> {
+        let file = kernel.folder(&self.cache).join("release");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(text.trim().to_owned())
     }
 
     pub fn guest_kernel(&self) -> PathBuf {
-        match self.guest {
-            Kernel::Stock => self.kernel(),
-            Kernel::Next => self.cache.join(NEXT).join("vmlinuz"),
-            Kernel::Debug => self.cache.join("debug/arch/x86/boot/bzImage"),
-            Kernel::Uml => self.cache.join("uml/linux"),
-        }
+        self.guest.folder(&self.cache).join("vmlinuz")
     }
 
-    fn modules(&self) -> Modules {
-        Modules::new(self.cache.join("kernel/modules"))
+    pub fn guest_modules(&self) -> Modules {
+        Modules::new(self.guest.folder(&self.cache).join("modules"))
     }
 
-    fn guest_modules(&self) -> Modules {
-        match self.guest {
-            Kernel::Stock => self.modules(),
-            Kernel::Next => Modules::new(self.cache.join(NEXT).join("modules")),
-            Kernel::Debug => Modules::new(self.cache.join("debug")),
-            Kernel::Uml => Modules::new(self.cache.join("uml/net")),
-        }
-    }
-
+    /// The driver for the guests' kernel.
     pub fn driver(&self) -> PathBuf {
-        match self.guest {
-            Kernel::Stock => self.checkout.join("rust/rvsock.ko"),
-            Kernel::Next => self.driver_for("next"),
-            Kernel::Debug => self.driver_for("debug"),
-            Kernel::Uml => self.driver_for("uml"),
+        if self.guest.is_first() {
+            self.checkout.join("rust/rvsock.ko")
+        } else {
+            self.own
+                .join(format!("module-{}/rust/rvsock.ko", self.guest.name))
         }
     }
 
     /// One of the kernel's tests, or ours beside them.
     pub fn kernel_test(&self, name: &str) -> PathBuf {
-        if BUILT.contains(&name) {
-            self.built(name)
-        } else {
-            self.cache.join("selftests").join(name)
-        }
+        self.program(Arch::X86_64, name)
     }
 
-    /// A program of this workspace.
+    /// Where a program of [`PROGRAMS`] or [`BUILT`] is, for a processor.
+    fn program(&self, arch: Arch, name: &str) -> PathBuf {
+        if BUILT.contains(&name) {
+            return match arch {
+                Arch::Arm64 => self.own.join("bin-arm64").join(name),
+                Arch::X86_64 | Arch::Um => self.built(name),
+            };
+        }
+        let what = if self.guest.is_debug() && name == "vsock_test" {
+            "patient"
+        } else {
+            "selftests"
+        };
+        let arch = match arch {
+            Arch::Um => Arch::X86_64.name(),
+            arch => arch.name(),
+        };
+        let source = self.guest.folder(&self.cache).join("source");
+        source.join(format!("{what}-{arch}")).join(name)
+    }
+
+    /// A program of this workspace, for the workstation.
     pub fn built(&self, name: &str) -> PathBuf {
         self.own.join("bin").join(name)
     }
 
-    /// A file beside what was built from this checkout.
-    pub fn own_file(&self, name: &str) -> PathBuf {
-        self.own.join(name)
+    pub fn vhost_device(&self) -> PathBuf {
+        self.cache
+            .join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock")
     }
 
-    /// rvsock.ko for a kernel of our own.
-    pub fn driver_for(&self, kernel: &str) -> PathBuf {
-        self.own.join(format!("module-{kernel}/rust/rvsock.ko"))
+    /// The same with another kernel in the guests.
+    pub fn with_guest(&self, guest: Kernel) -> Self {
+        Self {
+            guest,
+            ..self.clone()
+        }
+    }
+
+    /// The same with images of its own, for rigs that run beside others.
+    pub fn for_lane(&self, lane: &str) -> Self {
+        Self {
+            images: self.images.join(lane),
+            ..self.clone()
+        }
     }
 
     pub fn images(&self) -> Result<&Path> {
@@ -148,45 +177,57 @@ impl Places {
     pub fn programs(&self) -> Result<PathBuf> {
         let dir = self.images()?.join("programs");
         fs::create_dir_all(&dir)?;
-        for (name, from) in self.program_files() {
+        for (name, from) in self.program_files(Arch::X86_64) {
             copy_if_new(&from, &dir.join(name))?;
         }
         Ok(dir)
     }
 
-    fn program_files(&self) -> Vec<(&'static str, PathBuf)> {
-        let tests = PROGRAMS.iter().map(|n| {
-            let folder = match (self.guest, *n) {
-                (Kernel::Debug, "vsock_test") => "selftests-patient",
-                _ => "selftests",
-            };
-            (*n, self.cache.join(folder).join(n))
-        });
-        tests
-            .chain(BUILT.iter().map(|n| (*n, self.built(n))))
+    fn program_files(&self, arch: Arch) -> Vec<(&'static str, PathBuf)> {
+        PROGRAMS
+            .iter()
+            .chain(BUILT)
+            .map(|n| (*n, self.program(arch, n)))
             .filter(|(_, from)| from.exists())
             .collect()
     }
 
+    /// The file system that a machine with this processor begins with.
+    fn file_system(&self, arch: Arch, init: &str) -> Result<Initramfs> {
+        let busybox = match arch {
+            Arch::Arm64 => self.cache.join("programs-arm64/usr/bin/busybox"),
+            Arch::X86_64 | Arch::Um => "/bin/busybox".into(),
+        };
+        Initramfs::new(&busybox, init)
+    }
+
     /// The guest's file system: drivers of both kinds are there, and none is loaded.
     pub fn guest(&self) -> Result<PathBuf> {
-        let mut fs = Initramfs::new(include_str!("init-guest.sh"))?;
+        let arch = self.guest.arch;
+        let mut fs = self.file_system(arch, include_str!("init-guest.sh"))?;
         let modules = self.guest_modules();
-        let base = modules.with_dependencies(match self.guest {
-            Kernel::Uml => &["vsock", "vsock_diag"],
-            _ => &["virtio_net", "vsock", "vsock_diag"],
+        let base = modules.with_dependencies(match arch {
+            Arch::Um => &["vsock", "vsock_diag"],
+            Arch::X86_64 | Arch::Arm64 => &["virtio_net", "vsock", "vsock_diag"],
         })?;
         let drivers = modules.with_dependencies(Driver::C.modules())?;
-        let order: Vec<_> = base.iter().map(|(name, _)| name.as_str()).collect();
-        fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         // A transport that has datagrams of its own.
-        let others = match self.guest {
-            Kernel::Stock | Kernel::Next => {
-                modules.with_dependencies(&["vmw_vsock_vmci_transport"])?
-            }
-            Kernel::Debug | Kernel::Uml => Vec::new(),
+        let others = if self.guest.is_debians && modules.has("vmw_vsock_vmci_transport")? {
+            modules.with_dependencies(&["vmw_vsock_vmci_transport"])?
+        } else {
+            Vec::new()
         };
-        for (name, bytes) in base.iter().chain(&drivers).chain(&others) {
+        let loopback = if self.guest.is_debians {
+            modules.with_dependencies(&["vsock_loopback"])?
+        } else {
+            Vec::new()
+        };
+        for (list, modules) in [("order", &base), ("loopback", &loopback)] {
+            let names: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
+            let text = names.join("\n") + "\n";
+            fs.file(&format!("modules/{list}"), 0o644, text.as_bytes());
+        }
+        for (name, bytes) in [base, drivers, others, loopback].iter().flatten() {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
         if self.driver().exists() {
@@ -198,23 +239,12 @@ impl Places {
                 fs.program(module, &format!("modules/{name}.ko"))?;
             }
         }
-        let loopback = match self.guest {
-            Kernel::Stock | Kernel::Next => modules.with_dependencies(&["vsock_loopback"])?,
-            Kernel::Debug | Kernel::Uml => Vec::new(),
-        };
-        let order: Vec<_> = loopback.iter().map(|(name, _)| name.as_str()).collect();
-        fs.file(
-            "modules/loopback",
-            0o644,
-            (order.join("\n") + "\n").as_bytes(),
-        );
-        for (name, bytes) in &loopback {
-            fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
-        }
-        for (name, from) in self.program_files() {
+        for (name, from) in self.program_files(arch) {
             fs.program(from, &format!("bin/{name}"))?;
         }
-        fs.program_with_libraries("/usr/bin/socat")?;
+        if arch.is_own() {
+            fs.program_with_libraries("/usr/bin/socat")?;
+        }
         let image = self.images()?.join("guest.cpio");
         fs.write(&image)?;
         Ok(image)
@@ -259,10 +289,12 @@ impl Places {
 
     /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
     pub fn host(&self, config: &Config, guest: &Path) -> Result<PathBuf> {
-        let mut fs = Initramfs::new(include_str!("init-host.sh"))?;
-        let modules =
-            self.modules()
-                .with_dependencies(&["kvm-amd", "vhost_vsock", "vsock_diag"])?;
+        let mut fs = self.file_system(Arch::X86_64, include_str!("init-host.sh"))?;
+        let modules = Modules::new(self.kernel_folder()?.join("modules")).with_dependencies(&[
+            "kvm-amd",
+            "vhost_vsock",
+            "vsock_diag",
+        ])?;
         let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
         fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         for (name, bytes) in &modules {
@@ -282,7 +314,7 @@ impl Places {
             );
             fs.program(&from, &format!("usr/share/{firmware}"))?;
         }
-        for (name, from) in self.program_files() {
+        for (name, from) in self.program_files(Arch::X86_64) {
             fs.program(from, &format!("bin/{name}"))?;
         }
         fs.program(self.built("lab"), "bin/lab")?;

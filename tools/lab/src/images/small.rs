@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
-use super::{initramfs::Initramfs, Places};
+use super::Places;
 
 impl Places {
     /// The guest's file system, as small as it can be. The bus of devices without PCI is there before its devices' drivers.
     pub fn small_guest(&self) -> Result<PathBuf> {
-        let mut fs = Initramfs::new(include_str!("init-guest.sh"))?;
+        let mut fs = self.file_system(self.guest.arch, include_str!("init-guest.sh"))?;
         let modules = self.guest_modules();
         let base =
             modules.with_dependencies(&["virtio_mmio", "virtio_net", "vsock", "vsock_diag"])?;

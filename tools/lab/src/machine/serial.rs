@@ -195,7 +195,9 @@ pub fn complaints_in_folder(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "log") {
+        if path.is_dir() {
+            found.extend(complaints_in_folder(&path)?);
+        } else if path.extension().is_some_and(|e| e == "log") {
             let text = fs::read(&path)?;
             let text = String::from_utf8_lossy(&text);
             let rig_failed = text.lines().any(is_rig_failure);

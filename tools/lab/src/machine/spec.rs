@@ -11,9 +11,12 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
+use crate::kernel::Arch;
+
 /// What to boot.
 pub struct Spec {
     pub name: String,
+    pub arch: Arch,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub append: String,
@@ -36,7 +39,7 @@ pub struct Uml {
 impl Spec {
     /// The emulator with everything but its console.
     pub fn command(&self) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = Command::new(self.arch.emulator());
         command
             .args(&self.arguments)
             .args(["-m", &self.memory_mib.to_string()])
@@ -51,16 +54,16 @@ impl Spec {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", &format!("console=ttyS0 {}", self.append)]);
+            .args([
+                "-append",
+                &format!("console={} {}", self.arch.console(), self.append),
+            ]);
         command
     }
 
     /// Runs the machine with the terminal as its console, until it switches off.
     pub fn on_terminal(&self) -> Result<()> {
-        let status = self
-            .command()
-            .status()
-            .context("cannot start qemu-system-x86_64")?;
+        let status = self.command().status().context("cannot start QEMU")?;
         ensure!(status.success(), "QEMU ended with {status}");
         Ok(())
     }

@@ -11,10 +11,7 @@ use super::{
     programs::{python_runs, unpack},
     Test, LONG,
 };
-use crate::{
-    config::Kernel,
-    session::{Session, Side},
-};
+use crate::session::{Session, Side};
 
 /// Our own kernel traces no packets.
 pub const TRACED: &str =
@@ -252,9 +249,10 @@ fn on_sockets(s: &mut Session) -> Result<()> {
     s.guest_sh(
         "insmod /modules/rust_net_test.ko && for m in $(cat /modules/loopback); do insmod /modules/$m.ko 2>/dev/null; done; true",
     )?;
-    let loopback: &[&str] = match s.config.guest {
-        Kernel::Stock | Kernel::Next => &["loopback"],
-        Kernel::Debug | Kernel::Uml => &[],
+    let loopback: &[&str] = if s.config.guest.is_debians {
+        &["loopback"]
+    } else {
+        &[]
     };
     let outcome = python_runs(s, Side::Guest, CALLS, loopback)?
         .success(LONG)

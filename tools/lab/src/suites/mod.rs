@@ -33,12 +33,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{
-    config::{Driver, Kernel},
-    images::Places,
-    machine::RigDied,
-    session::Session,
-};
+use crate::{config::Driver, images::Places, kernel::Kernel, machine::RigDied, session::Session};
 
 /// A test of our own: a name and a function over a session whose guest runs with the driver loaded.
 pub struct Test {
@@ -47,7 +42,7 @@ pub struct Test {
 }
 
 /// Our own tests that need a guest, in the order in which they run. The ones that may leave a guest behind come last.
-pub fn own(kernel: Kernel) -> Vec<&'static Test> {
+pub fn own(kernel: &Kernel) -> Vec<&'static Test> {
     streams::TESTS
         .iter()
         .chain(messages::TESTS)
@@ -62,9 +57,12 @@ pub fn own(kernel: Kernel) -> Vec<&'static Test> {
         .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
         .chain(platform::TESTS)
-        .filter(|t| match kernel {
-            Kernel::Debug => !platform::needs_stock(t.name),
-            _ => !needs_debug(t.name),
+        .filter(|t| {
+            if kernel.is_debug() {
+                !platform::needs_stock(t.name)
+            } else {
+                !needs_debug(t.name)
+            }
         })
         .collect()
 }
@@ -99,11 +97,27 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
     let stock = |n: &str| {
         n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED || machines::needs_stock(n)
     };
-    names.retain(|n| match places.guest {
-        Kernel::Debug => !stock(n),
-        _ => !needs_debug(n),
+    names.retain(|n| {
+        if places.guest.is_debians {
+            !needs_debug(n)
+        } else {
+            !stock(n)
+        }
     });
     Ok(names)
+}
+
+/// What shows on one more kernel that the driver works there: each kind of socket, both ways.
+pub fn core() -> impl Iterator<Item = &'static Test> {
+    const CORE: &[&str] = &[
+        "vhost-device-vsock: ",
+        "rvsock-device, five queues: ",
+        "dgram D2, merging: boundaries",
+        "dgram D5, merging: 200 sockets",
+    ];
+    let all = vhost_user::TESTS.iter();
+    all.chain(device_setups().flat_map(|s| s.tests))
+        .filter(|t| CORE.iter().any(|c| t.name.starts_with(c)))
 }
 
 /// How often a dead rig is replaced before the run gives up.
@@ -144,7 +158,7 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
             }
         }
     }
-    for test in own(session.config.guest)
+    for test in own(&session.config.guest)
         .into_iter()
         .chain(vhost_user::TESTS)
         .chain(device_setups().flat_map(|s| s.tests))

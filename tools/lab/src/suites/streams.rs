@@ -11,7 +11,7 @@ use super::{
     Test, AT_ONCE, LONG,
 };
 use crate::{
-    config::Kernel,
+    kernel::Arch,
     process::allowed,
     session::{Session, Side},
 };
@@ -115,8 +115,8 @@ fn echo_server(s: &mut Session, client: Side) -> Result<(crate::process::Process
 
 /// How long a reader sleeps: less where nothing is emulated.
 fn pause(s: &Session, ms: u64) -> u64 {
-    match s.config.guest {
-        Kernel::Uml => ms / 4,
+    match s.config.guest.arch {
+        Arch::Um => ms / 4,
         _ => ms,
     }
 }

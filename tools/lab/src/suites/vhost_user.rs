@@ -12,7 +12,11 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use super::{Test, LONG};
-use crate::session::{Session, Side};
+use crate::{
+    config::{Hardware, VhostUser},
+    images::Places,
+    session::{Session, Side},
+};
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -32,6 +36,20 @@ pub const TESTS: &[Test] = &[
         run: no_messages,
     },
 ];
+
+/// The program, and QEMU's part of it.
+pub fn device(places: &Places) -> VhostUser {
+    let program = places.vhost_device().to_string_lossy().into_owned();
+    let arguments = "--guest-cid 3 --socket SOCKET-3 --uds-path UDS-3";
+    VhostUser {
+        command: std::iter::once(program)
+            .chain(arguments.split(' ').map(str::to_owned))
+            .collect(),
+        qemu: "vhost-user-vsock-pci".into(),
+        neighbour: None,
+        hardware: Hardware::default(),
+    }
+}
 
 const SIZE: usize = 64 << 10;
 const COUNT: u32 = 40;

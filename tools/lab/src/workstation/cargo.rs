@@ -71,7 +71,7 @@ pub fn names(places: &Places) -> Result<Vec<String>> {
     Ok(names)
 }
 
-pub fn run(places: &Places, report: &mut Report) -> Result<()> {
+pub fn run(places: &Places, report: &Report) -> Result<()> {
     report.busy("the tests of the pure code and of the device, by cargo ...");
     let mut begin = Instant::now();
     let mut failed = Vec::new();

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
-use crate::{images::Places, report::Report};
+use crate::{images::Places, kernel::Kernel, report::Report};
 
 const BUILDS: &str = "headers: rvsock.ko builds with what Arch and Ubuntu ship";
 
@@ -82,7 +82,7 @@ pub fn names() -> Vec<String> {
     refusals.chain([BUILDS]).map(str::to_owned).collect()
 }
 
-pub fn run(places: &Places, report: &mut Report, wanted: &[String]) -> Result<()> {
+pub fn run(places: &Places, report: &Report, wanted: &[String]) -> Result<()> {
     let dir = places.images()?.join("headers");
     for refusal in REFUSALS {
         if wanted.iter().any(|name| name == refusal.name) {
@@ -171,7 +171,7 @@ fn lacking(kdir: &Path, lack: Lack) -> Result<()> {
 
 /// The module builds with headers, the metadata and the proc macros alone, and without a line of the kernel's Rust.
 fn builds(places: &Places, dir: &Path) -> Result<()> {
-    let kernel = places.cache.join("kernel");
+    let kernel = Kernel::first()?.folder(&places.cache);
     let kdir = distributed(&kernel, dir)?;
     let copy = dir.join("module");
     fs::create_dir_all(&copy)?;
@@ -203,7 +203,7 @@ fn builds(places: &Places, dir: &Path) -> Result<()> {
 /// What Arch packs, with `rust` behind a link as Ubuntu has it: no .config is left to be read but kbuild's own.
 fn distributed(kernel: &Path, dir: &Path) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(dir);
-    let (source, build) = (kernel.join("src"), kernel.join("build"));
+    let (source, build) = (kernel.join("source/src"), kernel.join("build"));
     let kdir = dir.join("linux-headers");
     let rust = dir.join("linux-lib-rust/rust");
     for folder in ["arch/x86", "tools/objtool"] {

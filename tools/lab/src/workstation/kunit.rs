@@ -14,10 +14,8 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    images::{
-        initramfs::{Initramfs, Modules},
-        Places,
-    },
+    images::{initramfs::Initramfs, Places},
+    kernel::Kernel,
     machine::serial,
     report::Report,
 };
@@ -120,21 +118,22 @@ fn results(log: &str) -> BTreeMap<String, bool> {
     found
 }
 
-pub fn run(places: &Places, report: &mut Report, wanted: &[String], logs: &Path) -> Result<()> {
+pub fn run(places: &Places, report: &Report, wanted: &[String], logs: &Path) -> Result<()> {
     report.busy("the driver's unit tests as KUnit, in User-mode Linux ...");
     let start = Instant::now();
-    let mut fs = Initramfs::new(INIT)?;
-    let modules = Modules::new(places.cache.join("uml/net")).with_dependencies(&["vsock"])?;
+    let places = places.with_guest(Kernel::uml()?);
+    let mut fs = Initramfs::new(Path::new("/bin/busybox"), INIT)?;
+    let modules = places.guest_modules().with_dependencies(&["vsock"])?;
     let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
     fs.file("modules/order", 0o644, order.join(" ").as_bytes());
     for (name, bytes) in &modules {
         fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
     }
-    fs.program(places.driver_for("uml"), "modules/rvsock.ko")?;
+    fs.program(places.driver(), "modules/rvsock.ko")?;
     let image = places.images()?.join("kunit.cpio");
     fs.write(&image)?;
 
-    let mut child = Command::new(places.cache.join("uml/linux"))
+    let mut child = Command::new(places.guest_kernel())
         .args([
             "mem=256M",
             "rdinit=/init",

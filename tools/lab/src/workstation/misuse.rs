@@ -223,7 +223,7 @@ fn verdict(program: &Program, errors: &[&Complaint]) -> Option<String> {
     missing.map(|m| format!("line {} compiles: the misuse is not refused", m.line))
 }
 
-pub fn run(places: &Places, report: &mut Report, wanted: &[String]) -> Result<()> {
+pub fn run(places: &Places, report: &Report, wanted: &[String]) -> Result<()> {
     report.busy("what must not compile ...");
     let programs = programs(places)?;
     let bindings = places.checkout.join("rust/ext/bindings_generated.rs");

@@ -2,29 +2,30 @@
 
 //! The lab on the workstation: what a person started gathers the suites, has each run where it belongs, and counts.
 //!
-//! `plan` says what runs, `logs` where it is written down; `cargo`, `headers`, `kunit`, `misuse` and `next` are the suites
-//! that need no guest.
+//! `plan` says what runs, `logs` where it is written down; `pieces` are the suites on devices in user space; `cargo`,
+//! `headers`, `kunit` and `misuse` those that need no guest.
 
 mod cargo;
 mod headers;
 mod kunit;
 mod logs;
 mod misuse;
-mod next;
+mod pieces;
 mod plan;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{bail, ensure, Result};
 use clap::ValueEnum;
 
-pub use self::plan::Choice;
+pub use self::plan::{Choice, InGuest};
 use self::plan::{Plan, LOGS_CLEAN};
 use crate::{
     bench::table::{self, Table},
-    config::{Driver, Hardware, Job, Kernel, VhostUser},
+    config::{Driver, Job},
     events::Event,
     images::Places,
+    kernel::{Arch, Kernel},
     machine::serial,
     report::{Counts, Report},
     rig::Rig,
@@ -36,14 +37,16 @@ const RIG_STARTS: u32 = 3;
 /// A rig that reports nothing for this long is dead: every test has a shorter limit of its own.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
-fn places(choice: &Choice) -> Result<Places> {
+fn places(guest: &InGuest) -> Result<Places> {
     let mut places = Places::from_environment()?;
-    places.guest = choice.kernel;
+    if let Some(kernel) = &guest.kernel {
+        places.guest = kernel.clone();
+    }
     Ok(places)
 }
 
 pub fn list(choice: &Choice) -> Result<()> {
-    let plan = Plan::new(&places(choice)?, choice)?;
+    let plan = Plan::new(&places(&choice.guest)?, choice)?;
     for name in plan.all() {
         println!("{name}");
     }
@@ -60,101 +63,44 @@ fn need_driver(places: &Places, driver: Driver) -> Result<()> {
 }
 
 pub fn test(choice: &Choice) -> Result<bool> {
-    let places = places(choice)?;
+    let places = places(&choice.guest)?;
     let plan = Plan::new(&places, choice)?;
     if plan.all().is_empty() {
         bail!("no test's name contains {:?}: see --list", choice.filter);
     }
-    need_driver(&places, choice.driver)?;
+    need_driver(&places, choice.guest.driver)?;
     let logs = logs::folder(&places)?;
-    let mut report = Report::new(plan.all(), &logs);
+    let report = Report::new(plan.all(), &logs);
     if !plan.cargo.is_empty() {
-        cargo::run(&places, &mut report)?;
+        cargo::run(&places, &report)?;
     }
     if !plan.kunit.is_empty() {
-        kunit::run(&places, &mut report, &plan.kunit, &logs)?;
+        kunit::run(&places, &report, &plan.kunit, &logs)?;
     }
     if !plan.misuse.is_empty() {
-        misuse::run(&places, &mut report, &plan.misuse)?;
+        misuse::run(&places, &report, &plan.misuse)?;
     }
     if !plan.headers.is_empty() {
-        headers::run(&places, &mut report, &plan.headers)?;
+        headers::run(&places, &report, &plan.headers)?;
     }
-    if !plan.next.is_empty() {
-        next::run(&places, &mut report);
-    }
-    in_guests(places, &plan, choice.driver, &mut report, &logs)?;
+    in_guests(places, &plan, choice.guest.driver, &report, &logs)?;
     Ok(report.finish().well())
 }
 
-/// The suites that boot guests: on a device in user space, and on the kernel's vhost-vsock.
+/// The suites that boot guests: on devices in user space, and on the kernel's vhost-vsock.
 fn in_guests(
     places: Places,
     plan: &Plan,
     driver: Driver,
-    report: &mut Report,
+    report: &Report,
     logs: &Path,
 ) -> Result<()> {
-    if !plan.vhost_user.is_empty() {
-        report.busy("guests on vhost-device-vsock ...");
-        let mut command = vec![places
-            .cache
-            .join("vhost-device-vsock-0.3.0/bin/vhost-device-vsock")
-            .to_string_lossy()
-            .into_owned()];
-        command.extend(
-            [
-                "--guest-cid",
-                "3",
-                "--socket",
-                "SOCKET-3",
-                "--uds-path",
-                "UDS-3",
-            ]
-            .map(str::to_owned),
-        );
-        let device = VhostUser {
-            command,
-            qemu: "vhost-user-vsock-pci".into(),
-            neighbour: None,
-            hardware: Hardware::default(),
-        };
-        let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
-        start_until_done(&mut rig, &plan.vhost_user, driver, report, Job::Tests);
-    }
-    for setup in suites::device_setups() {
-        let tests: Vec<String> = setup
-            .names(&places)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|t| plan.our_device.contains(t))
-            .collect();
-        if !tests.is_empty() {
-            report.busy("guests on rvsock-device ...");
-            let device = setup.device(&places.built("rvsock-device"), driver);
-            let mut rig = Rig::with_vhost_user(places.clone(), logs, device);
-            start_until_done(&mut rig, &tests, driver, report, Job::Tests);
-        }
-    }
-    if !plan.hosts.is_empty() {
-        report.busy("guests in User-mode Linux on hosts of other kinds ...");
-    }
-    for setup in suites::hosts::setups() {
-        let tests = setup.tests.iter().map(|t| t.name.to_owned());
-        let tests: Vec<_> = tests.filter(|t| plan.hosts.contains(t)).collect();
-        if !tests.is_empty() {
-            let mut places = places.clone();
-            places.guest = Kernel::Uml;
-            let device = setup.device(&places.built("rvsock-device"), driver);
-            let mut rig = Rig::with_vhost_user(places, logs, device);
-            start_until_done(&mut rig, &tests, driver, report, Job::Tests);
-        }
-    }
+    pieces::run(&places, plan, driver, report, logs)?;
     if !plan.rig.is_empty() {
         report.busy("guests on vhost-vsock ...");
         let mut rig = Rig::new(places, logs, driver)?;
         report.say(&format!("      {}", rig.describe()));
-        start_until_done(&mut rig, &plan.rig, driver, report, Job::Tests);
+        start_until_done(&mut rig, &plan.rig, "", driver, report, Job::Tests);
     }
     if plan.has_guests() {
         let complaints = serial::complaints_in_folder(logs)?;
@@ -166,12 +112,13 @@ fn in_guests(
     Ok(())
 }
 
-/// Runs tests in a rig, and again in a new one what was left when it died.
+/// Runs tests in a rig, and again in a new one what was left when it died. There they are called without the prefix.
 fn start_until_done(
     rig: &mut Rig,
     tests: &[String],
+    prefix: &str,
     driver: Driver,
-    report: &mut Report,
+    report: &Report,
     job: fn(Vec<String>) -> Job,
 ) {
     for number in 1..=RIG_STARTS {
@@ -179,14 +126,40 @@ fn start_until_done(
         if missing.is_empty() {
             return;
         }
+        let missing = missing.iter().filter_map(|t| t.strip_prefix(prefix));
+        let missing = missing.map(str::to_owned).collect();
         if let Err(e) = rig.run(job(missing), driver, SILENCE, &mut |event| {
-            report.event(event)
+            report.event(prefix, event)
         }) {
             report.say(&format!(
                 "note  the rig died (start {number} of {RIG_STARTS}): {e:#}"
             ));
         }
     }
+}
+
+/// The core of the suites on every kernel of Debian's, and a table.
+pub fn matrix() -> Result<bool> {
+    let places = Places::from_environment()?;
+    let plan = Plan::matrix(&places)?;
+    let logs = logs::folder(&places)?;
+    let report = Report::new(plan.all(), &logs);
+    in_guests(places.clone(), &plan, Driver::Rvsock, &report, &logs)?;
+    report.clear();
+    println!(
+        "{:<12} {:<24} {:>8} {:>8}",
+        "kernel", "release", "passed", "of"
+    );
+    for (kernel, tests) in &plan.others {
+        let passed = report.passed(tests);
+        println!(
+            "{:<12} {:<24} {passed:>8} {:>8}",
+            kernel.name,
+            places.release(kernel)?,
+            tests.len()
+        );
+    }
+    Ok(report.finish().well())
 }
 
 /// Round after round until one fails; of all suites that run in guests, or, if nothing was asked for, the kernel's.
@@ -200,15 +173,15 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
     let mut total = Counts::default();
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        let places = places(&choice)?;
+        let places = places(&choice.guest)?;
         let plan = Plan::new(&places, &choice)?.rig_only();
         if plan.all().is_empty() {
             bail!("no guest test's name contains {:?}", choice.filter);
         }
-        need_driver(&places, choice.driver)?;
+        need_driver(&places, choice.guest.driver)?;
         let logs = logs::folder(&places)?;
-        let mut report = Report::new(plan.all(), &logs);
-        in_guests(places, &plan, choice.driver, &mut report, &logs)?;
+        let report = Report::new(plan.all(), &logs);
+        in_guests(places, &plan, choice.guest.driver, &report, &logs)?;
         total.add(report.finish());
         if !total.well() {
             println!("stopped after round {round} of {rounds}");
@@ -219,26 +192,29 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
     Ok(total.well())
 }
 
-pub fn demo(driver: Driver) -> Result<bool> {
-    let places = Places::from_environment()?;
+pub fn demo(guest: &InGuest) -> Result<bool> {
+    let places = places(guest)?;
+    let driver = guest.driver;
     need_driver(&places, driver)?;
     let logs = logs::folder(&places)?;
-    let parts = crate::demo::PARTS.iter().map(|p| (*p).to_owned());
-    let parts: Vec<_> = match driver {
-        Driver::Rvsock => parts.collect(),
-        Driver::C => parts.take(1).collect(),
-    };
-    let mut report = Report::new(parts.clone(), &logs);
-    let mut rig = Rig::new(places.clone(), &logs, driver)?;
-    report.say(&format!("      {}", rig.describe()));
-    start_until_done(&mut rig, &parts[..1], driver, &mut report, |_| Job::Demo);
-    drop(rig);
-    if driver == Driver::Rvsock {
+    let [on_vhost, on_device] = crate::demo::PARTS.map(|p| vec![p.to_owned()]);
+    // The host VM's processor is that of the workstation, and the C driver has none of what the device shows.
+    let vhost = places.guest.arch == Arch::X86_64;
+    let device = driver == Driver::Rvsock;
+    let parts = [(vhost, &on_vhost), (device, &on_device)];
+    let parts = parts.iter().filter(|(shown, _)| *shown);
+    let report = Report::new(parts.flat_map(|(_, part)| part.to_vec()).collect(), &logs);
+    if vhost {
+        let mut rig = Rig::new(places.clone(), &logs, driver)?;
+        report.say(&format!("      {}", rig.describe()));
+        start_until_done(&mut rig, &on_vhost, "", driver, &report, |_| Job::Demo);
+    }
+    if device {
         report.say("      datagrams and merged receive buffers, which vhost-vsock has not, on rvsock-device");
         let setup = Setup::alone(suites::our_device::ALL, 5, &[]);
         let device = setup.device(&places.built("rvsock-device"), driver);
         let mut rig = Rig::with_vhost_user(places, &logs, device);
-        start_until_done(&mut rig, &parts[1..], driver, &mut report, |_| {
+        start_until_done(&mut rig, &on_device, "", driver, &report, |_| {
             Job::DemoDevice
         });
     }
@@ -255,11 +231,15 @@ pub enum Part {
     Device,
 }
 
-pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
-    let places = Places::from_environment()?;
+pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Result<bool> {
+    let guest = InGuest {
+        driver: Driver::Rvsock,
+        kernel,
+    };
+    let places = places(&guest)?;
     need_driver(&places, Driver::Rvsock)?;
     let logs = logs::folder(&places)?;
-    let kernel = fs::read_to_string(places.cache.join("kernel/release")).unwrap_or_default();
+    let kernel = places.release(&places.guest)?;
     let report = Report::new(Vec::new(), &logs);
     let mut tables = [
         Table::new([("c", "C driver"), ("rvsock", "rvsock")]),
@@ -314,9 +294,13 @@ pub fn bench(rounds: u32, quick: bool, part: Part) -> Result<bool> {
     Ok(true)
 }
 
-pub fn shell(driver: Driver) -> Result<bool> {
-    let places = Places::from_environment()?;
+pub fn shell(guest: &InGuest) -> Result<bool> {
+    let places = places(guest)?;
+    let driver = guest.driver;
     need_driver(&places, driver)?;
+    if places.guest.arch != Arch::X86_64 {
+        bail!("a shell is there in guests with the workstation's processor only");
+    }
     let logs = logs::folder(&places)?;
     println!("a guest boots; its console is this terminal");
     Rig::new(places, &logs, driver)?.shell(driver)?;

@@ -5,41 +5,54 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{cargo, headers, kunit, misuse, next};
+use super::{cargo, headers, kunit, misuse};
 use crate::{
-    config::{Driver, Kernel},
+    config::Driver,
     images::Places,
+    kernel::{Arch, Kernel},
     suites,
 };
 
 /// The test that every run with guests ends with.
 pub const LOGS_CLEAN: &str = "logs: no kernel complains in any serial log";
 
+/// What runs in the guests.
+#[derive(Args, Clone)]
+pub struct InGuest {
+    /// The driver
+    #[arg(long, value_enum, default_value = "rvsock")]
+    pub driver: Driver,
+    /// The kernel, by its name in scripts/kernels
+    #[arg(long, value_name = "NAME")]
+    pub kernel: Option<Kernel>,
+}
+
 /// Which tests are meant, and what they are to run.
 #[derive(Args, Clone)]
 pub struct Choice {
-    /// The driver in the guest
-    #[arg(long, value_enum, default_value = "rvsock")]
-    pub driver: Driver,
-    /// The guests' kernel
-    #[arg(long, value_enum, default_value = "stock")]
-    pub kernel: Kernel,
+    #[command(flatten)]
+    pub guest: InGuest,
     /// Run only the tests whose name contains this; may be given several times
     #[arg(long)]
     pub filter: Vec<String>,
+    /// The core of the suites on every other kernel, too
+    #[arg(long)]
+    pub others: bool,
 }
 
 /// What is to run, suite by suite.
+#[derive(Default)]
 pub struct Plan {
     pub cargo: Vec<String>,
     pub kunit: Vec<String>,
     pub misuse: Vec<String>,
     pub headers: Vec<String>,
-    pub next: Vec<String>,
     pub vhost_user: Vec<String>,
     pub our_device: Vec<String>,
     pub hosts: Vec<String>,
     pub rig: Vec<String>,
+    /// The core on other kernels.
+    pub others: Vec<(Kernel, Vec<String>)>,
 }
 
 impl Plan {
@@ -58,49 +71,78 @@ impl Plan {
                 .map(|t| t.name.to_owned())
                 .collect::<Vec<_>>()
         };
-        let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
-        rig.extend(own(suites::own(choice.kernel)));
-        // The C driver has no pure code, and which kernel a guest has is nothing to it.
-        let (cargo, kunit, misuse, headers, next) = match (choice.driver, choice.kernel) {
-            (Driver::Rvsock, Kernel::Stock) => (
-                cargo::names(places)?,
-                kunit::names(places)?,
-                misuse::names(places)?,
-                headers::names(),
-                next::names(places),
-            ),
-            _ => Default::default(),
-        };
-        // Their guests have a kernel of their own.
-        let hosts = match choice.kernel {
-            Kernel::Stock => suites::hosts::names(),
-            _ => Vec::new(),
-        };
-        Ok(Self {
-            cargo: pick(cargo),
-            kunit: pick(kunit),
-            misuse: pick(misuse),
-            headers: pick(headers),
-            next: pick(next),
+        let guest = &places.guest;
+        let first = guest.is_first();
+        let ours = choice.guest.driver == Driver::Rvsock;
+        let mut plan = Self {
             vhost_user: pick(own(suites::vhost_user::TESTS.iter().collect())),
-            our_device: pick(suites::on_our_device(choice.driver, places)?),
-            hosts: pick(hosts),
-            rig: pick(rig),
-        })
+            our_device: pick(suites::on_our_device(choice.guest.driver, places)?),
+            ..Self::default()
+        };
+        // The host VM's processor is that of the workstation.
+        if guest.arch == Arch::X86_64 {
+            let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
+            rig.extend(own(suites::own(guest)));
+            plan.rig = pick(rig);
+        }
+        // Their guests have a kernel of their own.
+        if first {
+            plan.hosts = pick(suites::hosts::names());
+        }
+        // The C driver has no pure code.
+        if first && ours {
+            plan.cargo = pick(cargo::names(places)?);
+            plan.kunit = pick(kunit::names(places)?);
+            plan.misuse = pick(misuse::names(places)?);
+            plan.headers = pick(headers::names());
+        }
+        if first && ours && choice.others {
+            for kernel in Kernel::all()?.into_iter().filter(|k| !k.is_first()) {
+                plan.add(places, kernel, &pick)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The core of the suites on one more kernel, where it is one of Debian's that could be obtained.
+    fn add(
+        &mut self,
+        places: &Places,
+        kernel: Kernel,
+        pick: &dyn Fn(Vec<String>) -> Vec<String>,
+    ) -> Result<()> {
+        if kernel.is_debians && kernel.folder(&places.cache).join(".complete").exists() {
+            let tests = suites::core().map(|t| format!("{}{}", kernel.prefix(), t.name));
+            let tests = pick(tests.collect());
+            if !tests.is_empty() {
+                self.others.push((kernel, tests));
+            }
+        }
+        Ok(())
+    }
+
+    /// The core on all kernels.
+    pub fn matrix(places: &Places) -> Result<Self> {
+        let mut plan = Self::default();
+        for kernel in Kernel::all()? {
+            plan.add(places, kernel, &|names| names)?;
+        }
+        Ok(plan)
     }
 
     /// Only what runs in guests on vhost-vsock.
     pub fn rig_only(mut self) -> Self {
         (self.cargo, self.kunit) = Default::default();
-        (self.misuse, self.headers, self.next) = Default::default();
+        (self.misuse, self.others) = Default::default();
         (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
     }
 
     pub fn has_guests(&self) -> bool {
-        [&self.vhost_user, &self.our_device, &self.hosts, &self.rig]
-            .iter()
-            .any(|s| !s.is_empty())
+        !self.others.is_empty()
+            || [&self.vhost_user, &self.our_device, &self.hosts, &self.rig]
+                .iter()
+                .any(|s| !s.is_empty())
     }
 
     pub fn all(&self) -> Vec<String> {
@@ -108,8 +150,6 @@ impl Plan {
             &self.cargo,
             &self.kunit,
             &self.misuse,
-            &self.headers,
-            &self.next,
             &self.vhost_user,
             &self.our_device,
             &self.hosts,
@@ -117,6 +157,7 @@ impl Plan {
         ]
         .map(|s| s.as_slice())
         .concat();
+        all.extend(self.others.iter().flat_map(|(_, tests)| tests.clone()));
         if self.has_guests() {
             all.push(LOGS_CLEAN.into());
         }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The suites on devices in user space, in pieces: each is one way to start a device, with a rig of its own, so that some
+//! can run beside each other.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::Result;
+
+use super::{plan::Plan, start_until_done};
+use crate::{
+    config::{Driver, Job, VhostUser},
+    images::Places,
+    kernel::{Arch, Kernel},
+    report::Report,
+    rig::Rig,
+    suites,
+};
+
+/// Tests that share a rig.
+struct Piece {
+    kernel: Kernel,
+    device: VhostUser,
+    /// What their names have before them in the report.
+    prefix: String,
+    tests: Vec<String>,
+}
+
+impl Piece {
+    /// All that `wanted` has, of a kernel's suites on devices in user space.
+    fn all(places: &Places, driver: Driver, prefix: &str, wanted: &[String]) -> Vec<Self> {
+        let own: Vec<_> = wanted
+            .iter()
+            .filter_map(|t| t.strip_prefix(prefix))
+            .collect();
+        let pick = |tests: &'static [suites::Test], more: Vec<String>| -> Vec<String> {
+            let names = more
+                .into_iter()
+                .chain(tests.iter().map(|t| t.name.to_owned()));
+            names.filter(|t| own.contains(&t.as_str())).collect()
+        };
+        let of = |device, tests| Self {
+            kernel: places.guest.clone(),
+            device,
+            prefix: prefix.into(),
+            tests,
+        };
+        let program = places.built("rvsock-device");
+        let others = of(
+            suites::vhost_user::device(places),
+            pick(suites::vhost_user::TESTS, Vec::new()),
+        );
+        let ours = suites::device_setups().map(|setup| {
+            let names = setup.names(places).unwrap_or_default();
+            let tests = names.into_iter().filter(|t| own.contains(&t.as_str()));
+            of(setup.device(&program, driver), tests.collect())
+        });
+        std::iter::once(others)
+            .chain(ours)
+            .filter(|p| !p.tests.is_empty())
+            .collect()
+    }
+
+    /// Those on hosts of other kinds, in User-mode Linux.
+    fn hosts(places: &Places, driver: Driver, wanted: &[String]) -> Result<Vec<Self>> {
+        let (kernel, program) = (Kernel::uml()?, places.built("rvsock-device"));
+        let all = suites::hosts::setups().map(|setup| Self {
+            kernel: kernel.clone(),
+            device: setup.device(&program, driver),
+            prefix: String::new(),
+            tests: setup
+                .tests
+                .iter()
+                .map(|t| t.name.to_owned())
+                .filter(|t| wanted.contains(t))
+                .collect(),
+        });
+        Ok(all.filter(|p| !p.tests.is_empty()).collect())
+    }
+
+    fn run(self, places: &Places, driver: Driver, report: &Report, logs: &Path) {
+        report.busy(&format!("guests of the kernel '{}' ...", self.kernel.name));
+        let mut rig = Rig::with_vhost_user(places.with_guest(self.kernel), logs, self.device);
+        start_until_done(
+            &mut rig,
+            &self.tests,
+            &self.prefix,
+            driver,
+            report,
+            Job::Tests,
+        );
+    }
+}
+
+/// Runs what the plan has of them: what is emulated, and User-mode Linux beside it.
+pub fn run(
+    places: &Places,
+    plan: &Plan,
+    driver: Driver,
+    report: &Report,
+    logs: &Path,
+) -> Result<()> {
+    let own = [plan.vhost_user.as_slice(), &plan.our_device].concat();
+    let mut pieces = Piece::all(places, driver, "", &own);
+    pieces.extend(Piece::hosts(places, driver, &plan.hosts)?);
+    for (kernel, tests) in &plan.others {
+        let places = places.with_guest(kernel.clone());
+        pieces.extend(Piece::all(&places, driver, &kernel.prefix(), tests));
+    }
+    let (native, emulated): (Vec<_>, Vec<_>) =
+        pieces.into_iter().partition(|p| p.kernel.arch == Arch::Um);
+    let (native, emulated) = (
+        Mutex::new(native.into_iter()),
+        Mutex::new(emulated.into_iter()),
+    );
+    // Most tests of either kind wait for most of their time.
+    let lanes = [
+        ("emulated-1", &emulated),
+        ("emulated-2", &emulated),
+        ("native", &native),
+    ];
+    thread::scope(|scope| {
+        for (lane, pieces) in lanes {
+            scope.spawn(move || loop {
+                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(piece) = next else { break };
+                piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
+            });
+        }
+    });
+    Ok(())
+}
