@@ -18,3 +18,14 @@ macro_rules! id_array {
     }};
 }
 pub(crate) use id_array;
+
+/// A full barrier between processors.
+///
+/// Up to Linux 7.2 it is told of no kind.
+#[inline]
+pub(crate) fn smp_mb() {
+    #[cfg(rvsock_smp_mb_alone)]
+    kernel::sync::barrier::smp_mb();
+    #[cfg(not(rvsock_smp_mb_alone))]
+    kernel::sync::barrier::smp_mb(kernel::sync::barrier::Full);
+}

@@ -8,18 +8,18 @@
 //! turn comes.
 
 use super::packet::Packet;
-use crate::ext::sync::{
-    new_spinlock_bh,
-    SpinLockBh, //
+use crate::ext::{
+    compat::smp_mb,
+    sync::{
+        new_spinlock_bh,
+        SpinLockBh, //
+    }, //
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        barrier::smp_mb, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     }, //
 };
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::ext::{
     bindings,
+    compat::smp_mb,
     net::skbuff::SkBuff,
     sync::{
         new_spinlock_bh,
@@ -26,7 +27,6 @@ use kernel::{
             Full,
             Relaxed, //
         },
-        barrier::smp_mb,
         Arc, //
     }, //
 };
