@@ -96,8 +96,8 @@ pub enum Job {
     Demo,
     /// Show what it does on our device alone.
     DemoDevice,
-    /// Measure both drivers, this many times each.
-    Bench { rounds: u32, quick: bool },
+    /// Measure both drivers once.
+    Bench { round: u32, quick: bool },
     /// Measure datagrams, and receive buffers of this kind, on our device.
     BenchDevice {
         round: u32,

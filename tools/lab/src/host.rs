@@ -27,7 +27,7 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Demo => crate::demo::run(&mut session),
         Job::DemoDevice => crate::demo::run_on_device(&mut session),
         Job::Shell => shell(&mut session),
-        Job::Bench { rounds, quick } => crate::bench::drivers::run(&mut session, rounds, quick),
+        Job::Bench { round, quick } => crate::bench::drivers::run(&mut session, round, quick),
         Job::BenchDevice {
             round,
             quick,

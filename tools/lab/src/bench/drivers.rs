@@ -41,33 +41,30 @@ struct Bench<'a> {
     ms: u32,
 }
 
-pub fn run(session: &mut Session, rounds: u32, quick: bool) -> Result<()> {
-    for round in 1..=rounds {
-        for driver in [Driver::C, Driver::Rvsock] {
-            let mut deaths = 0;
-            loop {
-                session.discard_guest();
-                session.driver = driver;
-                session.events.start(&format!(
-                    "round {round} of {rounds}, driver {}",
-                    driver.name()
-                ));
-                let mut bench = Bench {
-                    s: session,
-                    round,
-                    ms: if quick { 150 } else { 1000 },
-                };
-                let outcome = bench.guest();
-                match session.settle(outcome) {
-                    // Cells that came before the rig died are measured again; the later value counts.
-                    Err(e) if Session::is_rig_death(&e) && deaths < 3 => {
-                        deaths += 1;
-                        session
-                            .events
-                            .note(format!("{e:#}: the round is measured again"));
-                    }
-                    outcome => break outcome?,
+pub fn run(session: &mut Session, round: u32, quick: bool) -> Result<()> {
+    for driver in [Driver::C, Driver::Rvsock] {
+        let mut deaths = 0;
+        loop {
+            session.discard_guest();
+            session.driver = driver;
+            session
+                .events
+                .start(&format!("round {round}, driver {}", driver.name()));
+            let mut bench = Bench {
+                s: session,
+                round,
+                ms: if quick { 150 } else { 1000 },
+            };
+            let outcome = bench.guest();
+            match session.settle(outcome) {
+                // Cells that came before the rig died are measured again; the later value counts.
+                Err(e) if Session::is_rig_death(&e) && deaths < 3 => {
+                    deaths += 1;
+                    session
+                        .events
+                        .note(format!("{e:#}: the round is measured again"));
                 }
+                outcome => break outcome?,
             }
         }
     }

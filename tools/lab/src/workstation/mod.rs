@@ -264,7 +264,18 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
     if part != Part::Device {
         let mut rig = Rig::new(places.clone(), &logs, Driver::Rvsock)?;
         report.say(&format!("      {}", rig.describe()));
-        outcome = measure(&mut rig, Job::Bench { rounds, quick }, Driver::C);
+        for round in 1..=rounds {
+            for start in 1..=RIG_STARTS {
+                outcome = measure(&mut rig, Job::Bench { round, quick }, Driver::C);
+                let Err(e) = &outcome else { break };
+                report.say(&format!(
+                    "note  the rig died (start {start} of {RIG_STARTS}), and the round is measured again: {e:#}"
+                ));
+            }
+            if outcome.is_err() {
+                break;
+            }
+        }
     }
     for round in (1..=rounds).filter(|_| part != Part::Drivers) {
         for (column, features) in crate::bench::device::COLUMNS {
