@@ -84,6 +84,9 @@ impl Plan {
             let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
             rig.extend(own(suites::own(guest)));
             plan.rig = pick(rig);
+            if !choice.others && choice.filter.is_empty() {
+                plan.rig.retain(|t| !suites::platform::is_rare(t));
+            }
         }
         // Their guests have a kernel of their own.
         if first {
