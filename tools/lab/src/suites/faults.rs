@@ -128,7 +128,7 @@ const DEQUEUE: Faults = Faults {
 };
 /// A table for the user's pages, and once more when the rest is tried.
 const PIN: Faults = Faults {
-    function: "13send_reserved",
+    function: "4Conn7enqueue",
     times: 2,
     kinds: &[PAGES],
     ..DEQUEUE
