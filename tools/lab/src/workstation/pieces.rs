@@ -31,8 +31,9 @@ struct Piece {
 }
 
 impl Piece {
-    /// All that `wanted` has, of a kernel's suites on devices in user space.
-    fn all(places: &Places, driver: Driver, prefix: &str, wanted: &[String]) -> Vec<Self> {
+    /// All that `wanted` has, of a kernel's suites on devices in user space. User-mode Linux runs for the first kernel what
+    /// needs no machine of its own.
+    fn all(places: &Places, driver: Driver, prefix: &str, wanted: &[String]) -> Result<Vec<Self>> {
         let own: Vec<_> = wanted
             .iter()
             .filter_map(|t| t.strip_prefix(prefix))
@@ -43,26 +44,31 @@ impl Piece {
                 .chain(tests.iter().map(|t| t.name.to_owned()));
             names.filter(|t| own.contains(&t.as_str())).collect()
         };
-        let of = |device, tests| Self {
-            kernel: places.guest.clone(),
+        let guest = &places.guest;
+        let uml = Kernel::uml()?;
+        let of = |kernel: &Kernel, device, tests| Self {
+            kernel: kernel.clone(),
             device,
             prefix: prefix.into(),
             tests,
         };
         let program = places.built("rvsock-device");
         let others = of(
+            guest,
             suites::vhost_user::device(places),
             pick(suites::vhost_user::TESTS, Vec::new()),
         );
         let ours = suites::device_setups().map(|setup| {
             let names = setup.names(places).unwrap_or_default();
             let tests = names.into_iter().filter(|t| own.contains(&t.as_str()));
-            of(setup.device(&program, driver), tests.collect())
+            let native = guest.is_first() && setup.machine.any;
+            let kernel = if native { &uml } else { guest };
+            of(kernel, setup.device(&program, driver), tests.collect())
         });
-        std::iter::once(others)
+        Ok(std::iter::once(others)
             .chain(ours)
             .filter(|p| !p.tests.is_empty())
-            .collect()
+            .collect())
     }
 
     /// Those on hosts of other kinds, in User-mode Linux.
@@ -105,11 +111,11 @@ pub fn run(
     logs: &Path,
 ) -> Result<()> {
     let own = [plan.vhost_user.as_slice(), &plan.our_device].concat();
-    let mut pieces = Piece::all(places, driver, "", &own);
+    let mut pieces = Piece::all(places, driver, "", &own)?;
     pieces.extend(Piece::hosts(places, driver, &plan.hosts)?);
     for (kernel, tests) in &plan.others {
         let places = places.with_guest(kernel.clone());
-        pieces.extend(Piece::all(&places, driver, &kernel.prefix(), tests));
+        pieces.extend(Piece::all(&places, driver, &kernel.prefix(), tests)?);
     }
     let (native, emulated): (Vec<_>, Vec<_>) =
         pieces.into_iter().partition(|p| p.kernel.arch == Arch::Um);
@@ -119,9 +125,9 @@ pub fn run(
     );
     // Most tests of either kind wait for most of their time.
     let lanes = [
-        ("emulated-1", &emulated),
-        ("emulated-2", &emulated),
-        ("native", &native),
+        ("emulated", &emulated),
+        ("native-1", &native),
+        ("native-2", &native),
     ];
     thread::scope(|scope| {
         for (lane, pieces) in lanes {

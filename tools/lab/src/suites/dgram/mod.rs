@@ -10,7 +10,11 @@ mod users;
 
 use anyhow::Result;
 
-use super::{kernel::Direction, our_device::Setup, samples, Test, LONG};
+use super::{
+    kernel::Direction,
+    our_device::{Machine, Setup},
+    samples, Test, LONG,
+};
 use crate::session::{Session, Side};
 
 macro_rules! tests {
@@ -60,6 +64,14 @@ pub const SETUPS: &[Setup] = &[
             "D9" "Python's socket module" => users::python,
             "D9" "ss --vsock shows sockets while they are there" => users::ss,
             "M1" "a datagram takes as many pages as it fills" => rules::m1,
+        },
+    )
+    .on(Machine::ANY),
+    // It resets the device: in User-mode Linux none can be.
+    Setup::alone(
+        &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
+        5,
+        tests! { "merging":
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, true),
         },
     ),
@@ -70,7 +82,8 @@ pub const SETUPS: &[Setup] = &[
             "D8" "four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
         },
-    ),
+    )
+    .on(Machine::ANY),
     Setup::pair(
         &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],
         5,
@@ -79,7 +92,8 @@ pub const SETUPS: &[Setup] = &[
             Direction::from_neighbour("dgram, two guests, 4 is client: ").datagrams(),
         ],
         samples::BETWEEN_GUESTS,
-    ),
+    )
+    .on(Machine::ANY),
 ];
 
 /// On vhost-vsock.
