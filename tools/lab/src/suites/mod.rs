@@ -74,6 +74,13 @@ pub fn needs_debug(test: &str) -> bool {
         .any(|p| test.starts_with(p))
 }
 
+/// Whether a test runs only when it is asked for: on machines of other kinds, where the driver does nothing else.
+pub fn is_wide(test: &str) -> bool {
+    ["machines, ", "platform: "]
+        .iter()
+        .any(|p| test.starts_with(p))
+}
+
 /// All ways to start our device, each with its tests.
 pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
     our_device::SETUPS

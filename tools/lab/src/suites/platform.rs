@@ -46,12 +46,6 @@ pub const TESTS: &[Test] = &[
 
 const BEHIND_IOMMU: &str = "platform: behind an IOMMU, streams and messages both ways";
 
-/// Whether the test is one of those that run beside the core on other kernels, or when asked for: the emulator of nested
-/// guests often fails it.
-pub fn is_rare(test: &str) -> bool {
-    test == BEHIND_IOMMU
-}
-
 /// Whether our own kernel cannot run the test: it knows no IOMMU.
 pub fn needs_stock(test: &str) -> bool {
     test == BEHIND_IOMMU

@@ -35,9 +35,9 @@ pub struct Choice {
     /// Run only the tests whose name contains this; may be given several times
     #[arg(long)]
     pub filter: Vec<String>,
-    /// The core of the suites on every other kernel, too
+    /// Machines of other kinds, too, and the core of the suites on every other kernel
     #[arg(long)]
-    pub others: bool,
+    pub wide: bool,
 }
 
 /// What is to run, suite by suite.
@@ -84,8 +84,10 @@ impl Plan {
             let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
             rig.extend(own(suites::own(guest)));
             plan.rig = pick(rig);
-            if !choice.others && choice.filter.is_empty() {
-                plan.rig.retain(|t| !suites::platform::is_rare(t));
+        }
+        if !choice.wide && choice.filter.is_empty() {
+            for tests in [&mut plan.our_device, &mut plan.rig] {
+                tests.retain(|t| !suites::is_wide(t));
             }
         }
         // Their guests have a kernel of their own.
@@ -99,7 +101,7 @@ impl Plan {
             plan.misuse = pick(misuse::names(places)?);
             plan.headers = pick(headers::names());
         }
-        if first && ours && choice.others {
+        if first && ours && choice.wide {
             for kernel in Kernel::all()?.into_iter().filter(|k| !k.is_first()) {
                 plan.add(places, kernel, &pick)?;
             }
