@@ -32,6 +32,13 @@ use crate::events::Events;
 #[derive(Debug)]
 pub struct RigDied(pub String);
 
+impl RigDied {
+    /// Before there was a guest to speak of.
+    pub fn is_at_boot(&self) -> bool {
+        self.0.contains(NOT_UP)
+    }
+}
+
 impl fmt::Display for RigDied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the rig died: {}", self.0)

@@ -127,19 +127,22 @@ pub fn core() -> impl Iterator<Item = &'static Test> {
         .filter(|t| CORE.iter().any(|c| t.name.starts_with(c)))
 }
 
-/// How often a dead rig is replaced before the run gives up.
+/// How often a dead guest is replaced before its host is.
 const RIG_RETRIES: u32 = 4;
+/// How many guests in a row may fail to boot: where one more has, all that follow do, and another host VM has other luck.
+const DEAD_AT_BOOT: u32 = 1;
 
 /// Runs the named tests and reports each.
 pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
-    let mut deaths = 0;
+    let (mut deaths, mut at_boot) = (0, 0);
     let mut survive = |session: &mut Session, died: RigDied| -> Result<()> {
         deaths += 1;
         session.events.note(format!(
             "{died} (number {deaths}; the test under way is run again in a new guest)"
         ));
         session.discard_guest();
-        if deaths > RIG_RETRIES {
+        at_boot = if died.is_at_boot() { at_boot + 1 } else { 0 };
+        if deaths > RIG_RETRIES || at_boot > DEAD_AT_BOOT {
             return Err(died.into());
         }
         Ok(())
@@ -196,6 +199,6 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
 }
 
 /// How long a peer may take to see what it must see at once, on an emulated machine.
-pub const AT_ONCE: Duration = Duration::from_secs(2);
+pub const AT_ONCE: Duration = Duration::from_secs(4);
 /// How long a load may take.
 pub const LONG: Duration = Duration::from_secs(120);
