@@ -3,7 +3,7 @@
 //! A program that a test drives, on the host or in the guest: what it wrote so far, its end, and a way to kill it.
 
 use std::{
-    io::{BufWriter, Read, Write},
+    io::{self, BufWriter, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, Stdio},
@@ -58,6 +58,20 @@ pub struct Process {
 fn update(shared: &Shared, change: impl FnOnce(&mut State)) {
     change(&mut shared.0.lock().unwrap_or_else(|e| e.into_inner()));
     shared.1.notify_all();
+}
+
+/// The network in front of a guest may come up after it.
+fn connected(agent: SocketAddr) -> io::Result<TcpStream> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    loop {
+        match TcpStream::connect_timeout(&agent, PATIENCE) {
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 impl Process {
@@ -135,8 +149,8 @@ impl Process {
 
     /// Starts a program through the guest's agent.
     pub fn in_guest(agent: SocketAddr, argv: &[String]) -> Result<Self> {
-        let connection = TcpStream::connect_timeout(&agent, Duration::from_secs(5))
-            .context("the guest's agent does not accept connections")?;
+        let connection =
+            connected(agent).context("the guest's agent does not accept connections")?;
         connection.set_nodelay(true)?;
         let mut request = serde_json::to_vec(&Request {
             argv: argv.to_vec(),

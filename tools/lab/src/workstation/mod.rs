@@ -13,9 +13,9 @@ mod misuse;
 mod pieces;
 mod plan;
 
-use std::path::Path;
+use std::{path::Path, thread};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{anyhow, bail, ensure, Result};
 use clap::ValueEnum;
 
 pub use self::plan::{Choice, InGuest};
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How often the whole rig is started again after it died.
-const RIG_STARTS: u32 = 3;
+const RIG_STARTS: u32 = 6;
 /// A rig that reports nothing for this long is dead: every test has a shorter limit of its own.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -95,13 +95,15 @@ fn in_guests(
     report: &Report,
     logs: &Path,
 ) -> Result<()> {
-    pieces::run(&places, plan, driver, report, logs)?;
-    if !plan.rig.is_empty() {
-        report.busy("guests on vhost-vsock ...");
-        let mut rig = Rig::new(places, logs, driver)?;
-        report.say(&format!("      {}", rig.describe()));
-        start_until_done(&mut rig, &plan.rig, "", driver, report, Job::Tests);
-    }
+    // An emulated host VM keeps little more than one processor busy.
+    thread::scope(|scope| {
+        let on_devices = scope.spawn(|| pieces::run(&places, plan, driver, report, logs));
+        let on_vhost = vhost(places.clone(), plan, driver, report, logs);
+        let on_devices = on_devices
+            .join()
+            .map_err(|_| anyhow!("a thread panicked"))?;
+        on_devices.and(on_vhost)
+    })?;
     if plan.has_guests() {
         let complaints = serial::complaints_in_folder(logs)?;
         let why = complaints
@@ -109,6 +111,17 @@ fn in_guests(
             .map(|first| format!("{} lines, the first: {first}", complaints.len()));
         report.end(LOGS_CLEAN, 0.0, why);
     }
+    Ok(())
+}
+
+fn vhost(places: Places, plan: &Plan, driver: Driver, report: &Report, logs: &Path) -> Result<()> {
+    if plan.rig.is_empty() {
+        return Ok(());
+    }
+    report.busy("guests on vhost-vsock ...");
+    let mut rig = Rig::new(places, logs, driver)?;
+    report.say(&format!("      {}", rig.describe()));
+    start_until_done(&mut rig, &plan.rig, "", driver, report, Job::Tests);
     Ok(())
 }
 

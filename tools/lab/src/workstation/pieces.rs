@@ -125,16 +125,19 @@ pub fn run(
     );
     // Most tests of either kind wait for most of their time.
     let lanes = [
-        ("emulated", &emulated),
-        ("native-1", &native),
-        ("native-2", &native),
+        ("lane-1", [&emulated, &native]),
+        ("lane-2", [&native, &emulated]),
+        ("lane-3", [&native, &emulated]),
     ];
+    let next = |pieces: &Mutex<std::vec::IntoIter<Piece>>| {
+        pieces.lock().unwrap_or_else(PoisonError::into_inner).next()
+    };
     thread::scope(|scope| {
-        for (lane, pieces) in lanes {
-            scope.spawn(move || loop {
-                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(piece) = next else { break };
-                piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
+        for (lane, kinds) in lanes {
+            scope.spawn(move || {
+                while let Some(piece) = kinds.iter().find_map(|pieces| next(pieces)) {
+                    piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
+                }
             });
         }
     });
