@@ -4,6 +4,7 @@
 
 pub(crate) mod msg;
 pub(crate) mod skbuff;
+pub(crate) mod sock;
 pub(crate) mod vsock;
 pub(crate) mod zerocopy;
 

@@ -4,10 +4,7 @@
 //!
 //! C header: [`include/linux/socket.h`](srctree/include/linux/socket.h)
 
-use crate::ext::{
-    bindings,
-    net::vsock::Addr, //
-};
+use crate::ext::bindings;
 use kernel::{
     prelude::*,
     types::Opaque, //
@@ -61,20 +58,6 @@ impl Msg {
         unsafe { (*self.0.get()).msg_flags |= bindings::MSG_TRUNC };
     }
 
-    /// Tells the receiver who sent it, if it wants to know.
-    pub(super) fn set_name(&mut self, from: Addr) {
-        // SAFETY: By the type invariant the message is valid and ours; where it has room for a name,
-        // it has room for one of any address family.
-        unsafe {
-            let msg = self.0.get();
-            let name = (*msg).msg_name.cast::<bindings::sockaddr_vm>();
-            if !name.is_null() {
-                bindings::vsock_addr_init(name, from.cid, from.port);
-                (*msg).msg_namelen = core::mem::size_of::<bindings::sockaddr_vm>() as i32;
-            }
-        }
-    }
-
     /// The notification that the sender brings along, or null.
     pub(super) fn ubuf(&self) -> *mut bindings::ubuf_info {
         // SAFETY: By the type invariant the message is valid.
@@ -124,10 +107,12 @@ impl Msg {
         result
     }
 
+    /// The message, as C knows it.
     pub(super) fn raw(&mut self) -> *mut bindings::msghdr {
         self.0.get()
     }
 
+    /// What is left of the user's memory.
     pub(super) fn iter(&mut self) -> *mut bindings::iov_iter {
         // SAFETY: By the type invariant the message is valid.
         unsafe { &raw mut (*self.0.get()).msg_iter }

@@ -12,19 +12,13 @@ use super::{
     },
     vsock::UserOwned, //
 };
-use crate::ext::{
-    bindings,
-    error::NetError, //
-};
+use crate::ext::bindings;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
     ptr::NonNull, //
 };
-use kernel::{
-    error::to_result,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 /// The notification of one call that sends: it is given when no packet refers to it any more.
 ///
@@ -132,30 +126,5 @@ impl Drop for ZeroCopy<'_> {
     fn drop(&mut self) {
         // SAFETY: Not used after this.
         unsafe { self.put(false) };
-    }
-}
-
-impl<C: ControlBlock> SkBuff<C> {
-    /// Takes up to `len` bytes of the user's memory as fragments, without a copy. Returns how many.
-    ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// - `EINVAL` unless the buffer is charged to a socket, and a [`ZeroCopy`] attached to it: that of the
-    ///   same call, if its sender brought it along.
-    /// - `EFAULT` and others if the memory cannot be pinned.
-    pub(crate) fn add_user_pages(&mut self, msg: &mut Msg, len: usize) -> Result<usize> {
-        let before = self.len();
-        // SAFETY: Both are valid and ours. That the buffer is charged, and who keeps the pages, is what the
-        // function looks at itself.
-        let result = to_result(unsafe {
-            bindings::rvsock_helper_zerocopy_from_msg(self.as_ptr(), msg.raw(), len)
-        });
-        match result {
-            // What found no fragment any more, as the memory is in many pieces, stays in `msg`.
-            Err(error) if error != NetError::MsgSize.into() => Err(error),
-            _ => Ok(self.len().saturating_sub(before)),
-        }
     }
 }

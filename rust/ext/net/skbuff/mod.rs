@@ -18,7 +18,7 @@ use crate::ext::{
     alloc::gfp_as_raw,
     bindings,
     mm::PageBlock,
-    net::vsock::VsockSock, //
+    net::sock::Sock, //
 };
 use core::{
     marker::PhantomData,
@@ -348,11 +348,10 @@ impl<C: ControlBlock> SkBuff<C> {
     ///
     /// The charge keeps the socket's memory, though not its reference count. From now on the buffer
     /// takes no blocks, and pages of the user only in a way that charges them, too.
-    pub(crate) fn charge_to(&mut self, socket: &VsockSock) {
-        // SAFETY: By the type invariant the buffer is valid and ours; the socket is alive, since
-        // there is a reference to it. What is charged now is what is discharged at the end: the
-        // functions that add memory refuse, or charge it.
-        unsafe { bindings::skb_set_owner_w(self.raw(), socket.sock()) };
+    pub(crate) fn charge_to(&mut self, socket: &Sock) {
+        // SAFETY: By the type invariants the buffer is valid and ours, and the socket is valid. What is
+        // charged now is what is discharged at the end: the functions that add memory refuse, or charge it.
+        unsafe { bindings::skb_set_owner_w(self.raw(), socket.as_ptr()) };
     }
 
     /// The same buffer, with another control block.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::ext::{
     bindings,
+    error::NetError,
     mm::PageBlock,
     net::msg::Msg, //
 };
@@ -75,5 +76,28 @@ impl<C: ControlBlock> SkBuff<C> {
             block.set_written(len);
         }
         self.add_block(block, 0, len).map_err(|(error, _)| error)
+    }
+
+    /// Takes up to `len` bytes of the user's memory as fragments, without a copy. Returns how many.
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL` unless the buffer is charged to a socket, and a notification attached to it that
+    ///   keeps the pages: that of the same call, if its sender brought it along.
+    /// - `EFAULT` and others if the memory cannot be pinned.
+    pub(crate) fn add_user_pages(&mut self, msg: &mut Msg, len: usize) -> Result<usize> {
+        let before = self.len();
+        // SAFETY: Both are valid and ours. That the buffer is charged, and who keeps the pages, is what the
+        // function looks at itself.
+        let result = to_result(unsafe {
+            bindings::rvsock_helper_zerocopy_from_msg(self.raw(), msg.raw(), len)
+        });
+        match result {
+            // What found no fragment any more, as the memory is in many pieces, stays in `msg`.
+            Err(error) if error != NetError::MsgSize.into() => Err(error),
+            _ => Ok(self.len().saturating_sub(before)),
+        }
     }
 }

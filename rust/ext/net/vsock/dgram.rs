@@ -415,7 +415,7 @@ impl VsockSock {
             if wanted < datagram {
                 msg.set_truncated();
             }
-            msg.set_name(from);
+            set_name(msg, from);
             // SAFETY: The message, the socket and the buffer are valid.
             unsafe {
                 bindings::rvsock_helper_sock_recv_cmsgs(msg.raw(), self.sock(), skb.as_ptr());
@@ -425,6 +425,20 @@ impl VsockSock {
         unsafe { bindings::skb_free_datagram(self.sock(), skb.as_ptr()) };
         let whole = flags & bindings::MSG_TRUNC != 0;
         result.map(|()| if whole { datagram } else { wanted })
+    }
+}
+
+/// Tells the receiver who sent the datagram, if it wants to know.
+fn set_name(msg: &mut Msg, from: Addr) {
+    // SAFETY: The message is valid and ours; where it has room for a name, it has room for one of any
+    // address family.
+    unsafe {
+        let msg = msg.raw();
+        let name = (*msg).msg_name.cast::<bindings::sockaddr_vm>();
+        if !name.is_null() {
+            bindings::vsock_addr_init(name, from.cid, from.port);
+            (*msg).msg_namelen = core::mem::size_of::<bindings::sockaddr_vm>() as i32;
+        }
     }
 }
 

@@ -6,8 +6,14 @@
 //! [`include/net/af_vsock.h`](srctree/include/net/af_vsock.h)
 
 use super::SockType;
-use crate::ext::bindings;
-use core::ptr::NonNull;
+use crate::ext::{
+    bindings,
+    net::sock::Sock, //
+};
+use core::{
+    ops::Deref,
+    ptr::NonNull, //
+};
 use kernel::{
     sync::aref::{
         ARef,
@@ -55,6 +61,15 @@ pub(crate) enum ConnectState {
     Disconnecting,
     /// `TCP_LISTEN`.
     Listening,
+}
+
+impl Deref for VsockSock {
+    type Target = Sock;
+
+    fn deref(&self) -> &Sock {
+        // SAFETY: The socket is alive as long as the reference to it.
+        unsafe { Sock::from_raw(self.sock()) }
+    }
 }
 
 impl VsockSock {
