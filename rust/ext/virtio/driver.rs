@@ -10,7 +10,8 @@ use super::{
         IdTable, //
     },
     features::Features,
-    queues::Queues, //
+    queues::Queues,
+    restart::mark, //
 };
 use crate::ext::bindings as ext_bindings;
 use core::{
@@ -216,6 +217,7 @@ unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
         // SAFETY: It's safe to set the fields of `struct virtio_driver` on initialization.
         let drv = unsafe { &mut *vdrv.get() };
         drv.driver.name = name.as_char_ptr();
+        drv.driver.dev_groups = mark().cast();
         drv.id_table = T::ID_TABLE.as_ptr();
         drv.feature_table = T::FEATURES.as_ptr();
         drv.feature_table_size = T::FEATURES.len().try_into()?;

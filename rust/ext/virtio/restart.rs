@@ -11,9 +11,11 @@ use super::{
     Device, //
 };
 use crate::ext::bindings as ext_bindings;
-use core::any::TypeId;
+use core::{
+    any::TypeId,
+    ffi::c_void, //
+};
 use kernel::{
-    bindings,
     device::CoreInternal,
     prelude::*,
     sync::Arc, //
@@ -65,17 +67,27 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: By the safety requirement, and the lock keeps the driver.
         let driver = unsafe { (*vdev).dev.driver };
         // SAFETY: A driver that devices are bound to is valid.
-        if driver.is_null() || !is_of_this_module(unsafe { (*driver).owner }.cast()) {
+        if driver.is_null() || !core::ptr::eq(unsafe { (*driver).dev_groups }.cast(), mark()) {
             return false;
         }
-        // SAFETY: All virtio drivers of this module are those of an `Adapter`: so `priv` is null, or
-        // points to a `Bound`, which begins with its `Queues` and lives until the device is unbound.
+        // SAFETY: The driver is one of an `Adapter`: so `priv` is null, or points to a `Bound`, which
+        // begins with its `Queues` and lives until the device is unbound.
         let queues = unsafe { (*vdev).priv_.cast::<Queues>().as_ref() };
         queues.is_some_and(|queues| queues.driver() == TypeId::of::<T>())
     }
 }
 
-/// Whether a driver that `owner` has registered is one of this module's.
-fn is_of_this_module(owner: *mut bindings::module) -> bool {
-    core::ptr::eq(owner, &raw const bindings::__this_module)
+/// An empty list of sysfs groups: no other driver has this one.
+struct NoGroups([*const c_void; 1]);
+
+// SAFETY: Nothing in it ever changes.
+unsafe impl Sync for NoGroups {}
+
+static NO_GROUPS: NoGroups = NoGroups([core::ptr::null()]);
+
+/// What marks a driver as one of an [`Adapter`]: its `dev_groups`.
+///
+/// Its `owner` does not: that is null for whatever is built into the kernel.
+pub(super) fn mark() -> *const *const c_void {
+    (&raw const NO_GROUPS.0).cast()
 }
