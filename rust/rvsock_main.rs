@@ -80,7 +80,7 @@ struct Rvsock {
 impl kernel::InPlaceModule for Rvsock {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
-            let workqueues = Workqueues::new()?;
+            let workqueues = Workqueues::new::<Self>()?;
             let shared = driver::Shared::new()?;
             // It stays as long as a file in it does.
             let debugfs = Dir::new(c"rvsock");

@@ -10,6 +10,8 @@ pub(crate) mod bindings;
 pub(crate) mod compat;
 #[path = "../rust/ext/mm/mod.rs"]
 pub(crate) mod mm;
+#[path = "../rust/ext/module_info.rs"]
+pub(crate) mod module_info;
 #[path = "../rust/ext/module_param.rs"]
 pub(crate) mod module_param;
 #[path = "../rust/ext/sync/mod.rs"]

@@ -280,7 +280,7 @@ struct RngModule {
 impl kernel::InPlaceModule for RngModule {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _workqueues: Workqueues::new()?,
+            _workqueues: Workqueues::new::<Self>()?,
             _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
         })
     }

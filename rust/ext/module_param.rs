@@ -117,11 +117,15 @@ macro_rules! register {
     ($name:ident, $type:literal, $perm:literal, $description:literal) => {
         #[allow(unsafe_code)]
         const _: () = {
-            use $crate::ext::module_param::*;
+            use $crate::ext::{
+                module_info::joined,
+                module_param::*, //
+            };
 
             const NAME: &str = concat!(stringify!($name), "\0");
             const TYPE: &str = concat!("parmtype=", stringify!($name), ":", $type, "\0");
             const TEXT: &str = concat!("parm=", stringify!($name), ":", $description, "\0");
+            const PREFIX: &[u8] = $crate::ext::module_info::prefix::<crate::LocalModule>();
 
             // C's `VERIFY_OCTAL_PERMISSIONS`: user may all that group may, and group all that others
             // may; nobody else writes.
@@ -129,19 +133,20 @@ macro_rules! register {
 
             #[link_section = ".modinfo"]
             #[used(compiler)]
-            static PARM_TYPE: [u8; TYPE.len()] = bytes(TYPE);
+            static PARM_TYPE: [u8; PREFIX.len() + TYPE.len()] = joined(PREFIX, TYPE);
 
             #[link_section = ".modinfo"]
             #[used(compiler)]
-            static PARM: [u8; TEXT.len()] = bytes(TEXT);
+            static PARM: [u8; PREFIX.len() + TEXT.len()] = joined(PREFIX, TEXT);
+
+            static FULL_NAME: [u8; PREFIX.len() + NAME.len()] = joined(PREFIX, NAME);
 
             #[link_section = "__param"]
             #[used(compiler)]
             static PARAM: ::kernel::module_param::KernelParam =
                 ::kernel::module_param::KernelParam::new(::kernel::bindings::kernel_param {
-                    name: NAME.as_ptr().cast(),
-                    // Constructed by the kernel at load time, and not freed until the module is unloaded.
-                    mod_: (&raw const ::kernel::bindings::__this_module).cast_mut(),
+                    name: FULL_NAME.as_ptr().cast(),
+                    mod_: $crate::ext::module_info::THIS_MODULE,
                     ops: ops_of(&$name),
                     perm: $perm,
                     level: -1,
@@ -155,15 +160,6 @@ macro_rules! register {
 }
 #[doc(hidden)]
 pub(crate) use register;
-
-/// The bytes of `text`, which is `N` long.
-#[doc(hidden)]
-pub(crate) const fn bytes<const N: usize>(text: &str) -> [u8; N] {
-    match text.as_bytes().first_chunk() {
-        Some(bytes) => *bytes,
-        None => panic!("text is shorter than N"),
-    }
-}
 
 /// The operations for a parameter of this type.
 #[doc(hidden)]

@@ -5,7 +5,6 @@
 use core::marker::PhantomData;
 use kernel::{
     bindings,
-    ffi::c_char,
     prelude::*,
     sync::{
         atomic::{
@@ -15,7 +14,8 @@ use kernel::{
             Release, //
         },
         rcu, //
-    }, //
+    },
+    ModuleMetadata, //
 };
 
 /// Where a work item runs.
@@ -82,7 +82,7 @@ unsafe impl Send for Workqueues {}
 unsafe impl Sync for Workqueues {}
 
 impl Workqueues {
-    /// Creates the workqueues.
+    /// Creates the workqueues, which are called after the module `M`.
     ///
     /// # Context
     ///
@@ -92,24 +92,23 @@ impl Workqueues {
     ///
     /// - `EBUSY` if they exist already.
     /// - `ENOMEM` if one cannot be allocated.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new<M: ModuleMetadata>() -> Result<Self> {
         if EXISTS.cmpxchg(0, 1, Full).is_err() {
             return Err(EBUSY);
         }
         // INVARIANT: `EXISTS` makes sure that it is the only one. On an early return, `drop` puts
         // back what was allocated.
         let this = Self(PhantomData);
-        let module = (&raw const bindings::__this_module).cast_mut();
         for (slot, (name, flags)) in WORKQUEUES.iter().zip(QUEUES) {
-            // SAFETY: `name` takes one string, which is null-terminated and copied: the module's name,
-            // which does not change. The other arguments have no requirements; a `max_active` of zero
+            // SAFETY: `name` takes one string, which is null-terminated and copied: the module's
+            // name. The other arguments have no requirements; a `max_active` of zero
             // is the default.
             let wq = unsafe {
                 bindings::alloc_workqueue_noprof(
                     name.as_char_ptr(),
                     flags,
                     0,
-                    (&raw const (*module).name).cast::<c_char>(),
+                    M::NAME.as_char_ptr(),
                 )
             };
             if wq.is_null() {

@@ -550,7 +550,7 @@ impl kernel::InPlaceModule for TestModule {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _last: Last,
-            _workqueues: Workqueues::new()?,
+            _workqueues: Workqueues::new::<Self>()?,
             _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
         })
     }

@@ -24,6 +24,7 @@ use super::{
 use crate::ext::{
     bindings,
     error::NetError,
+    module_info::THIS_MODULE,
     net::{
         msg::Msg,
         skbuff::SkBuff, //
@@ -62,9 +63,7 @@ pub(crate) struct Table<T> {
 }
 
 /// The module that a table's code is in: this one.
-pub(super) const MODULE: *mut bindings::module = (&raw const kernel::bindings::__this_module)
-    .cast_mut()
-    .cast();
+pub(super) const MODULE: *mut bindings::module = THIS_MODULE.cast();
 
 impl<T> Table<T> {
     /// Wraps a table.
