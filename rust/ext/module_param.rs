@@ -69,7 +69,7 @@ pub(crate) use module_param_bool;
 /// Declares a module parameter that is one of a few words: a `static` of type [`Choice`].
 ///
 /// ```ignore
-/// module_param_choice!(profile, ["auto", "ratified", "draft"], 0, 0o444, "reading of the features");
+/// module_param_choice!(profile, ["auto", "ratified", "draft"], 0, 0o444, "reading of features");
 ///
 /// match profile.get() { 1 => ..., 2 => ..., _ => ... }
 /// ```
@@ -77,7 +77,13 @@ pub(crate) use module_param_bool;
 /// The arguments are the name, the words, the index of the default, the mode, and the description.
 /// Any other word is refused with `EINVAL`.
 macro_rules! module_param_choice {
-    ($name:ident, [$($word:literal),+ $(,)?], $default:expr, $perm:literal, $description:literal) => {
+    (
+        $name:ident,
+        [$($word:literal),+ $(,)?],
+        $default:expr,
+        $perm:literal,
+        $description:literal
+    ) => {
         #[allow(non_upper_case_globals)]
         pub(crate) static $name: $crate::ext::module_param::Choice =
             $crate::ext::module_param::Choice::new(&[$($word),+], $default);

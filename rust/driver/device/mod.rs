@@ -162,7 +162,12 @@ impl Vsock {
                 ports,
                 features,
                 dev,
-                streams <- new_receiver!(streams, streams, |device| device.requests.has_room(), route::route),
+                streams <- new_receiver!(
+                    streams,
+                    streams,
+                    |device| device.requests.has_room(),
+                    route::route
+                ),
                 datagrams <- new_receiver!(datagrams, datagrams, |_| true, route::route_datagram),
                 events <- Events::new(),
                 requests <- Requests::new(),

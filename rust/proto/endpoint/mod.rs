@@ -7,8 +7,9 @@
 //!
 //! ```text
 //!   a packet:  on_packet() -- deliver? store the payload -- on_stored() -- carry out
-//!   the user:  retry(), connect(), give_up() · reserve(), on_wait_to_write() · on_wait_to_read(), on_read()
-//!              shutdown(), close(), wait_for_close() · set_buf_alloc()
+//!   the user:  retry(), connect(), give_up() · reserve(), on_wait_to_write()
+//!              on_wait_to_read(), on_read() · shutdown(), close(), wait_for_close()
+//!              set_buf_alloc()
 //!   time:      on_timeout(), at deadline()
 //!   sending:   may_send_control(), advertise() · on_unsent(), catch_up()
 //!   the host:  transport_reset(), device_leaving()
