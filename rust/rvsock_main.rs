@@ -31,7 +31,10 @@
 #![deny(unsafe_code)]
 
 use crate::ext::{
-    module_info::module_softdep,
+    module_info::{
+        module_softdep,
+        module_version, //
+    },
     virtio,
     work::Workqueues, //
 };
@@ -61,6 +64,9 @@ module! {
     description: "Guest driver for the virtio socket device",
     license: "GPL",
 }
+
+// What its numbers promise: Documentation/versions.rst.
+module_version!("0.1.0");
 
 // So that programs find their own machine as well, at CID 1.
 module_softdep!("post: vsock_loopback");

@@ -48,6 +48,27 @@ pub(crate) const fn joined<const N: usize>(prefix: &[u8], text: &str) -> [u8; N]
     bytes
 }
 
+/// Puts `TAG=VALUE` among what `modinfo` shows: C's `MODULE_INFO`.
+macro_rules! module_info {
+    ($tag:literal, $value:literal) => {
+        #[allow(unsafe_code)]
+        const _: () = {
+            use $crate::ext::module_info::{
+                joined,
+                prefix, //
+            };
+
+            const TEXT: &str = concat!($tag, "=", $value, "\0");
+            const PREFIX: &[u8] = prefix::<crate::LocalModule>();
+
+            #[link_section = ".modinfo"]
+            #[used(compiler)]
+            static INFO: [u8; PREFIX.len() + TEXT.len()] = joined(PREFIX, TEXT);
+        };
+    };
+}
+pub(crate) use module_info;
+
 /// Declares modules that `modprobe` loads before or after this one if they exist: C's `MODULE_SOFTDEP`.
 ///
 /// # Examples
@@ -57,20 +78,21 @@ pub(crate) const fn joined<const N: usize>(prefix: &[u8], text: &str) -> [u8; N]
 /// ```
 macro_rules! module_softdep {
     ($modules:literal) => {
-        #[allow(unsafe_code)]
-        const _: () = {
-            use $crate::ext::module_info::{
-                joined,
-                prefix, //
-            };
-
-            const TEXT: &str = concat!("softdep=", $modules, "\0");
-            const PREFIX: &[u8] = prefix::<crate::LocalModule>();
-
-            #[link_section = ".modinfo"]
-            #[used(compiler)]
-            static SOFTDEP: [u8; PREFIX.len() + TEXT.len()] = joined(PREFIX, TEXT);
-        };
+        $crate::ext::module_info::module_info!("softdep", $modules);
     };
 }
 pub(crate) use module_softdep;
+
+/// Declares the module's version, which `/sys/module/MODULE/version` shows as well: C's `MODULE_VERSION`.
+///
+/// # Examples
+///
+/// ```ignore
+/// module_version!("1.0.0");
+/// ```
+macro_rules! module_version {
+    ($version:literal) => {
+        $crate::ext::module_info::module_info!("version", $version);
+    };
+}
+pub(crate) use module_version;
