@@ -7,7 +7,7 @@
 #   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug matrix options bench soak check against shell clean distclean help
+.PHONY: module demo test test-debug matrix options bench soak check against dist shell clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 KERNEL_ARGS = $(if $(KERNEL),--kernel $(KERNEL))
@@ -46,6 +46,9 @@ check: ## formatting, lints, checkpatch, shellcheck, rustdoc
 against: ## what of rvsock does not compile against the kernel source in SRC=, whatever its version
 	@scripts/against "$(SRC)"
 
+dist: ## the release of what is committed: dist/rvsock-VERSION.tar.xz, each time the same bytes
+	@scripts/dist
+
 clean: ## remove what was built in the checkout
 	@scripts/clean
 
@@ -53,5 +56,5 @@ distclean: ## remove the cache folder too: toolchain, kernels, logs
 	@scripts/clean --all
 
 help: ## this text
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^#   /  /p' Makefile
