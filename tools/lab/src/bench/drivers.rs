@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures the C driver and this one in turn, in guests that differ in nothing else.
+//! Measures the C driver and this one in turn, in guests that differ in nothing else: on vhost-vsock, and on hosts in user
+//! space.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{ensure, Context, Result};
 
 use crate::{
-    config::Driver,
+    config::{Backend, Driver},
     demo::value,
     events::Event,
     session::{Session, Side},
@@ -28,6 +29,12 @@ const UNREAD: &[(u64, &str)] = &[
     (1 << 10, "1 KiB"),
     (4 << 10, "4 KiB"),
     (64 << 10, "64 KiB"),
+];
+/// The hosts in user space, with the device's options for them.
+pub const HOSTS: &[(&str, &[&str])] = &[
+    ("firecracker", &["--host", "firecracker"]),
+    ("cloud-hypervisor", &["--host", "cloud-hypervisor"]),
+    ("default", &["--host", "default"]),
 ];
 const TRACING: &str = "/sys/kernel/tracing";
 
@@ -95,10 +102,17 @@ impl Bench<'_> {
         });
     }
 
+    /// Whether events and memory are counted as well: where the host's kernel is the device.
+    fn counts(&self) -> bool {
+        matches!(self.s.config.backend, Backend::Vhost)
+    }
+
     /// Everything in one guest.
     fn guest(&mut self) -> Result<()> {
         self.s.ensure_guest()?;
-        self.pinned()?;
+        if self.counts() {
+            self.pinned()?;
+        }
         for client in [Side::Guest, Side::Host] {
             let sink = self.s.fresh_port();
             let echo = self.s.fresh_port();
@@ -116,6 +130,9 @@ impl Bench<'_> {
                 self.round_trips(client, echo, size, name)?;
             }
             self.connects(client, echo)?;
+        }
+        if !self.counts() {
+            return Ok(());
         }
         self.idle()?;
         for kind in ["stream", "seqpacket"] {
@@ -152,6 +169,9 @@ impl Bench<'_> {
             )],
         );
 
+        if !self.counts() {
+            return Ok(());
+        }
         let probes = Probes::start(self.s)?;
         let text = self.source(client, port, size, 1, self.ms / 3)?;
         let megabytes = value(&text, "bytes")? / 1e6;

@@ -64,7 +64,8 @@ impl Table {
         }
     }
 
-    pub fn take(&mut self, event: &Event) {
+    /// Takes what was measured `on` something, by which the name of its cell begins.
+    pub fn take(&mut self, event: &Event, on: &str) {
         let Event::Measure {
             driver,
             round,
@@ -77,6 +78,7 @@ impl Table {
         if self.columns.iter().all(|(name, _)| name != driver) {
             return;
         }
+        let cell = format!("{on}{cell}");
         for (unit, value) in values {
             let key = (cell.clone(), unit.clone());
             if self.known.insert(key.clone()) {

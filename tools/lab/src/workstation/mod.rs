@@ -240,6 +240,8 @@ pub enum Part {
     All,
     /// The C driver and ours, on vhost-vsock
     Drivers,
+    /// The same on hosts of other kinds, in User-mode Linux
+    Hosts,
     /// Datagrams beside UDP, and merged receive buffers beside single ones, on rvsock-device
     Device,
 }
@@ -259,10 +261,10 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
         Table::new([("single", "single buffers"), ("merged", "merged pages")]),
         Table::new([("udp", "UDP"), ("vsock", "vsock")]),
     ];
-    let mut measure = |rig: &mut Rig, job: Job, driver: Driver| -> Result<()> {
+    let mut measure = |rig: &mut Rig, job: Job, driver: Driver, on: &str| -> Result<()> {
         let mut whole = false;
         rig.run(job, driver, SILENCE, &mut |event| {
-            tables.iter_mut().for_each(|table| table.take(event));
+            tables.iter_mut().for_each(|table| table.take(event, on));
             whole |= matches!(event, Event::Done);
             match event {
                 Event::Start { test } => report.say(&format!("      {test}")),
@@ -274,12 +276,12 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
         Ok(())
     };
     let mut outcome = Ok(());
-    if part != Part::Device {
+    if matches!(part, Part::All | Part::Drivers) {
         let mut rig = Rig::new(places.clone(), &logs, Driver::Rvsock)?;
         report.say(&format!("      {}", rig.describe()));
         for round in 1..=rounds {
             for start in 1..=RIG_STARTS {
-                outcome = measure(&mut rig, Job::Bench { round, quick }, Driver::C);
+                outcome = measure(&mut rig, Job::Bench { round, quick }, Driver::C, "");
                 let Err(e) = &outcome else { break };
                 report.say(&format!(
                     "note  the rig died (start {start} of {RIG_STARTS}), and the round is measured again: {e:#}"
@@ -290,7 +292,20 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
             }
         }
     }
-    for round in (1..=rounds).filter(|_| part != Part::Drivers) {
+    for round in (1..=rounds).filter(|_| matches!(part, Part::All | Part::Hosts)) {
+        for (name, host) in crate::bench::drivers::HOSTS {
+            if outcome.is_err() {
+                break;
+            }
+            let setup = Setup::with_either(host, &[]);
+            let device = setup.device(&places.built("rvsock-device"), Driver::C);
+            let mut rig = Rig::with_vhost_user(places.with_guest(Kernel::uml()?), &logs, device);
+            report.say(&format!("      round {round} of {rounds}, {name}"));
+            let job = Job::Bench { round, quick };
+            outcome = measure(&mut rig, job, Driver::C, &format!("{name}: "));
+        }
+    }
+    for round in (1..=rounds).filter(|_| matches!(part, Part::All | Part::Device)) {
         for (column, features) in crate::bench::device::COLUMNS {
             if outcome.is_ok() {
                 let setup = Setup::alone(features, 5, &[]);
@@ -302,7 +317,7 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
                     column: (*column).into(),
                 };
                 report.say(&format!("      round {round} of {rounds}, {column}"));
-                outcome = measure(&mut rig, job, Driver::Rvsock);
+                outcome = measure(&mut rig, job, Driver::Rvsock, "");
             }
         }
     }
