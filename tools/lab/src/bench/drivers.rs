@@ -30,9 +30,9 @@ const UNREAD: &[(u64, &str)] = &[
     (4 << 10, "4 KiB"),
     (64 << 10, "64 KiB"),
 ];
-/// The hosts in user space, with the device's options for them.
+/// The hosts in user space, with the device's options for them. The programs end by a half-close, which the others pass on to
+/// nobody.
 pub const HOSTS: &[(&str, &[&str])] = &[
-    ("firecracker", &["--host", "firecracker"]),
     ("cloud-hypervisor", &["--host", "cloud-hypervisor"]),
     ("default", &["--host", "default"]),
 ];
