@@ -208,19 +208,19 @@ fn test_fill(msg: &mut Msg) -> Result {
     let mut skb = SkBuff::alloc(left.saturating_add(64), GFP_KERNEL, ())?;
     check(
         skb.put_msg(msg, left.saturating_add(1)) == Err(EFAULT)
-            && skb.len() == 0
+            && skb.is_empty()
             && msg.left() == left,
         "what the user has not is not put into a buffer",
     );
     let mut other = SkBuff::alloc(256, GFP_KERNEL, ())?;
     other.put_slice(&[0; 8])?;
     check(
-        skb.put_skb(&other, 4, 8) == Err(EFAULT) && skb.len() == 0,
+        skb.put_skb(&other, 4, 8) == Err(EFAULT) && skb.is_empty(),
         "nor what another buffer has not",
     );
     let fresh = PageBlock::alloc(0, GFP_KERNEL)?;
     check(
-        skb.put_block(&fresh, 0, 8) == Err(EINVAL) && skb.len() == 0,
+        skb.put_block(&fresh, 0, 8) == Err(EINVAL) && skb.is_empty(),
         "nor what nobody has written to a block",
     );
     check(
@@ -263,7 +263,7 @@ fn test_user_pages(sk: &UserOwned<'_>, msg: &mut Msg) -> Result {
     );
     skb.charge_to(sk);
     check(
-        skb.add_user_pages(msg, left) == Err(EINVAL) && skb.len() == 0 && msg.left() == left,
+        skb.add_user_pages(msg, left) == Err(EINVAL) && skb.is_empty() && msg.left() == left,
         "nor are they there without a notification",
     );
     let Some(notification) = ZeroCopy::begin(sk, msg, left)? else {

@@ -279,7 +279,7 @@ impl Inbox {
             if let (true, Some(flags)) = (all, message) {
                 skb.control_mut().form = Form::Part(flags);
             }
-            if !all && skb.len() == 0 {
+            if !all && skb.is_empty() {
                 return Err(EINVAL);
             }
             self.queue.push_back(skb);

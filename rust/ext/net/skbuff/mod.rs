@@ -116,6 +116,11 @@ impl<C: ControlBlock> SkBuff<C> {
         unsafe { (*self.raw()).len as usize }
     }
 
+    /// Whether there are no data.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The memory that the buffer holds in all, in bytes.
     pub(crate) fn truesize(&self) -> usize {
         // SAFETY: By the type invariant the buffer is valid.
@@ -152,7 +157,7 @@ impl<C: ControlBlock> SkBuff<C> {
     ///
     /// `EINVAL` if there is data, or not so much room.
     pub(crate) fn reserve(&mut self, len: usize) -> Result {
-        if self.len() > 0 || len > self.tailroom() {
+        if !self.is_empty() || len > self.tailroom() {
             return Err(EINVAL);
         }
         // SAFETY: By the type invariant the buffer is valid and ours; it is empty and has the room,

@@ -36,6 +36,12 @@ pub(crate) struct SkBuffQueue<C: ControlBlock = ()> {
 // SAFETY: The queue owns its buffers, which are `Send`.
 unsafe impl<C: ControlBlock> Send for SkBuffQueue<C> {}
 
+impl<C: ControlBlock> Default for SkBuffQueue<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<C: ControlBlock> SkBuffQueue<C> {
     /// An empty queue.
     pub(crate) const fn new() -> Self {
