@@ -3,11 +3,11 @@
 #
 #   KERNEL=NAME  another kernel of scripts/kernels than the first, for demo, test, bench, soak and shell
 #   KDIR=DIR     build for a kernel of your own (7.2 or newer, CONFIG_RUST=y)
-#   ARGS='...'   further arguments of test, options, bench and soak, as in: make test ARGS='--filter vsock_test'
+#   ARGS='...'   further arguments of test, options, bench, soak and series, as in: make test ARGS='--filter vsock_test'
 #   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug matrix options bench soak check against dist shell clean distclean help
+.PHONY: module demo test test-debug matrix options bench soak check against dist shell series clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 KERNEL_ARGS = $(if $(KERNEL),--kernel $(KERNEL))
@@ -48,6 +48,9 @@ against: ## what of rvsock does not compile against the kernel source in SRC=, w
 
 dist: ## the release of what is committed: dist/rvsock-VERSION.tar.xz, each time the same bytes
 	@scripts/dist
+
+series: ## patches against Linux 7.3, as they would be mailed (ARGS='--each --check' checks them, Documentation/series.rst)
+	@scripts/series $(ARGS)
 
 clean: ## remove what was built in the checkout
 	@scripts/clean
