@@ -59,6 +59,8 @@ pub struct Kernel {
     pub arch: Arch,
     /// Debian's own, or one that scripts/kernel has built.
     pub is_debians: bool,
+    /// The driver is part of its source: it is the one that scripts/series makes.
+    pub has_driver: bool,
     version: String,
     flavour: String,
 }
@@ -94,7 +96,7 @@ impl Kernel {
             anyhow::bail!("scripts/kernels: not five words: {line}");
         };
         ensure!(
-            ["debian", "here"].contains(&made),
+            ["debian", "here", "series"].contains(&made),
             "scripts/kernels: {made} is no way to make a kernel"
         );
         Ok(Self {
@@ -104,6 +106,7 @@ impl Kernel {
                 .find(|a| a.name() == arch)
                 .with_context(|| format!("scripts/kernels: {arch} is no processor"))?,
             is_debians: made == "debian",
+            has_driver: made == "series",
             version: version.into(),
             flavour: flavour.into(),
         })
@@ -128,7 +131,7 @@ impl Kernel {
 
     /// It watches memory and locks, injects faults, and is slow.
     pub fn is_debug(&self) -> bool {
-        self.flavour.split(',').any(|f| f == "debug")
+        self.flavour.split([',', '-']).any(|f| f == "debug")
     }
 
     /// What the names of tests begin with that run on it besides.
@@ -200,6 +203,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), all.len(), "a name stands there twice");
         assert!(Kernel::uml().unwrap().arch == Arch::Um && Kernel::first().unwrap().is_debians);
+        assert!("series".parse::<Kernel>().unwrap().has_driver);
         assert!("7.1".parse::<Kernel>().is_err());
     }
 }

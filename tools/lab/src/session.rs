@@ -373,9 +373,12 @@ impl Session {
             .wait(timeout)
     }
 
+    /// Loads the driver, if it is not in the kernel itself.
     pub fn load(&self) -> Result<()> {
         for module in self.driver.modules() {
-            self.guest_sh(&format!("insmod /modules/{module}.ko"))
+            self.guest_sh(&format!(
+                "[ ! -e /modules/{module}.ko ] && [ -e /sys/module/{module} ] || insmod /modules/{module}.ko"
+            ))
                 .with_context(|| format!("loading {module} into the guest"))?;
         }
         Ok(())

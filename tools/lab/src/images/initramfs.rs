@@ -140,7 +140,20 @@ impl Modules {
         Ok(find(&self.root, name)?.is_some())
     }
 
-    /// The named modules and all that they depend on, as (name, bytes).
+    /// Whether what would be this module is in the kernel itself.
+    pub fn is_built_in(&self, name: &str) -> bool {
+        // The folder may be a link, and the list lies beside what it leads to.
+        let list = fs::canonicalize(&self.root)
+            .and_then(|root| fs::read_to_string(root.with_file_name("modules.builtin")))
+            .unwrap_or_default();
+        let file = format!("{}.ko", name.replace('-', "_"));
+        list.lines().any(|path| {
+            let own = path.rsplit('/').next().unwrap_or_default();
+            own.replace('-', "_") == file
+        })
+    }
+
+    /// The named modules and all that they depend on, as (name, bytes); without those that are built in.
     pub fn with_dependencies(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
         let mut done = Vec::new();
         for name in names {
@@ -154,12 +167,12 @@ impl Modules {
         if done.iter().any(|(known, _)| *known == name) {
             return Ok(());
         }
-        let path = find(&self.root, &name)?.with_context(|| {
-            format!(
-                "no module {name} under {}: is it built into the kernel?",
-                self.root.display()
-            )
-        })?;
+        let found = find(&self.root, &name)?;
+        if found.is_none() && self.is_built_in(&name) {
+            return Ok(());
+        }
+        let path =
+            found.with_context(|| format!("no module {name} under {}", self.root.display()))?;
         let bytes = match path.extension().and_then(|e| e.to_str()) {
             Some("xz") => {
                 let output = Command::new("xz")

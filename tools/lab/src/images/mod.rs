@@ -102,9 +102,12 @@ impl Places {
         Modules::new(self.guest.folder(&self.cache).join("modules"))
     }
 
-    /// The driver for the guests' kernel.
+    /// The driver for the guests' kernel, if it is not built into that.
     pub fn driver(&self) -> PathBuf {
-        if self.guest.is_first() {
+        if self.guest.has_driver {
+            let modules = self.guest.folder(&self.cache).join("modules");
+            modules.join("net/vmw_vsock/rvsock/rvsock.ko")
+        } else if self.guest.is_first() {
             self.checkout.join("rust/rvsock.ko")
         } else {
             self.own
@@ -210,7 +213,12 @@ impl Places {
             Arch::Um => &["vsock", "vsock_diag"],
             Arch::X86_64 | Arch::Arm64 => &["virtio_net", "vsock", "vsock_diag"],
         })?;
-        let drivers = modules.with_dependencies(Driver::C.modules())?;
+        let mut c_driver = Driver::C.modules().to_vec();
+        if self.guest.has_driver {
+            // It may be left out there.
+            c_driver.retain(|name| modules.has(name).unwrap_or(true));
+        }
+        let drivers = modules.with_dependencies(&c_driver)?;
         // A transport that has datagrams of its own.
         let others = if self.guest.is_debians && modules.has("vmw_vsock_vmci_transport")? {
             modules.with_dependencies(&["vmw_vsock_vmci_transport"])?

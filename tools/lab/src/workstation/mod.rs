@@ -55,7 +55,9 @@ pub fn list(choice: &Choice) -> Result<()> {
 
 fn need_driver(places: &Places, driver: Driver) -> Result<()> {
     ensure!(
-        driver == Driver::C || places.driver().exists(),
+        driver == Driver::C
+            || places.driver().exists()
+            || places.guest_modules().is_built_in("rvsock"),
         "{} is missing: run 'make' first",
         places.driver().display()
     );

@@ -73,7 +73,11 @@ impl Piece {
 
     /// Those on hosts of other kinds, in User-mode Linux.
     fn hosts(places: &Places, driver: Driver, wanted: &[String]) -> Result<Vec<Self>> {
-        let (kernel, program) = (Kernel::uml()?, places.built("rvsock-device"));
+        let program = places.built("rvsock-device");
+        let kernel = match places.guest.arch {
+            Arch::Um => places.guest.clone(),
+            _ => Kernel::uml()?,
+        };
         let all = suites::hosts::setups().map(|setup| Self {
             kernel: kernel.clone(),
             device: setup.device(&program, driver),

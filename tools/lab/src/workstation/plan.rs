@@ -91,7 +91,7 @@ impl Plan {
             }
         }
         // Their guests have a kernel of their own.
-        if first {
+        if first || guest.arch == Arch::Um {
             plan.hosts = pick(suites::hosts::names());
         }
         // The C driver has no pure code.
