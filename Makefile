@@ -7,7 +7,7 @@
 #   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug matrix options bench soak check against dist shell series clean distclean help
+.PHONY: module demo test test-debug matrix options bench soak check against dist shell series deb clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 KERNEL_ARGS = $(if $(KERNEL),--kernel $(KERNEL))
@@ -52,6 +52,9 @@ dist: ## the release of what is committed: dist/rvsock-VERSION.tar.xz, each time
 series: ## patches against Linux 7.3, as they would be mailed (ARGS='--each --check' checks them, Documentation/series.rst)
 	@scripts/series $(ARGS)
 
+deb: ## the Debian packages of the release, source and rvsock-dkms, in dist/
+	@scripts/deb
+
 clean: ## remove what was built in the checkout
 	@scripts/clean
 
@@ -59,5 +62,5 @@ distclean: ## remove the cache folder too: toolchain, kernels, logs
 	@scripts/clean --all
 
 help: ## this text
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^#   /  /p' Makefile
