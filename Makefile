@@ -7,7 +7,7 @@
 #   SRC=DIR      the unpacked kernel source that 'against' compiles against
 
 .DEFAULT_GOAL := module
-.PHONY: module demo test test-debug matrix options bench soak check against dist shell series deb clean distclean help
+.PHONY: module demo test test-debug matrix options bench soak check against dist shell series deb test-package clean distclean help
 MAKEFLAGS += --no-print-directory
 export KDIR
 KERNEL_ARGS = $(if $(KERNEL),--kernel $(KERNEL))
@@ -55,6 +55,9 @@ series: ## patches against Linux 7.3, as they would be mailed (ARGS='--each --ch
 deb: ## the Debian packages of the release, source and rvsock-dkms, in dist/
 	@scripts/deb
 
+test-package: ## install the Debian package in a Debian 13 guest, upgrade its kernel, remove it
+	@scripts/package/test
+
 clean: ## remove what was built in the checkout
 	@scripts/clean
 
@@ -62,5 +65,5 @@ distclean: ## remove the cache folder too: toolchain, kernels, logs
 	@scripts/clean --all
 
 help: ## this text
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^#   /  /p' Makefile
