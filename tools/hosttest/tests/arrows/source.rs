@@ -57,6 +57,9 @@ struct Module {
     written: Vec<Written>,
 }
 
+/// What the kernel's `module!` puts into the crate's root, for macros that describe the module wherever they stand.
+const DESCRIBED: &str = "LocalModule";
+
 /// All modules of a crate.
 #[derive(Debug, Default)]
 pub(crate) struct Crate {
@@ -99,6 +102,7 @@ impl Crate {
         let mut at = from.to_vec();
         let mut rest = names;
         match names.first()?.as_str() {
+            "crate" if names.get(1).is_some_and(|name| name == DESCRIBED) => return None,
             "crate" => {
                 at.clear();
                 rest = &names[1..];
