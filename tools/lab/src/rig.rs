@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
 use crate::{
     config::{Backend, Config, Driver, Job, VhostUser, GUEST_CID},
@@ -186,11 +188,15 @@ impl Rig {
             Backend::Vhost => Command::new(lab),
             Backend::VhostUser(_) => {
                 let mut nice = Command::new("nice");
-                nice.args(["-n", "10"]).arg(lab);
+                nice.args(["-n", "19"]).arg(lab);
                 nice
             }
         };
         command.arg("on-host").arg(&path);
+        // SAFETY: Between fork and exec only a system call is made.
+        unsafe {
+            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+        }
         Ok(command)
     }
 

@@ -73,38 +73,21 @@ pub fn test(choice: &Choice) -> Result<bool> {
     need_driver(&places, choice.guest.driver)?;
     let logs = logs::folder(&places)?;
     let report = Report::new(plan.all(), &logs);
-    if !plan.cargo.is_empty() {
-        cargo::run(&places, &report)?;
-    }
-    if !plan.kunit.is_empty() {
-        kunit::run(&places, &report, &plan.kunit, &logs)?;
-    }
-    if !plan.misuse.is_empty() {
-        misuse::run(&places, &report, &plan.misuse)?;
-    }
-    if !plan.headers.is_empty() {
-        headers::run(&places, &report, &plan.headers)?;
-    }
-    in_guests(places, &plan, choice.guest.driver, &report, &logs)?;
+    run(places, &plan, choice.guest.driver, &report, &logs)?;
     Ok(report.finish().well())
 }
 
-/// The suites that boot guests: on devices in user space, and on the kernel's vhost-vsock.
-fn in_guests(
-    places: Places,
-    plan: &Plan,
-    driver: Driver,
-    report: &Report,
-    logs: &Path,
-) -> Result<()> {
+/// Runs what is planned: what needs no guest, guests on devices in user space, and on the kernel's vhost-vsock.
+fn run(places: Places, plan: &Plan, driver: Driver, report: &Report, logs: &Path) -> Result<()> {
     // An emulated host VM keeps little more than one processor busy.
     thread::scope(|scope| {
-        let on_devices = scope.spawn(|| pieces::run(&places, plan, driver, report, logs));
+        let others = scope.spawn(|| {
+            without_guests(&places.for_lane("pure"), plan, report, logs)?;
+            pieces::run(&places, plan, driver, report, logs)
+        });
         let on_vhost = vhost(places.clone(), plan, driver, report, logs);
-        let on_devices = on_devices
-            .join()
-            .map_err(|_| anyhow!("a thread panicked"))?;
-        on_devices.and(on_vhost)
+        let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
+        others.and(on_vhost)
     })?;
     if plan.has_guests() {
         let complaints = serial::complaints_in_folder(logs)?;
@@ -112,6 +95,22 @@ fn in_guests(
             .first()
             .map(|first| format!("{} lines, the first: {first}", complaints.len()));
         report.end(LOGS_CLEAN, 0.0, why);
+    }
+    Ok(())
+}
+
+fn without_guests(places: &Places, plan: &Plan, report: &Report, logs: &Path) -> Result<()> {
+    if !plan.cargo.is_empty() {
+        cargo::run(places, report)?;
+    }
+    if !plan.kunit.is_empty() {
+        kunit::run(places, report, &plan.kunit, logs)?;
+    }
+    if !plan.misuse.is_empty() {
+        misuse::run(places, report, &plan.misuse)?;
+    }
+    if !plan.headers.is_empty() {
+        headers::run(places, report, &plan.headers)?;
     }
     Ok(())
 }
@@ -159,7 +158,7 @@ pub fn matrix() -> Result<bool> {
     let plan = Plan::matrix(&places)?;
     let logs = logs::folder(&places)?;
     let report = Report::new(plan.all(), &logs);
-    in_guests(places.clone(), &plan, Driver::Rvsock, &report, &logs)?;
+    run(places.clone(), &plan, Driver::Rvsock, &report, &logs)?;
     report.clear();
     println!(
         "{:<12} {:<24} {:>8} {:>8}",
@@ -196,7 +195,7 @@ pub fn soak(choice: &Choice, rounds: u32) -> Result<bool> {
         need_driver(&places, choice.guest.driver)?;
         let logs = logs::folder(&places)?;
         let report = Report::new(plan.all(), &logs);
-        in_guests(places, &plan, choice.guest.driver, &report, &logs)?;
+        run(places, &plan, choice.guest.driver, &report, &logs)?;
         total.add(report.finish());
         if !total.well() {
             println!("stopped after round {round} of {rounds}");
