@@ -8,6 +8,7 @@ use super::{
         Message, //
     },
     publish::News,
+    table::Key,
     Conn,
     Inner, //
 };
@@ -77,27 +78,32 @@ impl Inner {
 }
 
 impl Conn {
-    /// Receives a packet from the peer.
+    /// Receives a packet between the addresses of `key`, by which the table has led to this connection; none if
+    /// connect() has taken it to another peer since, and the packet is nobody's.
     ///
     /// # Context
     ///
     /// Called under `Rx::inner`; does not sleep, and takes the spinlock of the socket's lock.
     pub(in crate::driver) fn receive(
         self: &Arc<Self>,
+        key: Key,
         header: &Header,
         op: Op,
         payload: &mut Payload,
-    ) -> Routed {
-        let mut held = false;
-        let actions = self.decide(|inner| match inner.take_in(header, op, payload) {
-            Some(actions) => actions,
-            None => {
-                held = true;
-                Actions::NONE
+    ) -> Option<Routed> {
+        let mut routed = Some(Routed::Done);
+        let actions = self.decide(|inner| {
+            if inner.addresses() != key {
+                routed = None;
+                return Actions::NONE;
             }
+            inner.take_in(header, op, payload).unwrap_or_else(|| {
+                routed = Some(Routed::Held);
+                Actions::NONE
+            })
         });
-        if held {
-            return Routed::Held;
+        if routed != Some(Routed::Done) {
+            return routed;
         }
         if matches!(actions.error, Some(SockError::NoBufs | SockError::NoMem)) {
             STATS.count(Counter::Overrun);
@@ -108,7 +114,7 @@ impl Conn {
         // What it could not send is owed, or no peer is left to be told.
         let _ = self.carry_out(&actions, GFP_ATOMIC);
         self.publish_if_new(&actions);
-        Routed::Done
+        routed
     }
 
     /// The number of bytes to read.

@@ -43,11 +43,14 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
                 local_port: to.local_port,
             };
             let found = device.table.find(key);
-            let is_taken = found.is_some();
-            match found.filter(|conn| conn.socket_type() == to.ty) {
-                Some(conn) => return conn.receive(header, to.op, payload),
-                None => to.without_connection(is_taken, payload.is_damaged()),
+            let mut is_taken = found.is_some();
+            if let Some(conn) = found.filter(|conn| conn.socket_type() == to.ty) {
+                if let Some(routed) = conn.receive(key, header, to.op, payload) {
+                    return routed;
+                }
+                is_taken = false;
             }
+            to.without_connection(is_taken, payload.is_damaged())
         }
         Route::Nobody(stray) => stray,
         Route::BadAddress => {
