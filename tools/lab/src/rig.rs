@@ -182,16 +182,7 @@ impl Rig {
         fs::create_dir_all(&config.scratch)?;
         let path = config.scratch.join("lab.json");
         fs::write(&path, serde_json::to_vec(config)?)?;
-        let lab = std::env::current_exe()?;
-        // A guest on vhost-vsock that runs meanwhile is the one whose emulation fails when it has to wait.
-        let mut command = match self.backend {
-            Backend::Vhost => Command::new(lab),
-            Backend::VhostUser(_) => {
-                let mut nice = Command::new("nice");
-                nice.args(["-n", "19"]).arg(lab);
-                nice
-            }
-        };
+        let mut command = Command::new(std::env::current_exe()?);
         command.arg("on-host").arg(&path);
         // SAFETY: Between fork and exec only a system call is made.
         unsafe {

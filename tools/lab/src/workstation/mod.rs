@@ -13,9 +13,9 @@ mod misuse;
 mod pieces;
 mod plan;
 
-use std::{path::Path, thread};
+use std::path::Path;
 
-use anyhow::{anyhow, bail, ensure, Result};
+use anyhow::{bail, ensure, Result};
 use clap::ValueEnum;
 
 pub use self::plan::{Choice, InGuest};
@@ -79,16 +79,10 @@ pub fn test(choice: &Choice) -> Result<bool> {
 
 /// Runs what is planned: what needs no guest, guests on devices in user space, and on the kernel's vhost-vsock.
 fn run(places: Places, plan: &Plan, driver: Driver, report: &Report, logs: &Path) -> Result<()> {
-    // An emulated host VM keeps little more than one processor busy.
-    thread::scope(|scope| {
-        let others = scope.spawn(|| {
-            without_guests(&places.for_lane("pure"), plan, report, logs)?;
-            pieces::run(&places, plan, driver, report, logs)
-        });
-        let on_vhost = vhost(places.clone(), plan, driver, report, logs);
-        let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
-        others.and(on_vhost)
-    })?;
+    without_guests(&places, plan, report, logs)?;
+    pieces::run(&places, plan, driver, report, logs)?;
+    // Alone: the kernel's tests give up after ten seconds.
+    vhost(places, plan, driver, report, logs)?;
     if plan.has_guests() {
         let complaints = serial::complaints_in_folder(logs)?;
         let why = complaints
