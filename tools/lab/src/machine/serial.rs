@@ -84,8 +84,13 @@ pub const NOT_RUN: &str = "is not halted, and yet not run by the emulator";
 /// What it says of a guest that stops while it boots.
 pub const NOT_UP: &str = "fell silent before a driver was loaded";
 
-/// What the others say when a processor is not run.
-const STALLS: &[&str] = &["detected stalls", "soft lockup", "blocked for more than"];
+/// What is said when a processor is not run, by the others or by one that waits for it.
+const STALLS: &[&str] = &[
+    "detected stalls",
+    "self-detected stall",
+    "soft lockup",
+    "blocked for more than",
+];
 
 fn is_rig_failure(line: &str) -> bool {
     RIG_FAILURES.iter().any(|w| line.contains(w))
@@ -237,5 +242,16 @@ mod tests {
         assert!(!is_complaint(
             "[    1.0] rvsock: loading out-of-tree module taints kernel."
         ));
+    }
+
+    #[test]
+    fn a_stall_is_one_whoever_sees_it() {
+        for line in [
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "rcu: INFO: rcu_preempt self-detected stall on CPU",
+        ] {
+            assert!(is_complaint(line) && is_stall(line), "{line}");
+        }
+        assert!(!is_stall("BUG: KASAN: slab-use-after-free"));
     }
 }
