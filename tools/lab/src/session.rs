@@ -27,7 +27,7 @@ use crate::{
 
 /// How long a guest may take to boot, and how long it may say nothing meanwhile.
 const BOOT_TIME: Duration = Duration::from_secs(240);
-const BOOT_SILENCE: Duration = Duration::from_secs(20);
+const BOOT_SILENCE: Duration = Duration::from_secs(40);
 /// The port of vsock_test's control connection in a guest.
 pub const CONTROL: u16 = 12345;
 
