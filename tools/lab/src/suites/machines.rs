@@ -15,7 +15,7 @@ use super::{
         control::{paused, stats},
         joined, listen, messages, resets, streams, Machine, Setup,
     },
-    Test, LONG,
+    profiles, Test, LONG,
 };
 use crate::{
     config::Bus,
@@ -134,12 +134,7 @@ fn datagrams(s: &mut Session) -> Result<()> {
 
 /// These features were negotiated, and those were not.
 pub fn has_features(s: &mut Session, these: u64, not_those: u64) -> Result<()> {
-    let stats = s.guest_sh("cat /sys/kernel/debug/rvsock/stats")?;
-    let features = stats
-        .lines()
-        .find_map(|l| l.strip_prefix("features: 0x"))
-        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-        .with_context(|| format!("no features: {stats}"))?;
+    let features = profiles::features(s)?;
     ensure!(
         features & these == these && features & not_those == 0,
         "{these:#x} without {not_those:#x} was expected, {features:#x} was negotiated"

@@ -110,14 +110,19 @@ fn is_and_works(
     our_device::echoes(s)
 }
 
-/// Which of bits 0 to 3 were accepted.
-fn accepts(s: &Session, bits: u64) -> Result<()> {
+/// The feature bits that were negotiated.
+pub fn features(s: &Session) -> Result<u64> {
     let stats = stats(s)?;
-    let features = stats
+    stats
         .lines()
         .find_map(|l| l.strip_prefix("features: 0x"))
         .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-        .with_context(|| format!("no features: {stats}"))?;
+        .with_context(|| format!("no features: {stats}"))
+}
+
+/// Which of bits 0 to 3 were accepted.
+fn accepts(s: &Session, bits: u64) -> Result<()> {
+    let features = features(s)?;
     ensure!(
         features & 0xf == bits,
         "bits {bits:#06b} were expected, {features:#x} are accepted"
