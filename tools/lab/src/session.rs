@@ -221,13 +221,18 @@ impl Session {
     }
 
     fn come_up(&mut self) -> Result<()> {
+        self.be_booted()?;
+        self.load()?;
+        self.neighbour.as_mut().map_or(Ok(()), |n| n.come_up())
+    }
+
+    fn be_booted(&mut self) -> Result<()> {
         let slowness = self.config.guest.slowness();
         let guest = self.guest.as_mut().context("no guest is running")?;
         if !guest.comes_up(BOOT_SILENCE * slowness, BOOT_TIME * slowness) {
             return Err(guest.did_not_come_up());
         }
-        self.load()?;
-        self.neighbour.as_mut().map_or(Ok(()), |n| n.come_up())
+        Ok(())
     }
 
     /// Saves the running guest to a file; its emulator ends.
@@ -382,6 +387,21 @@ impl Session {
                 .with_context(|| format!("loading {module} into the guest"))?;
         }
         Ok(())
+    }
+
+    /// Loads the driver under test anew, with `parameters`; gives the place in the guest's log before that. User-mode Linux
+    /// cannot give a device to a second driver, and boots anew.
+    pub fn load_anew(&mut self, parameters: &str) -> Result<usize> {
+        if self.config.guest.arch == Arch::Um {
+            self.discard_guest();
+            self.boot()?;
+            self.be_booted()?;
+        } else {
+            self.unload_when_free()?;
+        }
+        let mark = self.machine()?.serial.mark();
+        self.guest_sh(&format!("insmod /modules/rvsock.ko {parameters}"))?;
+        Ok(mark)
     }
 
     pub fn unload(&self) -> Result<()> {
