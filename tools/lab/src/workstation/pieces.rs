@@ -106,13 +106,14 @@ impl Piece {
     }
 }
 
-/// Runs what the plan has of them: what is emulated, and User-mode Linux beside it.
+/// Runs what the plan has of them: `first` and what is emulated, and User-mode Linux beside them.
 pub fn run(
     places: &Places,
     plan: &Plan,
     driver: Driver,
     report: &Report,
     logs: &Path,
+    first: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let own = [plan.vhost_user.as_slice(), &plan.our_device].concat();
     let mut pieces = Piece::all(places, driver, "", &own)?;
@@ -127,23 +128,20 @@ pub fn run(
         Mutex::new(native.into_iter()),
         Mutex::new(emulated.into_iter()),
     );
-    // Most tests of either kind wait for most of their time.
-    let lanes = [
-        ("lane-1", &emulated, Some(&native)),
-        ("lane-2", &native, Some(&emulated)),
-        ("lane-3", &native, None),
-    ];
     let next = |pieces: &Mutex<std::vec::IntoIter<Piece>>| {
         pieces.lock().unwrap_or_else(PoisonError::into_inner).next()
     };
-    thread::scope(|scope| {
-        for (lane, first, then) in lanes {
-            scope.spawn(move || {
-                while let Some(piece) = next(first).or_else(|| next(then?)) {
-                    piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
-                }
-            });
+    let run_lane = |lane, own, then: Option<_>| {
+        while let Some(piece) = next(own).or_else(|| next(then?)) {
+            piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
         }
-    });
-    Ok(())
+    };
+    // Most tests of either kind wait for most of their time.
+    thread::scope(|scope| {
+        scope.spawn(|| run_lane("lane-2", &native, Some(&emulated)));
+        scope.spawn(|| run_lane("lane-3", &native, None));
+        first()?;
+        run_lane("lane-1", &emulated, Some(&native));
+        Ok(())
+    })
 }
