@@ -44,12 +44,17 @@ pub fn source(
         .into_iter()
         .map(|mut stream| {
             std::thread::spawn(move || -> Result<u64> {
+                /// The clock is asked once for so much: it may be as slow as a small write.
+                const BETWEEN: usize = 64 << 10;
                 let buffer = vec![0x5a; write_size];
+                let writes = (BETWEEN / write_size).max(1);
                 let mut total = 0;
                 // Once at the least, however late the thread comes to run.
                 loop {
-                    stream.write_all(&buffer)?;
-                    total += write_size as u64;
+                    for _ in 0..writes {
+                        stream.write_all(&buffer)?;
+                    }
+                    total += (writes * write_size) as u64;
                     if start.elapsed() >= duration {
                         break;
                     }
