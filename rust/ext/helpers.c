@@ -39,6 +39,11 @@ unsigned int rvsock_helper_compound_order(struct page *page)
 	return compound_order(page);
 }
 
+void rvsock_helper_get_page(struct page *page)
+{
+	get_page(page);
+}
+
 void rvsock_helper_put_page(struct page *page)
 {
 	put_page(page);

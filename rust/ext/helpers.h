@@ -18,6 +18,7 @@ int rvsock_helper_spin_trylock_bh(spinlock_t *lock);
 void *rvsock_helper_page_address(struct page *page);
 struct page *rvsock_helper_virt_to_page(const void *address);
 unsigned int rvsock_helper_compound_order(struct page *page);
+void rvsock_helper_get_page(struct page *page);
 void rvsock_helper_put_page(struct page *page);
 void rvsock_helper_copy(void *to, const void *from, size_t len);
 

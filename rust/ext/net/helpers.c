@@ -65,6 +65,19 @@ void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned
 	skb_add_rx_frag(skb, skb_shinfo(skb)->nr_frags, page, offset, len, truesize);
 }
 
+/* The last fragment has @len bytes more of data. */
+void rvsock_helper_skb_grow_frag(struct sk_buff *skb, unsigned int len)
+{
+	skb_frag_size_add(&skb_shinfo(skb)->frags[skb_shinfo(skb)->nr_frags - 1], len);
+	skb->len += len;
+	skb->data_len += len;
+}
+
+struct page_frag *rvsock_helper_task_frag(void)
+{
+	return &current->task_frag;
+}
+
 void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg)
 {
 	skb_zcopy_set(skb, uarg, NULL);

@@ -22,6 +22,8 @@ struct page *rvsock_helper_skb_frag(const struct sk_buff *skb, unsigned int i,
 void rvsock_helper_skb_add_page(struct sk_buff *skb, struct page *page, unsigned int offset,
 				unsigned int len, unsigned int truesize);
 
+void rvsock_helper_skb_grow_frag(struct sk_buff *skb, unsigned int len);
+struct page_frag *rvsock_helper_task_frag(void);
 void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg);
 void rvsock_helper_skb_zcopy_copied(struct sk_buff *skb, struct ubuf_info *uarg);
 void rvsock_helper_net_zcopy_put(struct ubuf_info *uarg, bool abort);

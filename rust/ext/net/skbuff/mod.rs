@@ -5,10 +5,12 @@
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
 mod device;
+mod growing;
 mod paged;
 mod queue;
 mod user;
 
+pub(crate) use self::growing::Growing;
 pub(crate) use self::queue::{
     Iter,
     SkBuffMut,
