@@ -16,6 +16,7 @@
 mod actions;
 mod bundle;
 mod connection;
+mod cork;
 mod credit;
 mod dgram;
 mod endpoint;
@@ -37,6 +38,7 @@ pub use self::connection::{
     Connection,
     State, //
 };
+pub use self::cork::Cork;
 pub use self::credit::{
     Advertised,
     Credit, //
