@@ -328,3 +328,52 @@ impl Conn {
         read.map(|(skb, _)| skb)
     }
 }
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_conn_receive)]
+mod tests {
+    use super::*;
+    use crate::{
+        driver::conn::Connections,
+        ext::net::vsock::{
+            Addr,
+            WeakSock, //
+        },
+        proto::State, //
+    };
+
+    fn header(op: Op) -> Header {
+        Header {
+            op: op.into(),
+            buf_alloc: 1000,
+            ..Header::default()
+        }
+    }
+
+    /// connect() may take a socket to another peer after the table has led to it, and before the packet is there.
+    #[test]
+    fn c2_a_packet_of_the_peer_before_is_nobodys() -> Result {
+        let conn = Conn::new(
+            WeakSock::to_nothing()?,
+            SocketType::Stream,
+            1000,
+            Connections::new()?,
+        )?;
+        let key = |cid| Key {
+            peer: Addr { cid, port: 1 },
+            local_port: 2,
+        };
+        let before = key(3);
+        {
+            let mut inner = conn.inner.lock();
+            (inner.peer, inner.local_port) = (key(4).peer, 2);
+            inner.end.accept(&header(Op::Request));
+        }
+        let receive = |key| conn.receive(key, &header(Op::Rst), Op::Rst, &mut Payload::new());
+        assert_eq!(receive(before), None);
+        assert_eq!(conn.inner.lock().end.state(), State::Established);
+        assert_eq!(receive(key(4)), Some(Routed::Done));
+        assert_eq!(conn.inner.lock().end.state(), State::Closed);
+        Ok(())
+    }
+}

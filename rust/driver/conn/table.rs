@@ -100,15 +100,23 @@ impl Connections {
     ///
     /// `ENOMEM`: no memory.
     pub(in crate::driver) fn keep() -> Result<Kept<Self>> {
-        let table = Arc::pin_init(
+        Ok(ALL.keep(Self::new()?))
+    }
+
+    /// A table without connections. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
             pin_init!(Self {
                 by_address <- HashTable::new(),
                 unsettled <- new_spinlock_bh!(None, "Connections::unsettled"),
                 tick <- new_delayed_work!(Self::tick, "Connections::tick"),
             }),
             GFP_KERNEL,
-        )?;
-        Ok(ALL.keep(table))
+        )
     }
 
     /// Enters `conn` under `key`.

@@ -46,7 +46,7 @@ pub(in crate::driver) struct Payload {
 
 impl Payload {
     /// None, and no room for buffers.
-    pub(super) const fn new() -> Self {
+    pub(in crate::driver) const fn new() -> Self {
         Self {
             pieces: KVec::new(),
             len: 0,

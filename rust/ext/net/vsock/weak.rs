@@ -63,6 +63,14 @@ pub(super) type BacklogRcv =
 // SAFETY: Sockets are not tied to a thread.
 unsafe impl Send for SockPtr {}
 
+#[cfg(CONFIG_KUNIT = "y")]
+impl WeakSock {
+    /// A way to no socket, for tests. May sleep.
+    pub(crate) fn to_nothing() -> Result<Self> {
+        Self::new()
+    }
+}
+
 impl WeakSock {
     /// A way to no socket. May sleep.
     pub(super) fn new() -> Result<Self> {
