@@ -47,6 +47,9 @@ const FAREWELL_TIME: Delta = Delta::from_secs(1);
 /// How much of it what waits may take.
 const LAST_WORDS_TIME: Delta = Delta::from_millis(700);
 
+/// The memory of the receive buffers of connections that an idle device has, in bytes.
+const RX_AT_REST: usize = 384 * 1024;
+
 /// The queues of a device, as they are found.
 pub(super) struct Found {
     streams: [Queue; 2],
@@ -142,6 +145,11 @@ impl Vsock {
     /// The receive buffers of connections; with datagrams they have half of the memory.
     fn layout(&self) -> BufferLayout {
         let memory = parameters::rx_pool_kb.get() as usize * 1024;
+        let memory = if self.link.profile.dgram {
+            memory / 2
+        } else {
+            memory
+        };
         let merges = self.link.profile.mrg_rxbuf;
         BufferLayout {
             order: if merges {
@@ -149,31 +157,23 @@ impl Vsock {
             } else {
                 parameters::rx_buffer_order.get()
             },
-            memory: if self.link.profile.dgram {
-                memory / 2
-            } else {
-                memory
-            },
+            memory,
+            at_rest: memory.min(RX_AT_REST),
             header_len: self.link.profile.header_len(),
             merges,
         }
     }
 
     /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
-    /// the greatest, and there are four at the least (D8).
+    /// the greatest, and there are four at the least (D8). All are there at any time: what finds none is lost.
     fn datagram_layout(&self) -> BufferLayout {
-        let layout = self.layout();
-        if layout.merges {
-            return layout;
+        let mut layout = self.layout();
+        if !layout.merges {
+            layout.order = order_of(DGRAM_MAX.saturating_add(layout.header_len));
+            layout.memory = layout.memory.max(layout.buffer().saturating_mul(4));
         }
-        let layout = BufferLayout {
-            order: order_of(DGRAM_MAX.saturating_add(layout.header_len)),
-            ..layout
-        };
-        BufferLayout {
-            memory: layout.memory.max(layout.buffer().saturating_mul(4)),
-            ..layout
-        }
+        layout.at_rest = layout.memory;
+        layout
     }
 
     /// Finds the queues again, as they were, and goes on.

@@ -60,6 +60,8 @@ pub(in crate::driver) struct BufferLayout {
     pub(in crate::driver) order: u32,
     /// The memory of all of them, in bytes.
     pub(in crate::driver) memory: usize,
+    /// The memory of those that a device has at rest, in bytes.
+    pub(in crate::driver) at_rest: usize,
     /// The length of the header of each packet in bytes.
     pub(in crate::driver) header_len: usize,
     /// Whether a packet may take several of them (M1).
@@ -70,6 +72,7 @@ impl BufferLayout {
     const NONE: Self = Self {
         order: 0,
         memory: 0,
+        at_rest: 0,
         header_len: 0,
         merges: false,
     };
@@ -153,7 +156,7 @@ impl Rx {
                 Inner {
                     queue: None,
                     layout: BufferLayout::NONE,
-                    supply: Supply::new(0, 1),
+                    supply: Supply::new(0, 0, 1),
                     payload: Payload::new(),
                     held: None,
                     seen: false,
@@ -181,7 +184,13 @@ impl Rx {
         let buffers = if layout.merges { queue.size() } else { 1 };
         let payload = Payload::with_capacity(buffers, GFP_KERNEL)?;
         let mut inner = self.inner.lock();
-        inner.supply = Supply::divide(layout.memory, layout.buffer(), layout.merges, queue.size());
+        inner.supply = Supply::divide(
+            layout.memory,
+            layout.at_rest,
+            layout.buffer(),
+            layout.merges,
+            queue.size(),
+        );
         inner.layout = layout;
         inner.payload = payload;
         inner.held = None;
@@ -290,6 +299,7 @@ impl Rx {
         if inner.lost {
             return Outcome::Nothing;
         }
+        inner.supply.begin_turn();
         for _ in 0..BUDGET {
             if !has_room() {
                 return Outcome::Nothing;
@@ -476,7 +486,10 @@ impl Inner {
     /// Posts the packet's buffers, and new ones in the place of those that were taken.
     fn post_again(&mut self) {
         while let Some(block) = self.payload.reclaim() {
-            self.post(block);
+            // With fewer wanted than there were, it is freed.
+            if self.supply.lacks_some() {
+                self.post(block);
+            }
         }
         while self.supply.lacks_some() {
             let block = PageBlock::alloc(self.layout.order, GFP_ATOMIC);

@@ -74,6 +74,7 @@ impl Rig {
 
     /// As `Rx::poll()`.
     fn receive(&mut self, most: usize, mut lost: usize) {
+        self.supply.begin_turn();
         for _ in 0..most {
             if self.device.used == 0 {
                 break;
@@ -83,7 +84,7 @@ impl Rig {
             self.taken += 1;
             if lost > 0 {
                 lost -= 1;
-            } else {
+            } else if self.supply.lacks_some() {
                 self.post();
             }
             self.tell_if_due();
@@ -108,11 +109,12 @@ proptest! {
     #[test]
     fn no_device_starves(
         target in 1..64usize,
+        rest in 1..64usize,
         need in 1..18usize,
         steps in prop::collection::vec(step(), 1..80)
     ) {
         let mut rig = Rig {
-            supply: Supply::new(target, need),
+            supply: Supply::new(rest, target, need),
             device: Device { available: 0, used: 0, asleep: None },
             told: 0,
             taken: 0,
@@ -122,7 +124,7 @@ proptest! {
             match step {
                 Step::Packets(count, size) => {
                     for _ in 0..count {
-                        rig.device.packet(usize::from(size).min(need).min(target));
+                        rig.device.packet(usize::from(size).min(need).min(rest).min(target));
                     }
                 }
                 Step::Receive(most, lost) => rig.receive(most.into(), lost.into()),
@@ -146,7 +148,7 @@ proptest! {
     #[test]
     fn a_device_with_buffers_is_seldom_told(target in 4..256usize, packets in 1..2000usize) {
         let mut rig = Rig {
-            supply: Supply::new(target, 1),
+            supply: Supply::new(target, target, 1),
             device: Device { available: 0, used: 0, asleep: None },
             told: 0,
             taken: 0,
