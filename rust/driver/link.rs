@@ -11,6 +11,7 @@ use super::{
         Afterwards,
         Backlog,
         Cause,
+        Open,
         Packet,
         Rx,
         Sender,
@@ -110,9 +111,9 @@ pub(super) struct Outbox {
 
 /// Makes an [`Outbox`] initialiser; what the works do is for the outbox in this field.
 macro_rules! new_outbox {
-    ($field:ident, $rx:expr, $tell_of_room:expr) => {
+    ($field:ident, $joins:expr, $rx:expr, $tell_of_room:expr) => {
         pin_init!(Outbox {
-            tx <- Tx::new(),
+            tx <- Tx::new($joins),
             tx_work <- new_work!(
                 |link: Arc<Link>| link.$field.reclaim(&link, false),
                 "Outbox::tx_work"
@@ -197,8 +198,8 @@ impl Link {
                 profile,
                 cid: Atomic::new(CID_ANY),
                 leaving: AtomicFlag::new(false),
-                streams <- new_outbox!(streams, streams, streams_have_room),
-                datagrams <- new_outbox!(datagrams, datagrams, datagrams_have_room),
+                streams <- new_outbox!(streams, true, streams, streams_have_room),
+                datagrams <- new_outbox!(datagrams, false, datagrams, datagrams_have_room),
             }),
             GFP_KERNEL,
         )
@@ -335,17 +336,31 @@ impl Link {
         msg.can_be_pinned(self.streams.tx.size().saturating_sub(1))
     }
 
-    /// Takes the packet out of `backlog` that small writes are put together in while others wait, if there is
-    /// one. It is to be sent again.
+    /// Has `packet` wait for its connection's next writes, or sends it if there is nothing to wait for.
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
-        backlog
-            .has_open()
-            .then(|| self.streams.tx.take_open(backlog))
-            .flatten()
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the queue does not run.
+    pub(super) fn join(self: &Arc<Self>, packet: Open) -> Result {
+        let afterwards = self.streams.tx.join(packet)?;
+        self.streams.follow(self, afterwards);
+        Ok(())
+    }
+
+    /// Sends the packet of `backlog` that small writes are put together in, if there is one.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(super) fn send_open(self: &Arc<Self>, backlog: &Backlog) {
+        if backlog.has_open() {
+            let afterwards = self.streams.tx.send_open(backlog);
+            self.streams.follow(self, afterwards);
+        }
     }
 
     /// Whether so much waits to be sent that all writers have to wait; if so, the writer of `backlog` is to

@@ -53,6 +53,13 @@ module_param_u32!(
 );
 
 module_param_bool!(
+    cork,
+    true,
+    0o644,
+    "put small writes of a stream together while the device has not yet taken what went before"
+);
+
+module_param_bool!(
     zerocopy,
     true,
     0o644,

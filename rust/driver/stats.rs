@@ -31,6 +31,8 @@ counters! {
     RxBytes = "rx_bytes",
     /// Packets that were sent.
     TxPackets = "tx_packets",
+    /// Writes that were added to a packet that waited.
+    TxJoined = "tx_joined",
     /// Times that the device was told of receive buffers.
     RxKicks = "rx_kicks",
     /// Times that the device was told of packets.

@@ -79,8 +79,6 @@ pub use self::route::{
     Stray, //
 };
 pub use self::storage::{
-    linear_max,
-    linear_room,
     may_take_pages,
     smaller,
     store,

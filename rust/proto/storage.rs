@@ -20,8 +20,6 @@
 //! many that what is in them beside payload is no more than the connection's own buffer
 //! ([`may_take_pages`]): then the packet has to wait for memory.
 
-use crate::wire::HEADER_LEN_MRG;
-
 /// What is allocated along with the bytes of a linear sk_buff: headroom and `skb_shared_info`.
 ///
 /// The kernel's allocator has buckets of powers of two. A capacity that is a power of two less this
@@ -41,25 +39,6 @@ const ALLOC_MAX: usize = 16 * 1024;
 
 /// The greatest bucket for payloads over an eighth of the above, of which fewer would fit exactly.
 const ALLOC_MAX_LARGE: usize = 2 * ALLOC_MAX;
-
-/// The greatest payload that is sent in one piece of memory with its header, on a machine with pages of `page`
-/// bytes. A greater one lies in pages of its own, which would be more memory than its bucket for a smaller one.
-pub const fn linear_max(page: usize) -> usize {
-    const LEAST: usize = 4096;
-    let half = linear_room(page / 2);
-    if half > LEAST {
-        half
-    } else {
-        LEAST
-    }
-}
-
-/// The room for payload, in one piece of memory with its header, that makes it a bucket of `bucket` bytes.
-pub const fn linear_room(bucket: usize) -> usize {
-    bucket
-        .saturating_sub(LINEAR_OVERHEAD)
-        .saturating_sub(HEADER_LEN_MRG)
-}
 
 /// A payload that has arrived, and what it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,26 +225,6 @@ mod tests {
             Store::TakePages
         );
         assert!(compact(&arrival((BUFFER + room) / 2 - 1, room, 9)) > 0);
-    }
-
-    #[test]
-    fn k5_a_sent_payload_takes_pages_where_they_are_no_waste() {
-        const K: usize = 1024;
-        const GREATEST: usize = 32 * K;
-        for page in [4 * K, 16 * K, 64 * K] {
-            for payload in 1..=GREATEST {
-                let bucket = (payload + HEADER_LEN_MRG + LINEAR_OVERHEAD).next_power_of_two();
-                let pages = page * payload.div_ceil(page).next_power_of_two();
-                if payload > linear_max(page) {
-                    assert!(pages <= bucket);
-                } else {
-                    // A bucket of two pages is the allocator's last.
-                    assert!(bucket <= pages || bucket <= 2 * page.min(4 * K));
-                }
-            }
-        }
-        assert_eq!(linear_max(4 * K), 4 * K);
-        assert_eq!(linear_max(64 * K), linear_room(32 * K));
     }
 
     #[test]

@@ -297,7 +297,8 @@ impl Conn {
     ///
     /// Does not sleep; takes `Tx::inner`.
     fn withdraw(self: &Arc<Self>) -> bool {
-        link::with(|link| link.withdraw(&**self)).unwrap_or(false)
+        link::with(|link| link.withdraw(&**self))
+            .unwrap_or_else(|| self.backlog.take_open().is_some())
     }
 
     /// Sends a control packet.
@@ -381,6 +382,7 @@ impl Conn {
     ///
     /// Does not sleep; takes the spinlock of the socket's lock.
     fn catch_up(self: &Arc<Self>) {
+        self.send_open();
         self.publish_or_defer();
         let actions = self.decide(|inner| inner.end.catch_up());
         let _ = self.carry_out(&actions, GFP_ATOMIC);

@@ -117,13 +117,16 @@ impl Conn {
         routed
     }
 
-    /// The number of bytes to read.
+    /// The number of bytes to read. Where there are none, the peer may wait for what waits here.
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Connections::unsettled`, and may let the socket go.
+    /// Does not sleep; takes `Connections::unsettled` and `Tx::inner`, and may let the socket go.
     pub(in crate::driver) fn readable(self: &Arc<Self>) -> u32 {
         let readable = self.inner.lock().end.readable();
+        if readable == 0 {
+            self.send_open();
+        }
         self.unless_withheld(readable)
     }
 

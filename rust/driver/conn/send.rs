@@ -12,7 +12,12 @@ use crate::{
         parameters,
         queue::{
             self,
+            Open,
             Pinned, //
+        },
+        stats::{
+            Counter,
+            STATS, //
         }, //
     },
     ext::{
@@ -32,7 +37,8 @@ use crate::{
     },
     wire::{
         Header,
-        Op, //
+        Op,
+        SocketType, //
     }, //
 };
 use kernel::{
@@ -65,11 +71,20 @@ impl Conn {
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
+        let want = u32::try_from(len).unwrap_or(u32::MAX);
+        // There it needs no more memory, and meets nobody.
+        if self.backlog.has_open() && !msg.asks_for_zerocopy() {
+            let reserved = self.inner.lock().end.reserve(want).map_err(errno)?;
+            let added = msg.unmoved_on_error(|msg| self.add_to_open(msg, reserved as usize));
+            if let Some(added) = added.transpose() {
+                return self.settle_reserved(reserved, added);
+            }
+            self.inner.lock().end.give_back(reserved);
+        }
         let link = link::running();
         if self.has_too_much_waiting(link.as_deref()) {
             return Ok(0);
         }
-        let want = u32::try_from(len).unwrap_or(u32::MAX);
         // The socket may not have been told yet that the connection is over: we own it.
         let reserved = self.inner.lock().end.reserve(want).map_err(errno)?;
         if reserved == 0 {
@@ -78,12 +93,39 @@ impl Conn {
         let result = link
             .ok_or(ENODEV)
             .and_then(|link| self.send_reserved(&link, sk, msg, reserved as usize, len));
-        let sent = result.map_or(0, |sent| u32::try_from(sent).unwrap_or(u32::MAX));
-        if sent < reserved {
-            let unsent = reserved.saturating_sub(sent);
+        self.settle_reserved(reserved, result)
+    }
+
+    /// Gives back credit for what was reserved and not `sent`.
+    fn settle_reserved(&self, reserved: u32, sent: Result<usize>) -> Result<usize> {
+        let bytes = sent.map_or(0, |sent| u32::try_from(sent).unwrap_or(u32::MAX));
+        if bytes < reserved {
+            let unsent = reserved.saturating_sub(bytes);
             self.inner.lock().end.give_back(unsent);
         }
-        result
+        sent
+    }
+
+    /// Adds up to `len` bytes, for which there is credit, to the packet that waits for them, if there is one.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// - `ENODEV`: there is no device.
+    /// - `EFAULT`: the user's memory cannot be read.
+    fn add_to_open(self: &Arc<Self>, msg: &mut Msg, len: usize) -> Result<Option<usize>> {
+        let add = |open: &mut Open| queue::extend(open, msg, len);
+        let Some((added, open)) = self.backlog.add_to_open(add) else {
+            return Ok(None);
+        };
+        STATS.count(Counter::TxJoined);
+        if let Some(open) = open {
+            link::running().ok_or(ENODEV)?.send(open)?;
+        }
+        added.map(Some)
     }
 
     /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer if too much waits.
@@ -130,6 +172,10 @@ impl Conn {
                 break;
             }
         }
+        if msg.more_follows() && self.backlog.has_open() {
+            // Should the rest not come, or the device have nothing of this connection.
+            self.table.try_later(self);
+        }
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
@@ -161,16 +207,41 @@ impl Conn {
         len: usize,
         zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
     ) -> Result<usize> {
-        if zerocopy.is_none() && queue::is_small(len) {
-            if let Some(mut open) = link.take_open(&self.backlog) {
-                let added = queue::extend(&mut open, msg, len);
-                link.send(open)?;
-                return added;
+        if zerocopy.is_none() {
+            if let Some(added) = self.add_to_open(msg, len)? {
+                return Ok(added);
+            }
+            if let Some(room) = self.opens(msg, len) {
+                let (open, len) = queue::open(header, self.clone(), sk, msg, len, room)?;
+                link.join(open)?;
+                return Ok(len);
             }
         }
         let (packet, len) = queue::data(header, self.clone(), sk, msg, len, zerocopy)?;
         link.send(packet)?;
         Ok(len)
+    }
+
+    /// The room of the packet that a write of `len` bytes is to begin, if others may be added to it.
+    fn opens(&self, msg: &Msg, len: usize) -> Option<usize> {
+        (self.ty == SocketType::Stream && parameters::cork.get())
+            .then(|| self.backlog.begin(len, msg.more_follows()))
+            .flatten()
+    }
+
+    /// Sends what small writes were put together in, as there is a reason not to wait for more.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(super) fn send_open(&self) {
+        if !self.backlog.has_open() {
+            return;
+        }
+        match link::running() {
+            Some(link) => link.send_open(&self.backlog),
+            None => drop(self.backlog.take_open()),
+        }
     }
 
     /// Wakes a writer who was told that too much waits, if there is room now.

@@ -3,30 +3,46 @@
 //! What of a connection waits for room in the transmit queue, how much memory that may be (K5), and how its
 //! writer comes to room (K6).
 //!
-//! Small writes would each be a packet, of a kilobyte for a byte: while packets of the connection wait,
-//! they are put together in one that stays here, open, until it is full, something else follows, or its
-//! turn comes.
+//! Small writes would each be a packet, of a kilobyte for a byte: while the device has not yet taken what went
+//! before, they are put together in one that stays here, open, as [`Cork`] says.
 
-use super::packet::Packet;
-use crate::ext::{
-    compat::smp_mb,
-    sync::{
-        new_spinlock_bh,
-        SpinLockBh, //
-    }, //
+use super::packet::{
+    self,
+    Open,
+    Packet, //
+};
+use crate::{
+    ext::{
+        compat::smp_mb,
+        sync::{
+            new_spinlock_bh,
+            SpinLockBh, //
+        }, //
+    },
+    proto::Cork, //
 };
 use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
+        AtomicFlag,
         Relaxed, //
     }, //
 };
 
+/// The memory of the open packets of all connections, in bytes.
+static OPEN_MEMORY: Atomic<i64> = Atomic::new(0);
+
+/// The memory of the open packets of all connections, in bytes.
+pub(super) fn open_memory() -> usize {
+    // Relaxed: a number by itself.
+    usize::try_from(OPEN_MEMORY.load(Relaxed)).unwrap_or(0)
+}
+
 /// What of a connection waits.
 ///
-/// There is an open packet only while other packets of the connection wait, whose turn comes first: so
-/// whoever takes the last of those takes the open one too.
+/// There is an open packet only while payload of the connection is before it, or its user has said that more
+/// follows: so whoever takes the last of that takes the open one too.
 ///
 /// # Context
 ///
@@ -35,6 +51,8 @@ use kernel::{
 pub(in crate::driver) struct Backlog {
     /// Bytes of the user's that the device has not yet taken.
     unsent: Atomic<i64>,
+    /// There is an open packet; said under the lock as well.
+    has_open: AtomicFlag,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -46,7 +64,8 @@ struct Inner {
     memory: usize,
     /// With so much, the writer has to wait.
     limit: usize,
-    open: Option<Packet>,
+    open: Option<Open>,
+    cork: Cork,
     /// A writer was told that there is no room.
     refused: bool,
 }
@@ -61,12 +80,14 @@ impl Backlog {
     pub(in crate::driver) fn new(buf_alloc: u32) -> impl PinInit<Self> {
         pin_init!(Self {
             unsent: Atomic::new(0),
+            has_open: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
                 Inner {
                     packets: 0,
                     memory: 0,
                     limit: limit(buf_alloc),
                     open: None,
+                    cork: Cork::new(),
                     refused: false,
                 },
                 "Backlog::inner"
@@ -99,9 +120,30 @@ impl Backlog {
         self.has_room_again()
     }
 
-    /// Whether packets of the connection wait.
+    /// Whether packets of the connection wait, the open one included.
     pub(super) fn has_packets(&self) -> bool {
-        self.inner.lock().packets > 0
+        let inner = self.inner.lock();
+        inner.packets > 0 || inner.open.is_some()
+    }
+
+    /// Counts a packet with payload that is not open, and is before the next one from now on.
+    pub(super) fn send(&self) {
+        self.inner.lock().cork.send();
+    }
+
+    /// Counts one that the device has taken, or that was dropped. If it was the last one, returns the open one.
+    pub(super) fn take(&self) -> Option<Packet> {
+        let mut inner = self.inner.lock();
+        if inner.cork.take() {
+            self.take_out(&mut inner)
+        } else {
+            None
+        }
+    }
+
+    /// The room of an open packet that a write of `len` bytes is to begin, as [`Cork::begin`].
+    pub(in crate::driver) fn begin(&self, len: usize, more: bool) -> Option<usize> {
+        self.inner.lock().cork.begin(len, more)
     }
 
     /// Counts a packet of the connection that enters the list, of `memory` bytes if it has payload.
@@ -111,37 +153,68 @@ impl Backlog {
         inner.memory = inner.memory.saturating_add(memory);
     }
 
-    /// Counts a packet of the connection that has left the list. If it was the last one, returns the open
-    /// one.
-    pub(super) fn count_out(&self, memory: usize) -> Option<Packet> {
+    /// Counts a packet of the connection that has left the list.
+    pub(super) fn count_out(&self, memory: usize) {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
         inner.memory = inner.memory.saturating_sub(memory);
-        if inner.packets == 0 {
-            inner.take_open()
-        } else {
-            None
-        }
     }
 
-    /// Keeps `packet` open behind those that wait; returns it if there are none.
-    pub(super) fn park(&self, packet: Packet) -> Option<Packet> {
+    /// Keeps `packet` open, behind what is before it; returns it if it has nothing to wait for, or is full, or there
+    /// is one already.
+    pub(super) fn park(&self, packet: Open) -> Option<Packet> {
         let mut inner = self.inner.lock();
-        if inner.packets == 0 {
-            return Some(packet);
+        if !inner.waits(&packet) || inner.open.is_some() {
+            return Some(packet.close());
         }
-        inner.memory = inner.memory.saturating_add(packet.truesize());
-        inner.open.replace(packet)
+        let memory = packet.truesize();
+        inner.memory = inner.memory.saturating_add(memory);
+        OPEN_MEMORY.add(memory as i64, Relaxed);
+        inner.open = Some(packet);
+        self.has_open.store(true, Relaxed);
+        None
     }
 
-    /// Takes the open packet out: to be added to, or to be closed.
-    pub(super) fn take_open(&self) -> Option<Packet> {
-        self.inner.lock().take_open()
+    /// Has `add` add to the open packet, if there is one, and returns what it says; and the packet, if nothing is
+    /// before it any more, or it is full: it is to be sent. One thread at a time: the socket's owner.
+    ///
+    /// # Context
+    ///
+    /// Nothing is locked while `add` runs, which may sleep.
+    pub(in crate::driver) fn add_to_open<R>(
+        &self,
+        add: impl FnOnce(&mut Open) -> R,
+    ) -> Option<(R, Option<Packet>)> {
+        // It counts meanwhile.
+        let mut open = self.inner.lock().open.take()?;
+        let added = add(&mut open);
+        let mut inner = self.inner.lock();
+        if inner.waits(&open) {
+            inner.open = Some(open);
+            return Some((added, None));
+        }
+        inner.open = Some(open);
+        Some((added, self.take_out(&mut inner)))
+    }
+
+    /// Takes the open packet out, to be sent, or to be dropped.
+    pub(in crate::driver) fn take_open(&self) -> Option<Packet> {
+        self.take_out(&mut self.inner.lock())
+    }
+
+    fn take_out(&self, inner: &mut Inner) -> Option<Packet> {
+        let open = inner.open.take()?;
+        self.has_open.store(false, Relaxed);
+        let memory = open.truesize();
+        inner.memory = inner.memory.saturating_sub(memory);
+        OPEN_MEMORY.add(-(memory as i64), Relaxed);
+        Some(open.close())
     }
 
     /// Whether there is an open packet.
     pub(in crate::driver) fn has_open(&self) -> bool {
-        self.inner.lock().open.is_some()
+        // Relaxed: who parks it is the socket's owner, as is who asks; for others it is a hint.
+        self.has_open.load(Relaxed)
     }
 
     /// Whether a writer has to wait for memory; one that does is told when there is room.
@@ -165,10 +238,13 @@ impl Backlog {
 }
 
 impl Inner {
-    fn take_open(&mut self) -> Option<Packet> {
-        let open = self.open.take()?;
-        self.memory = self.memory.saturating_sub(open.truesize());
-        Some(open)
+    /// Whether an open packet stays open: not if it is full, or waits for nothing.
+    fn waits(&mut self, open: &Open) -> bool {
+        let full = open.room() == 0;
+        if full {
+            self.cork.fill();
+        }
+        !full && self.cork.waits(packet::more_follows(open))
     }
 }
 
@@ -186,6 +262,7 @@ mod tests {
         },
         *, //
     };
+    use crate::ext::net::msg::Msg;
 
     /// How many packets of the sender wait, and of what memory.
     fn counts(sender: &TestSender) -> (usize, usize) {
@@ -203,7 +280,7 @@ mod tests {
         assert!(backlog.is_full());
         // There is room below the limit, and it is said once.
         assert!(!backlog.has_room_again());
-        assert!(backlog.count_out(1).is_none());
+        backlog.count_out(1);
         assert!(backlog.has_room_again());
         assert!(!backlog.has_room_again());
         assert!(!backlog.is_full());
@@ -223,7 +300,7 @@ mod tests {
         assert!(!backlog.set_buf_alloc(1500));
         assert!(backlog.is_full());
         assert!(backlog.set_buf_alloc(u32::MAX));
-        let _ = backlog.count_out(3000);
+        backlog.count_out(3000);
         Ok(())
     }
 
@@ -239,14 +316,27 @@ mod tests {
         Ok(())
     }
 
+    /// Adds `len` bytes to the open packet; returns which packet is to be sent, zero if none, or none if there is no
+    /// open one.
+    fn add(sender: &TestSender, len: usize) -> Option<u32> {
+        let (added, packet) = sender
+            .backlog()
+            .add_to_open(|open| Msg::with_data(&[0; 4096], |msg| packet::extend(open, msg, len)))?;
+        added.ok()?;
+        Some(number_of(packet.as_ref()))
+    }
+
     #[test]
-    fn a_packet_stays_open_only_behind_others() -> Result {
+    fn a_packet_stays_open_only_behind_payload() -> Result {
         let sender = TestSender::new(1000)?;
         let backlog = sender.backlog();
-        let refused = backlog.park(sender.data(1, 5, true)?);
+        backlog.count_in(10);
+        let refused = backlog.park(sender.open(1, 5)?);
         assert_eq!(number_of(refused.as_ref()), 1);
         assert!(!backlog.has_open());
-        assert_eq!(counts(&sender), (0, 0));
+        assert_eq!(counts(&sender), (1, 10));
+        backlog.count_out(10);
+        assert!(add(&sender, 1).is_none());
         Ok(())
     }
 
@@ -254,34 +344,75 @@ mod tests {
     fn the_open_packet_leaves_with_the_last_before_it() -> Result {
         let sender = TestSender::new(1000)?;
         let backlog = sender.backlog();
-        backlog.count_in(10);
-        backlog.count_in(20);
-        let open = sender.data(1, 5, true)?;
+        backlog.send();
+        backlog.send();
+        let open = sender.open(1, 5)?;
         let memory = open.truesize();
+        let before = open_memory();
         assert!(backlog.park(open).is_none());
-        assert!(backlog.has_open());
-        assert_eq!(counts(&sender), (2, 30 + memory));
-        assert!(backlog.count_out(10).is_none());
-        assert!(backlog.has_packets());
-        let open = backlog.count_out(20);
+        assert!(backlog.has_open() && backlog.has_packets());
+        assert_eq!(counts(&sender), (0, memory));
+        assert_eq!(open_memory(), before + memory);
+        // There is one at a time.
+        let second = backlog.park(sender.open(2, 5)?);
+        assert_eq!(number_of(second.as_ref()), 2);
+        assert!(backlog.take().is_none());
+        let open = backlog.take();
         assert_eq!(number_of(open.as_ref()), 1);
         assert!(!backlog.has_packets() && !backlog.has_open());
+        assert_eq!(counts(&sender), (0, 0));
+        assert_eq!(open_memory(), before);
+        Ok(())
+    }
+
+    #[test]
+    fn the_open_packet_is_added_to_until_it_is_full() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.send();
+        assert!(backlog.park(sender.open(1, 5)?).is_none());
+        let memory = counts(&sender);
+        assert_eq!(add(&sender, 100), Some(0));
+        assert_eq!(counts(&sender), memory);
+        assert_eq!(add(&sender, 4096), Some(1));
+        assert!(!backlog.has_open());
+        assert_eq!(counts(&sender), (0, 0));
+        drop(backlog.take());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_added_to_goes_when_its_turn_has_come_meanwhile() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.send();
+        assert!(backlog.park(sender.open(1, 5)?).is_none());
+        let added = backlog.add_to_open(|_| backlog.take().is_some());
+        let Some((false, Some(open))) = added else {
+            return Err(EIO);
+        };
+        assert_eq!(number_of(Some(&open)), 1);
         assert_eq!(counts(&sender), (0, 0));
         Ok(())
     }
 
     #[test]
-    fn the_open_packet_is_taken_to_be_added_to() -> Result {
+    fn a_packet_that_is_before_another_is_so_until_it_has_gone() -> Result {
         let sender = TestSender::new(1000)?;
         let backlog = sender.backlog();
-        backlog.count_in(10);
-        assert!(backlog.take_open().is_none());
-        let _ = backlog.park(sender.data(1, 5, true)?);
-        let open = backlog.take_open();
-        assert_eq!(number_of(open.as_ref()), 1);
+        let mut first = sender.data(1, 5)?;
+        first.control_mut().close();
+        first.control_mut().close();
+        assert!(backlog.park(sender.open(2, 5)?).is_none());
+        // It was not the device that took it: what was to follow it goes, too.
+        drop(first);
         assert!(!backlog.has_open());
-        assert_eq!(counts(&sender), (1, 10));
-        let _ = backlog.count_out(10);
+        assert_eq!(sender.taken(), 2);
+        // Control packets are before nothing.
+        let mut request = sender.packet(3, Cause::Call)?;
+        request.control_mut().close();
+        let refused = backlog.park(sender.open(4, 5)?);
+        assert_eq!(number_of(refused.as_ref()), 4);
         Ok(())
     }
 

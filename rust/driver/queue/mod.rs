@@ -27,8 +27,9 @@ pub(super) use self::{
         data,
         datagram,
         extend,
-        is_small,
+        open,
         Cause,
+        Open,
         Packet,
         Pinned,
         Sender, //

@@ -4,29 +4,21 @@
 
 use super::backlog::Backlog;
 use crate::{
-    ext::{
-        mm::{
-            order_of,
-            PageBlock, //
+    ext::net::{
+        msg::Msg,
+        skbuff::{
+            ControlBlock,
+            Growing,
+            SkBuff, //
         },
-        net::{
-            msg::Msg,
-            skbuff::{
-                ControlBlock,
-                SkBuff, //
-            },
-            vsock::{
-                Sending,
-                UserOwned,
-                VsockSock, //
-            },
-            zerocopy::ZeroCopy, //
-        }, //
+        vsock::{
+            Sending,
+            UserOwned,
+            VsockSock, //
+        },
+        zerocopy::ZeroCopy, //
     },
-    proto::{
-        self,
-        Advertised, //
-    },
+    proto::Advertised,
     wire::{
         Header,
         SeqFlags,
@@ -37,7 +29,6 @@ use crate::{
 };
 use kernel::{
     alloc::Flags,
-    page::PAGE_SIZE,
     prelude::*,
     sync::Arc, //
 };
@@ -48,14 +39,9 @@ const MAX_PAYLOAD: usize = 32 * 1024;
 /// The greatest payload that stays in the user's pages: of more, vhost takes nothing.
 const PINNED_MAX: usize = 64 * 1024;
 
-/// Payload up to this size is kept behind the header; more gets pages of its own.
-const LINEAR_MAX: usize = proto::linear_max(PAGE_SIZE);
-
-/// A write of up to this size is put together with others while the device is behind.
-const SMALL_MAX: usize = 4096;
-
-/// Room for payload in a packet that small writes are put together in.
-const OPEN_ROOM: usize = proto::linear_room(SMALL_MAX);
+/// Payload up to this size lies behind the header, in the smallest piece of memory that there is for both; more lies
+/// in pages.
+const LINEAR_MAX: usize = 256;
 
 /// Who sends packets, as far as a packet asks.
 pub(in crate::driver) trait Sender: Send + Sync {
@@ -103,8 +89,10 @@ pub(in crate::driver) struct Sent {
     sender: Option<Arc<dyn Sender>>,
     payload: u32,
     cause: Cause,
-    /// More of the user's bytes may be added to it while it waits.
-    open: bool,
+    /// The user said that more follows.
+    more: bool,
+    /// The sender's next payload counts it as before it.
+    ahead: bool,
     /// Its header is the longer one, of devices that merge receive buffers.
     wide: bool,
     /// Monitors have seen it.
@@ -139,6 +127,8 @@ impl ControlBlock for Sent {
 impl Drop for Sent {
     fn drop(&mut self) {
         self.report_update_left();
+        // Where it was not the device that took it, none may follow it.
+        drop(self.take_back());
         if let Some(sender) = &self.sender {
             sender.backlog().subtract_unsent(self.payload);
             sender.taken();
@@ -152,7 +142,8 @@ impl Sent {
             sender,
             payload: 0,
             cause,
-            open: false,
+            more: false,
+            ahead: false,
             wide: false,
             tapped: false,
         }
@@ -164,6 +155,23 @@ impl Sent {
 
     pub(super) fn sender(&self) -> Option<&Arc<dyn Sender>> {
         self.sender.as_ref()
+    }
+
+    /// Notes that it is not open any more, and before what its sender sends next.
+    pub(super) fn close(&mut self) {
+        if let (Cause::Payload, false, Some(sender)) = (self.cause, self.ahead, &self.sender) {
+            sender.backlog().send();
+            self.ahead = true;
+        }
+    }
+
+    /// Notes that it is before nothing any more. If the sender's open packet has waited for that, returns it: it is to
+    /// be sent.
+    pub(super) fn take_back(&mut self) -> Option<Packet> {
+        if !core::mem::take(&mut self.ahead) {
+            return None;
+        }
+        self.sender.as_ref()?.backlog().take()
     }
 
     /// Tells the sender of a credit update that another one may wait from now on.
@@ -181,6 +189,9 @@ impl Sent {
 
 /// A packet to be sent.
 pub(in crate::driver) type Packet = SkBuff<Sent>;
+
+/// A packet to be sent that more of the user's bytes may be added to.
+pub(in crate::driver) type Open = Growing<Sent>;
 
 /// Makes a packet without payload.
 ///
@@ -225,18 +236,14 @@ pub(in crate::driver) fn data(
     len: usize,
     zerocopy: Option<(&ZeroCopy<'_>, Pinned)>,
 ) -> Result<(Packet, usize)> {
-    let mut open = false;
     let (mut packet, len) = match zerocopy {
         Some((notification, Pinned::Yes)) => pin(sk, msg, len, notification)?,
         Some((notification, Pinned::No)) => {
-            let (mut packet, len) = copy(sk, msg, len, 0)?;
+            let (mut packet, len) = copy(sk, msg, len)?;
             notification.attach_copied(&mut packet);
             (packet, len)
         }
-        None => {
-            open = header.socket_type() == Ok(SocketType::Stream) && sender.backlog().has_packets();
-            copy(sk, msg, len, if open { OPEN_ROOM } else { 0 })?
-        }
+        None => copy(sk, msg, len)?,
     };
     header.len = u32::try_from(len).map_err(|_| EINVAL)?;
     if header.socket_type() == Ok(SocketType::Seqpacket) && msg.left() == 0 {
@@ -252,18 +259,39 @@ pub(in crate::driver) fn data(
     let sent = packet.control_mut();
     sent.payload = header.len;
     sent.sender = Some(sender);
-    sent.open = open;
     Ok((packet, len))
 }
 
-/// Whether more of the user's bytes may be added to `packet`.
-pub(super) fn is_open(packet: &Packet) -> bool {
-    packet.control().open && packet.tailroom() > 0
-}
-
-/// Whether a write of `len` bytes is one of those that are put together.
-pub(in crate::driver) const fn is_small(len: usize) -> bool {
-    len <= SMALL_MAX
+/// Makes a packet of up to `len` bytes of the user's, charged to `sk`, with room for `room` in all; returns how many
+/// they are.
+///
+/// # Context
+///
+/// May sleep.
+///
+/// # Errors
+///
+/// As [`data`].
+pub(in crate::driver) fn open(
+    mut header: Header,
+    sender: Arc<dyn Sender>,
+    sk: &VsockSock,
+    msg: &mut Msg,
+    len: usize,
+    room: usize,
+) -> Result<(Open, usize)> {
+    let mut packet = Growing::new(payload(0)?, room, GFP_KERNEL_ACCOUNT)?;
+    let len = len.min(packet.room());
+    packet.add_msg(msg, len)?;
+    packet.charge_to(sk);
+    header.len = u32::try_from(len).map_err(|_| EINVAL)?;
+    packet.overwrite(0, &header.to_bytes())?;
+    sender.backlog().add_unsent(header.len);
+    let sent = packet.control_mut();
+    sent.payload = header.len;
+    sent.more = msg.more_follows();
+    sent.sender = Some(sender);
+    Ok((packet, len))
 }
 
 /// Adds up to `len` bytes of the user's to the open `packet`; returns how many they are.
@@ -275,18 +303,24 @@ pub(in crate::driver) const fn is_small(len: usize) -> bool {
 /// # Errors
 ///
 /// `EFAULT`: the user's memory cannot be read; the packet is as before.
-pub(in crate::driver) fn extend(packet: &mut Packet, msg: &mut Msg, len: usize) -> Result<usize> {
-    let len = len.min(packet.tailroom());
-    let more = u32::try_from(len).map_err(|_| EINVAL)?;
-    let payload = packet.control().payload.checked_add(more).ok_or(EINVAL)?;
-    packet.put_msg(msg, len)?;
+pub(in crate::driver) fn extend(packet: &mut Open, msg: &mut Msg, len: usize) -> Result<usize> {
+    let len = len.min(packet.room());
+    let added = u32::try_from(len).map_err(|_| EINVAL)?;
+    let payload = packet.control().payload.checked_add(added).ok_or(EINVAL)?;
+    packet.add_msg(msg, len)?;
     packet.overwrite(Header::LEN_OFFSET, &payload.to_le_bytes())?;
     let sent = packet.control_mut();
     sent.payload = payload;
+    sent.more = msg.more_follows();
     if let Some(sender) = &sent.sender {
-        sender.backlog().add_unsent(more);
+        sender.backlog().add_unsent(added);
     }
     Ok(len)
+}
+
+/// Whether the user has said that more of the bytes follow that `packet` ends with.
+pub(super) fn more_follows(packet: &Packet) -> bool {
+    packet.control().more
 }
 
 /// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. Calls `header` when the
@@ -375,8 +409,7 @@ pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
     Ok(())
 }
 
-/// A packet with a copy of up to `len` bytes of the user's, and how many they are; if they are few, with
-/// room for `room` bytes in all.
+/// A packet with a copy of up to `len` bytes of the user's, and how many they are.
 ///
 /// # Context
 ///
@@ -386,25 +419,20 @@ pub(super) fn fit_header(packet: &mut Packet, header_len: usize) -> Result {
 ///
 /// - `ENOMEM`: no memory.
 /// - `EFAULT`: the user's memory cannot be read.
-fn copy(sk: &VsockSock, msg: &mut Msg, len: usize, room: usize) -> Result<(Packet, usize)> {
+fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
     let len = len.min(MAX_PAYLOAD);
-    let block = if len > LINEAR_MAX {
-        contiguous(len)
-    } else {
-        None
-    };
-    let Some(block) = block else {
-        // Little, or memory is in pieces: then the payload is, too.
-        let len = len.min(LINEAR_MAX);
-        let mut packet = payload(len.max(room))?;
+    if len <= LINEAR_MAX {
+        let mut packet = payload(len)?;
         packet.put_msg(msg, len)?;
         packet.charge_to(sk);
         return Ok((packet, len));
-    };
-    let mut packet = payload(0)?;
-    packet.add_msg(block, msg, len)?;
+    }
+    let mut packet = Growing::new(payload(0)?, len, GFP_KERNEL_ACCOUNT)?;
+    // Where memory is in pieces, the payload is, too.
+    let len = len.min(packet.room());
+    packet.add_msg(msg, len)?;
     packet.charge_to(sk);
-    Ok((packet, len))
+    Ok((packet.close(), len))
 }
 
 /// A packet that refers to up to `len` bytes of the user's, and how many they are.
@@ -455,15 +483,6 @@ pub(super) fn stamp(packet: &mut Packet) -> Result {
     packet.overwrite(Header::CREDIT_OFFSET + 4, &fwd_cnt.to_le_bytes())
 }
 
-/// A block of pages with room for `len` bytes.
-///
-/// # Context
-///
-/// May sleep.
-fn contiguous(len: usize) -> Option<PageBlock> {
-    PageBlock::alloc(order_of(len), GFP_KERNEL_ACCOUNT).ok()
-}
-
 #[cfg(CONFIG_KUNIT = "y")]
 pub(super) mod testing;
 
@@ -488,7 +507,7 @@ mod tests {
     #[test]
     fn the_sender_is_told_of_each_packet_that_has_gone() -> Result {
         let sender = TestSender::new(1000)?;
-        let packet = sender.data(1, 100, false)?;
+        let packet = sender.data(1, 100)?;
         assert_eq!(counts(&sender), (100, 0, 0));
         let update = sender.packet(2, Cause::CreditUpdate)?;
         drop(packet);
@@ -503,8 +522,7 @@ mod tests {
     #[test]
     fn small_writes_are_put_together_while_there_is_room() -> Result {
         let sender = TestSender::new(1000)?;
-        let mut packet = sender.data(1, 5, true)?;
-        assert!(is_open(&packet));
+        let mut packet = sender.open(1, 5)?;
         let more = Msg::with_data(b"world", |msg| {
             let more = extend(&mut packet, msg, 3)?;
             Ok::<_, Error>((more, msg.left()))
@@ -517,14 +535,14 @@ mod tests {
         assert_eq!(&bytes, b"wor");
 
         let (room, long) = (
-            packet.tailroom(),
-            KVec::from_elem(7, 2 * PAGE_SIZE, GFP_KERNEL)?,
+            packet.room(),
+            KVec::from_elem(7, 2 * testing::OPEN_ROOM, GFP_KERNEL)?,
         );
         let more = Msg::with_data(&long, |msg| extend(&mut packet, msg, long.len()))?;
         assert_eq!(more, room);
-        assert!(!is_open(&packet));
+        assert_eq!(packet.room(), 0);
         assert_eq!(sender.backlog().unsent(), 8 + room);
-        packet.consume();
+        packet.close().consume();
         assert_eq!(counts(&sender), (0, 1, 0));
         Ok(())
     }
@@ -532,7 +550,7 @@ mod tests {
     #[test]
     fn what_is_read_and_not_sent_is_there_for_the_next_packet() -> Result {
         let sender = TestSender::new(1000)?;
-        let mut packet = sender.data(1, 0, true)?;
+        let mut packet = sender.open(1, 0)?;
         Msg::with_data(b"abcdef", |msg| {
             assert_eq!(
                 msg.unmoved_on_error(|msg| extend(&mut packet, msg, 2)),
@@ -560,7 +578,7 @@ mod tests {
     #[test]
     fn a_write_that_cannot_be_read_changes_nothing() -> Result {
         let sender = TestSender::new(1000)?;
-        let mut packet = sender.data(1, 5, true)?;
+        let mut packet = sender.open(1, 5)?;
         // The user's memory ends early.
         let result = Msg::with_data(b"abc", |msg| extend(&mut packet, msg, 4));
         assert_eq!(result, Err(EFAULT));

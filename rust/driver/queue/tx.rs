@@ -10,6 +10,8 @@ use super::{
     backlog::Backlog,
     packet::{
         self,
+        Cause,
+        Open,
         Packet,
         Sender,
         Sent, //
@@ -105,14 +107,14 @@ pub(in crate::driver) struct Gauge {
 }
 
 impl Tx {
-    /// Not running.
-    pub(in crate::driver) fn new() -> impl PinInit<Self> {
+    /// Not running. `joins`: small writes are put together; for one queue of all.
+    pub(in crate::driver) fn new(joins: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             full: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
-                    waiting: Waiting::new(),
+                    waiting: Waiting::new(joins),
                     underway: Underway::new(),
                     header_len: 0,
                 },
@@ -143,8 +145,7 @@ impl Tx {
         let (queue, waiting) = {
             let mut inner = self.inner.lock();
             inner.underway = Underway::new();
-            let waiting = inner.waiting.extract(|_| true);
-            inner.waiting = Waiting::new();
+            let waiting = inner.waiting.end();
             self.full.store(false, Relaxed);
             (inner.queue.take(), waiting)
         };
@@ -162,26 +163,36 @@ impl Tx {
     ///
     /// `ENODEV`: there is no device (any more).
     pub(in crate::driver) fn send(&self, packet: Packet) -> Result<Afterwards> {
-        let mut done = SkBuffQueue::new();
-        let result = {
-            let mut inner = self.inner.lock();
-            inner.reclaim(&mut done);
-            let running = inner.queue.is_some();
-            if running {
-                inner.add_or_wait(packet, &mut done);
-                inner.settle(&mut done);
+        self.change(|inner, done| {
+            if inner.queue.is_some() {
+                inner.close_and_add(packet, done);
+                Ok(())
             } else {
                 done.push_back(packet);
-            }
-            let afterwards = self.afterwards(&mut inner);
-            if running {
-                Ok(afterwards)
-            } else {
                 Err(ENODEV)
             }
-        };
-        done.consume();
-        result
+        })
+    }
+
+    /// Has `packet` wait for its sender's next writes, or sends it if there is nothing to wait for.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: there is no device (any more).
+    pub(in crate::driver) fn join(&self, packet: Open) -> Result<Afterwards> {
+        self.change(|inner, done| {
+            if inner.queue.is_some() {
+                inner.park_or_add(packet, done);
+                Ok(())
+            } else {
+                done.push_back(packet.close());
+                Err(ENODEV)
+            }
+        })
     }
 
     /// Sends `packet` if there is room at once; it is dropped if not, and counted.
@@ -190,23 +201,35 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn send_if_room(&self, packet: Packet) -> Afterwards {
-        let mut done = SkBuffQueue::new();
-        let (dropped, afterwards) = {
-            let mut inner = self.inner.lock();
-            inner.reclaim(&mut done);
+        let mut dropped = None;
+        let afterwards = self.change(|inner, _| {
             let added = if inner.waiting.is_empty() {
                 inner.add(packet)
             } else {
                 Err(NotAdded::ForNow(packet))
             };
-            inner.kick();
-            (added.err(), self.afterwards(&mut inner))
-        };
-        done.consume();
+            dropped = added.err();
+            Ok(())
+        });
         if dropped.is_some() {
             STATS.count(Counter::ReplyDropped);
         }
-        afterwards
+        afterwards.unwrap_or_default()
+    }
+
+    /// Sends the open packet of `backlog`, if there is one.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn send_open(&self, backlog: &Backlog) -> Afterwards {
+        let afterwards = self.change(|inner, done| {
+            if let Some(open) = backlog.take_open() {
+                inner.add_or_wait(open, done);
+            }
+            Ok(())
+        });
+        afterwards.unwrap_or_default()
     }
 
     /// Takes back what the device has taken, and gives it what waits; `timer` if that is why.
@@ -215,25 +238,22 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn reclaim(&self, timer: bool) -> Afterwards {
-        let mut done = SkBuffQueue::new();
-        let afterwards = {
-            let mut inner = self.inner.lock();
+        let mut stuck = false;
+        let afterwards = self.change(|inner, _| {
             if let Some(queue) = &mut inner.queue {
                 queue.disable_cb();
             }
-            inner.reclaim(&mut done);
-            let stuck = timer && inner.underway.timer_fired();
-            inner.settle(&mut done);
-            if stuck {
-                inner.notify();
-            }
-            Afterwards {
-                stuck,
-                ..self.afterwards(&mut inner)
-            }
-        };
-        done.consume();
-        afterwards
+            stuck = timer && inner.underway.timer_fired();
+            Ok(())
+        });
+        if stuck {
+            // One that was restored may have lost count of what it has asked to be told of.
+            self.notify();
+        }
+        Afterwards {
+            stuck,
+            ..afterwards.unwrap_or_default()
+        }
     }
 
     /// Asks the device to say when it has taken all that was sent so far.
@@ -242,16 +262,59 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn ask_for_completion(&self) {
-        let mut done = SkBuffQueue::new();
-        {
-            let mut inner = self.inner.lock();
-            inner.reclaim(&mut done);
+        // A timer runs already, if the device has anything.
+        let _ = self.change(|inner, _| {
             let waiting = inner.waiting.len();
             inner.underway.wait_for_all(waiting);
-            // A timer runs already, if the device has anything.
+            Ok(())
+        });
+    }
+
+    /// Takes back what the device has taken, does `what` is to be done, which may put packets that are to be freed
+    /// into the list, and gives the device what waits.
+    ///
+    /// The device is told, and packets are freed, with nothing locked: the last reference to a socket may go with
+    /// them.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`, and calls `what` under it.
+    ///
+    /// # Errors
+    ///
+    /// As of `what`.
+    fn change(
+        &self,
+        what: impl FnOnce(&mut Inner, &mut SkBuffQueue<Sent>) -> Result,
+    ) -> Result<Afterwards> {
+        let mut done = SkBuffQueue::new();
+        let (result, notify) = {
+            let mut inner = self.inner.lock();
+            inner.reclaim(&mut done);
+            let result = what(&mut inner, &mut done);
             inner.settle(&mut done);
+            let result = result.map(|()| self.afterwards(&mut inner));
+            let notify = inner.queue.as_mut().and_then(Virtqueue::kick_prepare);
+            (result, notify)
+        };
+        if let Some(notify) = notify {
+            STATS.count(Counter::TxKicks);
+            notify.notify();
         }
         done.consume();
+        result
+    }
+
+    /// Tells the device of packets though it has not asked for that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    fn notify(&self) {
+        if let Some(queue) = &mut self.inner.lock().queue {
+            STATS.count(Counter::TxKicks);
+            queue.notify();
+        }
     }
 
     /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. A writer who
@@ -266,7 +329,7 @@ impl Tx {
         !purged.is_empty()
     }
 
-    /// Drops the waiting packets of `sender`; returns whether there were any.
+    /// Drops the waiting packets of `sender`, its open one included; returns whether there were any.
     ///
     /// # Context
     ///
@@ -274,16 +337,11 @@ impl Tx {
     pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
         let is_it = |other: &Arc<dyn Sender>| core::ptr::addr_eq(Arc::as_ptr(other), sender);
         // The search takes the longer the more packets wait.
-        sender.backlog().has_packets() && self.purge(|sent| sent.sender().is_some_and(is_it))
-    }
-
-    /// Takes the packet out of `backlog` that small writes are put together in, if there is one.
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn take_open(&self, backlog: &Backlog) -> Option<Packet> {
-        self.inner.lock().waiting.take_open(backlog)
+        if !sender.backlog().has_packets() {
+            return false;
+        }
+        let open = sender.backlog().take_open();
+        self.purge(|sent| sent.sender().is_some_and(is_it)) || open.is_some()
     }
 
     /// Whether so much waits that writers have to wait.
@@ -314,15 +372,12 @@ impl Tx {
     pub(in crate::driver) fn drain(&self, limit: Delta) {
         let since = Instant::<Monotonic>::now();
         loop {
-            let mut done = SkBuffQueue::new();
-            let idle = {
-                let mut inner = self.inner.lock();
-                inner.reclaim(&mut done);
-                inner.settle(&mut done);
+            let mut idle = false;
+            let _ = self.change(|inner, _| {
                 let broken = inner.queue.as_ref().is_none_or(Virtqueue::is_broken);
-                broken || (inner.underway.in_flight() == 0 && inner.waiting.is_empty())
-            };
-            done.consume();
+                idle = broken || (inner.underway.in_flight() == 0 && inner.waiting.is_empty());
+                Ok(())
+            });
             if idle || since.elapsed() >= limit {
                 return;
             }
@@ -380,18 +435,49 @@ impl Inner {
                 break;
             }
         }
-        self.kick();
     }
 
-    /// Moves what the device has taken to `done`.
+    /// Moves what the device has taken to `done`. Open packets wait for their turn that have waited for it.
     fn reclaim(&mut self, done: &mut SkBuffQueue<Sent>) {
         let Some(queue) = &mut self.queue else {
             return;
         };
-        while let Some((packet, _)) = queue.get_used() {
+        while let Some((mut packet, _)) = queue.get_used() {
             self.underway.take();
+            if let Some(mut open) = packet.control_mut().take_back() {
+                open.control_mut().close();
+                if let Some(open) = self.waiting.push(open) {
+                    done.push_back(open);
+                }
+            }
             done.push_back(packet);
         }
+    }
+
+    /// Has `packet` stay open behind what its sender has sent, or gives it to the device.
+    fn park_or_add(&mut self, packet: Open, done: &mut SkBuffQueue<Sent>) {
+        let closed = match packet.control().sender().cloned() {
+            Some(sender) => sender.backlog().park(packet),
+            None => Some(packet.close()),
+        };
+        match closed {
+            Some(packet) => self.add_or_wait(packet, done),
+            // It waits for what the device has, and what goes before.
+            None => self.underway.wait_for_all(self.waiting.len()),
+        }
+    }
+
+    /// Gives the device `packet`, or has it wait, after what its sender has open.
+    fn close_and_add(&mut self, packet: Packet, done: &mut SkBuffQueue<Sent>) {
+        let control = packet.control();
+        // A credit update may overtake payload; nothing else.
+        if control.cause() != Cause::CreditUpdate {
+            let open = control.sender().and_then(|s| s.backlog().take_open());
+            if let Some(open) = open {
+                self.add_or_wait(open, done);
+            }
+        }
+        self.add_or_wait(packet, done);
     }
 
     /// Gives `packet` to the device.
@@ -437,7 +523,8 @@ impl Inner {
     }
 
     /// Gives `packet` to the device, or has it wait; what may not even wait goes to `done`.
-    fn add_or_wait(&mut self, packet: Packet, done: &mut SkBuffQueue<Sent>) {
+    fn add_or_wait(&mut self, mut packet: Packet, done: &mut SkBuffQueue<Sent>) {
+        packet.control_mut().close();
         let packet = if self.waiting.is_empty() {
             match self.add(packet) {
                 Ok(()) => return,
@@ -481,22 +568,5 @@ impl Inner {
         let before = done.len();
         self.reclaim(done);
         done.len() > before
-    }
-
-    /// Tells the device of packets though it has not asked for that: one that was restored may have lost
-    /// count of what it has asked for.
-    fn notify(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            STATS.count(Counter::TxKicks);
-            queue.notify();
-        }
-    }
-
-    /// Tells the device of packets, if it has asked for that.
-    fn kick(&mut self) {
-        if let Some(notify) = self.queue.as_mut().and_then(Virtqueue::kick_prepare) {
-            STATS.count(Counter::TxKicks);
-            notify.notify();
-        }
     }
 }

@@ -3,9 +3,8 @@
 //! Packets that wait for room in a transmit queue, in their order, and how much memory they hold.
 
 use super::{
-    backlog::Backlog,
+    backlog,
     packet::{
-        self,
         Cause,
         Packet,
         Sent, //
@@ -37,8 +36,10 @@ pub(super) struct Waiting {
     packets: SkBuffQueue<Sent>,
     /// How many of them are replies.
     replies: usize,
-    /// The memory of those with payload, open ones included, in bytes.
+    /// The memory of those with payload, in bytes.
     memory: usize,
+    /// Small writes are put together before they wait here; their memory counts too.
+    joins: bool,
     /// There was too much, and has been since.
     full: bool,
 }
@@ -52,9 +53,10 @@ fn weight(packet: &Packet) -> usize {
 }
 
 impl Waiting {
-    /// None.
-    pub(super) const fn new() -> Self {
+    /// None, of a queue for packets that small writes may be put together in, or for others.
+    pub(super) const fn new(joins: bool) -> Self {
         Self {
+            joins,
             packets: SkBuffQueue::new(),
             replies: 0,
             memory: 0,
@@ -72,20 +74,25 @@ impl Waiting {
         self.packets.len()
     }
 
-    /// The memory of those with payload, in bytes.
+    /// The memory of those with payload, open ones included, in bytes.
     pub(super) fn memory(&self) -> usize {
-        self.memory
+        let open = if self.joins {
+            backlog::open_memory()
+        } else {
+            0
+        };
+        self.memory.saturating_add(open)
     }
 
     /// Whether writers have to wait.
     pub(super) fn is_full(&mut self) -> bool {
-        self.full |= self.memory >= MEMORY_MAX;
+        self.full |= self.memory() >= MEMORY_MAX;
         self.full
     }
 
     /// Whether writers that had to wait may go on; said once.
     pub(super) fn has_room_again(&mut self) -> bool {
-        let room = self.full && self.memory <= MEMORY_LOW;
+        let room = self.full && self.memory() <= MEMORY_LOW;
         self.full &= !room;
         room
     }
@@ -97,31 +104,15 @@ impl Waiting {
             STATS.count(Counter::ReplyDropped);
             return Some(packet);
         }
-        // A credit update may overtake payload; nothing else.
-        let sender = packet.control().sender().cloned();
-        if let Some(sender) = sender.filter(|_| cause != Cause::CreditUpdate) {
-            if let Some(open) = self.take_open(sender.backlog()) {
-                self.enter(open);
-            }
-            if packet::is_open(&packet) {
-                let weight = weight(&packet);
-                match sender.backlog().park(packet) {
-                    None => self.memory = self.memory.saturating_add(weight),
-                    Some(packet) => self.enter(packet),
-                }
-                return None;
-            }
-        }
-        self.enter(packet);
+        self.count_in(&packet);
+        self.packets.push_back(packet);
         None
     }
 
     /// Takes the first packet out.
     pub(super) fn pop(&mut self) -> Option<Packet> {
         let packet = self.packets.pop_front()?;
-        if let Some(open) = self.count_out(&packet) {
-            self.enter(open);
-        }
+        self.count_out(&packet);
         Some(packet)
     }
 
@@ -131,36 +122,19 @@ impl Waiting {
         self.packets.push_front(packet);
     }
 
-    /// Takes the packet out of `backlog` that small writes are put together in, if there is one.
-    pub(super) fn take_open(&mut self, backlog: &Backlog) -> Option<Packet> {
-        let open = backlog.take_open()?;
-        self.memory = self.memory.saturating_sub(weight(&open));
-        Some(open)
-    }
-
     /// Takes those out for which `unwanted` says so. They are to be freed with nothing locked.
     pub(super) fn extract(&mut self, unwanted: impl Fn(&Sent) -> bool) -> SkBuffQueue<Sent> {
-        let mut gone = self.packets.extract(|packet| unwanted(packet.control()));
-        let mut open = SkBuffQueue::new();
+        let gone = self.packets.extract(|packet| unwanted(packet.control()));
         for packet in gone.iter() {
-            if let Some(last) = self.count_out(&packet) {
-                open.push_back(last);
-            }
-        }
-        while let Some(packet) = open.pop_front() {
-            if unwanted(packet.control()) {
-                gone.push_back(packet);
-            } else {
-                self.enter(packet);
-            }
+            self.count_out(&packet);
         }
         gone
     }
 
-    /// Counts `packet`, and puts it last.
-    fn enter(&mut self, packet: Packet) {
-        self.count_in(&packet);
-        self.packets.push_back(packet);
+    /// Takes all out, and nobody has to wait any more.
+    pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
+        self.full = false;
+        self.extract(|_| true)
     }
 
     /// Counts `packet`, which is about to wait.
@@ -175,17 +149,16 @@ impl Waiting {
         }
     }
 
-    /// Counts `packet` out, which waits no longer. Returns one that was open behind it, and is counted
-    /// nowhere now.
-    fn count_out(&mut self, packet: &Packet) -> Option<Packet> {
+    /// Counts `packet` out, which waits no longer.
+    fn count_out(&mut self, packet: &Packet) {
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_sub(1);
         }
-        let weight_of = weight(packet);
-        self.memory = self.memory.saturating_sub(weight_of);
-        let open = packet.control().sender()?.backlog().count_out(weight_of)?;
-        self.memory = self.memory.saturating_sub(weight(&open));
-        Some(open)
+        let weight = weight(packet);
+        self.memory = self.memory.saturating_sub(weight);
+        if let Some(sender) = packet.control().sender() {
+            sender.backlog().count_out(weight);
+        }
     }
 }
 
@@ -228,7 +201,8 @@ mod tests {
         backlog.note_refusal();
         let _ = backlog.set_buf_alloc(0);
         backlog.count_in(0);
-        let packets = backlog.count_out(0).is_none() && !backlog.has_packets();
+        backlog.count_out(0);
+        let packets = !backlog.has_packets();
         let memory = backlog.set_buf_alloc(1);
         waiting.is_empty()
             && waiting.len() == 0
@@ -241,7 +215,7 @@ mod tests {
 
     /// Has a packet wait that takes much memory.
     fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
-        let mut packet = sender.data(1, 0, false)?;
+        let mut packet = sender.data(1, 0)?;
         let mut block = PageBlock::alloc(order_of(32 * 1024), GFP_KERNEL)?;
         block.copy_to(0, &[0])?;
         packet.add_block(block, 0, 1).map_err(|(error, _)| error)?;
@@ -250,8 +224,8 @@ mod tests {
 
     #[test]
     fn packets_leave_in_their_order() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        let data = sender.data(2, 5, false)?;
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
+        let data = sender.data(2, 5)?;
         let memory = data.truesize();
         waiting.push(sender.packet(1, Cause::Call)?);
         waiting.push(data);
@@ -264,81 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn an_open_packet_is_parked_behind_those_of_its_sender() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        let other = TestSender::new(BUF_ALLOC)?;
-        // The first has nothing to stay behind, and is closed.
-        waiting.push(sender.data(1, 5, true)?);
-        assert!(!sender.backlog().has_open());
-        let open = sender.data(2, 5, true)?;
-        let memory = waiting.memory() + open.truesize();
-        waiting.push(open);
-        assert!(sender.backlog().has_open());
-        assert_eq!((waiting.len(), waiting.memory()), (1, memory));
-        // Others do not close it.
-        waiting.push(other.packet(3, Cause::Call)?);
-        assert!(sender.backlog().has_open());
-        // Its turn comes behind them, once the last of its sender has gone.
-        assert_eq!(number_of(waiting.pop().as_ref()), 1);
-        assert!(!sender.backlog().has_open());
-        assert!(are(&mut waiting, &[3, 2]));
-        assert!(is_at_zero(&waiting, &sender));
-        Ok(())
-    }
-
-    #[test]
-    fn nothing_but_a_credit_update_overtakes_an_open_packet() -> Result {
-        for (cause, order) in [
-            (Cause::CreditUpdate, [1, 3, 2]),
-            (Cause::Call, [1, 2, 3]),
-            (Cause::Reply, [1, 2, 3]),
-            (Cause::Last, [1, 2, 3]),
-        ] {
-            let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-            waiting.push(sender.data(1, 5, false)?);
-            waiting.push(sender.data(2, 5, true)?);
-            waiting.push(sender.packet(3, cause)?);
-            assert_eq!(sender.backlog().has_open(), cause == Cause::CreditUpdate);
-            assert!(are(&mut waiting, &order));
-            assert!(is_at_zero(&waiting, &sender));
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn the_next_open_packet_closes_the_one_before() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        waiting.push(sender.data(1, 5, false)?);
-        waiting.push(sender.data(2, 5, true)?);
-        waiting.push(sender.data(3, 5, true)?);
-        assert_eq!(waiting.len(), 2);
-        assert!(sender.backlog().has_open());
-        assert!(are(&mut waiting, &[1, 2, 3]));
-        assert!(is_at_zero(&waiting, &sender));
-        assert_eq!(sender.taken(), 3);
-        Ok(())
-    }
-
-    #[test]
-    fn an_open_packet_that_is_taken_is_counted_no_longer() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        waiting.push(sender.data(1, 5, false)?);
-        let memory = waiting.memory();
-        assert!(waiting.take_open(sender.backlog()).is_none());
-        waiting.push(sender.data(2, 5, true)?);
-        let open = waiting.take_open(sender.backlog());
-        assert_eq!(number_of(open.as_ref()), 2);
-        assert_eq!(waiting.memory(), memory);
-        assert!(are(&mut waiting, &[1]));
-        assert!(is_at_zero(&waiting, &sender));
-        Ok(())
-    }
-
-    #[test]
     fn a_packet_that_found_no_room_is_first_again() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        waiting.push(sender.data(1, 5, false)?);
-        waiting.push(sender.data(2, 5, true)?);
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
+        waiting.push(sender.data(1, 5)?);
+        waiting.push(sender.data(2, 5)?);
         waiting.push(sender.packet(3, Cause::Reply)?);
         let memory = waiting.memory();
         for _ in 0..2 {
@@ -353,7 +256,7 @@ mod tests {
 
     #[test]
     fn c6_so_many_replies_wait_and_no_more() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
         for number in 0..REPLIES_MAX {
             assert!(waiting
                 .push(sender.packet(number as u32, Cause::Reply)?)
@@ -365,7 +268,7 @@ mod tests {
         assert_eq!(waiting.len(), REPLIES_MAX);
         // What was asked for by a call, and what carries bytes, is bounded elsewhere.
         assert!(waiting.push(sender.packet(8888, Cause::Call)?).is_none());
-        assert!(waiting.push(sender.data(9999, 5, false)?).is_none());
+        assert!(waiting.push(sender.data(9999, 5)?).is_none());
         // One goes, one comes.
         drop(waiting.pop());
         assert!(waiting.push(sender.packet(1, Cause::Reply)?).is_none());
@@ -378,47 +281,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unwanted_goes_with_its_open_packet() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+    fn what_is_unwanted_goes() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
         let other = TestSender::new(BUF_ALLOC)?;
-        let (first, open) = (other.data(1, 5, false)?, other.data(3, 5, true)?);
-        let memory = first.truesize() + open.truesize();
+        let first = other.data(1, 5)?;
+        let memory = first.truesize();
         waiting.push(first);
-        waiting.push(sender.data(2, 5, false)?);
-        waiting.push(open);
-        waiting.push(sender.data(4, 5, true)?);
-        waiting.push(other.packet(5, Cause::Call)?);
+        waiting.push(sender.data(2, 5)?);
+        waiting.push(other.packet(3, Cause::Call)?);
         let mut gone = waiting.extract(|sent| {
             sent.sender()
                 .is_some_and(|s| core::ptr::eq(s.backlog(), sender.backlog()))
         });
         assert_eq!(number_of(gone.pop_front().as_ref()), 2);
-        assert_eq!(number_of(gone.pop_front().as_ref()), 4);
         assert!(gone.is_empty());
-        assert_eq!((waiting.len(), waiting.memory()), (3, memory));
-        assert!(are(&mut waiting, &[1, 3, 5]));
+        assert_eq!((waiting.len(), waiting.memory()), (2, memory));
+        assert!(are(&mut waiting, &[1, 3]));
         assert!(is_at_zero(&waiting, &sender) && is_at_zero(&waiting, &other));
         Ok(())
     }
 
     #[test]
-    fn an_open_packet_that_is_wanted_takes_its_turn() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
-        waiting.push(sender.packet(1, Cause::Call)?);
-        waiting.push(sender.data(2, 5, true)?);
-        assert!(sender.backlog().has_open());
-        let gone = waiting.extract(|sent| sent.cause() == Cause::Call);
-        assert_eq!(gone.len(), 1);
-        assert!(!sender.backlog().has_open());
-        assert!(are(&mut waiting, &[2]));
-        drop(gone);
-        assert!(is_at_zero(&waiting, &sender));
-        Ok(())
-    }
-
-    #[test]
     fn k5_writers_wait_with_too_much_and_go_on_with_much_less() -> Result {
-        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new());
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
         while waiting.memory() < MEMORY_MAX {
             assert!(!waiting.is_full());
             push_large(&mut waiting, &sender)?;

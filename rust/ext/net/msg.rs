@@ -46,6 +46,16 @@ impl Msg {
         self.flags() & bindings::MSG_EOR != 0
     }
 
+    /// Whether the sender asks that its memory be used where it lies, `MSG_ZEROCOPY`.
+    pub(crate) fn asks_for_zerocopy(&self) -> bool {
+        self.flags() & bindings::MSG_ZEROCOPY != 0
+    }
+
+    /// Whether the sender says that more follows, `MSG_MORE`.
+    pub(crate) fn more_follows(&self) -> bool {
+        self.flags() & bindings::MSG_MORE != 0
+    }
+
     /// Has the receiver see `MSG_EOR`.
     pub(crate) fn set_end_of_record(&mut self) {
         // SAFETY: By the type invariant the message is valid and ours.

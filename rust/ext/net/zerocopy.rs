@@ -49,7 +49,7 @@ impl<'call> ZeroCopy<'call> {
     ///
     /// `ENOMEM`: no memory, or too much of it is pinned already.
     pub(crate) fn begin(sk: &'call UserOwned<'_>, msg: &Msg, len: usize) -> Result<Option<Self>> {
-        if msg.flags() & bindings::MSG_ZEROCOPY == 0 {
+        if !msg.asks_for_zerocopy() {
             return Ok(None);
         }
         if let Some(uarg) = NonNull::new(msg.ubuf()) {

@@ -125,6 +125,23 @@ pub enum Task {
         when: PathBuf,
         #[arg(long)]
         close: bool,
+        /// In small writes that may be put together
+        #[arg(long)]
+        together: bool,
+    },
+    /// Write little while the device takes nothing, then look for an answer; then say that more follows
+    Cork {
+        #[command(flatten)]
+        peer: Peer,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+        /// Look for an answer when this file is there
+        #[arg(long)]
+        then: PathBuf,
+        /// Say that more follows when this file is there
+        #[arg(long)]
+        more: PathBuf,
     },
 }
 
@@ -156,7 +173,14 @@ impl Task {
                 pieces,
                 when,
                 close,
-            } => last_words(peer, pieces, &when, close),
+                together,
+            } => last_words(peer, pieces, &when, close, together),
+            Self::Cork {
+                peer,
+                when,
+                then,
+                more,
+            } => cork(peer, [&when, &then, &more]),
         }
     }
 }
@@ -372,7 +396,7 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
     wait_for_file(when)?;
     // More than the queue is deep.
     for _ in 0..400 {
-        filler.send(&[1], MsgFlags::MSG_DONTWAIT)?;
+        send_apart(&filler, &[1])?;
         thread::yield_now();
     }
     first.send(&[2; 1000], MsgFlags::MSG_DONTWAIT)?;
@@ -399,6 +423,41 @@ fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
     Ok(())
 }
 
+/// Sends a packet by itself: a driver that puts small writes together sends them when their writer waits for his peer.
+fn send_apart(socket: &Socket, bytes: &[u8]) -> Result<()> {
+    socket.send(bytes, MsgFlags::MSG_DONTWAIT)?;
+    ensure!(
+        socket.receive(&mut [0], MsgFlags::MSG_DONTWAIT).is_err(),
+        "the peer was to be silent"
+    );
+    Ok(())
+}
+
+fn cork(peer: Peer, [when, then, more]: [&PathBuf; 3]) -> Result<()> {
+    const BYTES: [u8; 100] = [4; 100];
+    let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    for _ in 0..9 {
+        socket.send(&BYTES, MsgFlags::MSG_DONTWAIT)?;
+    }
+    println!("WRITTEN");
+    wait_for_file(then)?;
+    send_apart(&socket, &BYTES)?;
+    println!("ASKED");
+    wait_for_file(more)?;
+    // nix has no name for it.
+    let more_follows = MsgFlags::from_bits_retain(libc::MSG_MORE);
+    for flags in [more_follows, more_follows, MsgFlags::empty()] {
+        socket.send(&BYTES, flags)?;
+    }
+    println!("MORE");
+    // Of these the rest never comes.
+    socket.send(&BYTES, more_follows)?;
+    socket.poll(PollFlags::POLLIN, PATIENCE)?;
+    Ok(())
+}
+
 fn farewell(peer: Peer, writers: usize, close: usize, when: &PathBuf) -> Result<()> {
     // In two pieces each, of the header and of what is too long to lie behind it.
     const PIECE: [u8; 5000] = [7; 5000];
@@ -409,7 +468,7 @@ fn farewell(peer: Peer, writers: usize, close: usize, when: &PathBuf) -> Result<
     println!("CONNECTED");
     wait_for_file(when)?;
     for writer in &writers {
-        while writer.send(&PIECE, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        while send_apart(writer, &PIECE).is_ok() {}
     }
     writers.drain(..close);
     println!("WRITTEN");
@@ -441,12 +500,23 @@ fn half_close(peer: Peer, when: &PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn last_words(peer: Peer, pieces: usize, when: &PathBuf, close: bool) -> Result<()> {
+fn last_words(
+    peer: Peer,
+    pieces: usize,
+    when: &PathBuf,
+    close: bool,
+    together: bool,
+) -> Result<()> {
     let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
     println!("CONNECTED");
     wait_for_file(when)?;
     for i in 0..pieces {
-        socket.send(&(i as u64).to_le_bytes(), MsgFlags::MSG_DONTWAIT)?;
+        let piece = (i as u64).to_le_bytes();
+        if together {
+            socket.send(&piece, MsgFlags::MSG_DONTWAIT)?;
+        } else {
+            send_apart(&socket, &piece)?;
+        }
     }
     if close {
         drop(socket);

@@ -8,6 +8,9 @@ use kernel::sync::atomic::{
     Relaxed, //
 };
 
+/// Room for payload in an open packet.
+pub(in crate::driver::queue) const OPEN_ROOM: usize = 1000;
+
 /// Who sends in tests.
 #[pin_data]
 pub(in crate::driver::queue) struct TestSender {
@@ -49,22 +52,33 @@ impl TestSender {
         control(&header(number, 0), Some(self.clone()), cause, GFP_KERNEL)
     }
 
-    /// Packet `number`, of `len` bytes of payload; small writes can be added if it is `open`.
+    /// Packet `number`, of `len` bytes of payload, to be added to.
+    pub(in crate::driver::queue) fn open(self: &Arc<Self>, number: u32, len: u32) -> Result<Open> {
+        let mut packet = Growing::new(payload(0)?, OPEN_ROOM, GFP_KERNEL)?;
+        packet.overwrite(0, &header(number, len).to_bytes())?;
+        let bytes = KVec::from_elem(0, len as usize, GFP_KERNEL)?;
+        Msg::with_data(&bytes, |msg| packet.add_msg(msg, bytes.len()))?;
+        self.own(packet.control_mut(), len);
+        Ok(packet)
+    }
+
+    fn own(self: &Arc<Self>, sent: &mut Sent, len: u32) {
+        self.backlog.add_unsent(len);
+        sent.payload = len;
+        sent.sender = Some(self.clone());
+    }
+
+    /// Packet `number`, of `len` bytes of payload.
     pub(in crate::driver::queue) fn data(
         self: &Arc<Self>,
         number: u32,
         len: u32,
-        open: bool,
     ) -> Result<Packet> {
         let bytes = KVec::from_elem(0, len as usize, GFP_KERNEL)?;
-        let mut packet = payload(if open { OPEN_ROOM } else { bytes.len() })?;
+        let mut packet = payload(bytes.len())?;
         packet.overwrite(0, &header(number, len).to_bytes())?;
         packet.put_slice(&bytes)?;
-        self.backlog.add_unsent(len);
-        let sent = packet.control_mut();
-        sent.payload = len;
-        sent.sender = Some(self.clone());
-        sent.open = open;
+        self.own(packet.control_mut(), len);
         Ok(packet)
     }
 }

@@ -258,7 +258,7 @@ fn unbind(s: &Session) -> Result<(Process, String)> {
 
 /// What a program has written when the device is unbound, though the device is slow to take it.
 fn last_words(s: &mut Session, how: &str) -> Result<()> {
-    const PIECES: u64 = 600;
+    const PIECES: u64 = 350;
     let (port, listener) = listen(s)?;
     let signal = Signal::new(s);
     let reader = reader(listener, Duration::ZERO);
@@ -269,7 +269,10 @@ fn last_words(s: &mut Session, how: &str) -> Result<()> {
     let (unbinding, bind) = writes_unseen(s, &program, &signal, |s| {
         // The C driver, and an older one of ours, do not say.
         let waiting = stats(s)?.get("tx_waiting").copied();
-        ensure!(waiting != Some(0), "nothing waits");
+        ensure!(
+            waiting != Some(0) || how.contains("--together"),
+            "nothing waits"
+        );
         let unbinding = unbind(s)?;
         thread::sleep(Duration::from_millis(200));
         Ok(unbinding)
@@ -288,6 +291,64 @@ fn last_words(s: &mut Session, how: &str) -> Result<()> {
 
 pub fn last_words_of_a_connection(s: &mut Session) -> Result<()> {
     last_words(s, "")
+}
+
+/// What is written while the device is behind goes as few packets; a lone write, and what is before a look for an answer,
+/// waits for nothing; and what its user says more of follows.
+pub fn cork(s: &mut Session) -> Result<()> {
+    const BYTES: u64 = 100;
+    let (port, listener) = listen(s)?;
+    let signals = [(); 3].map(|()| Signal::new(s));
+    let [when, then, more] = &signals;
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits cork --cid 2 --port {port} --when {when} --then {then} --more {more}"),
+    )?;
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(STALL))?;
+    let mut read = |bytes: u64| -> Result<()> {
+        let mut buffer = vec![0; bytes as usize];
+        stream.read_exact(&mut buffer)?;
+        ensure!(buffer.iter().all(|b| *b == 4), "other bytes came");
+        Ok(())
+    };
+    let in_flight = |s: &Session, wanted: u64| -> Result<()> {
+        let in_flight = stats(s)?["tx_in_flight"];
+        ensure!(
+            in_flight == wanted,
+            "{in_flight} packets are with the device, and not {wanted}"
+        );
+        Ok(())
+    };
+    writes_unseen(s, &program, when, |s| {
+        in_flight(s, 1)?;
+        then.give(s)?;
+        program.expect("ASKED", LONG)?;
+        in_flight(s, 2)
+    })?;
+    read(10 * BYTES)?;
+    let packets = |s: &Session| -> Result<u64> {
+        let count = counters(s)?[GUEST_CID.to_string()]["tx_packets"].as_u64();
+        count.context("no tx_packets are counted")
+    };
+    let before = packets(s)?;
+    more.give(s)?;
+    program.expect("MORE", LONG)?;
+    read(4 * BYTES)?;
+    let sent = packets(s)? - before;
+    ensure!(
+        sent == 2,
+        "four writes, the third one without MSG_MORE, were {sent} packets"
+    );
+    drop(stream);
+    program.wait(LONG)?;
+    Ok(())
+}
+
+/// Small writes that were put together, of which the device has seen the first alone.
+pub fn last_words_together(s: &mut Session) -> Result<()> {
+    last_words(s, "--together")?;
+    last_words(s, "--together --close")
 }
 
 pub fn last_words_of_a_closed_socket(s: &mut Session) -> Result<()> {
