@@ -205,9 +205,7 @@ mod tests {
         let packets = !backlog.has_packets();
         let memory = backlog.set_buf_alloc(1);
         waiting.is_empty()
-            && waiting.len() == 0
-            && waiting.memory() == 0
-            && waiting.replies == 0
+            && (waiting.len(), waiting.memory(), waiting.replies) == (0, 0, 0)
             && packets
             && !backlog.has_open()
             && memory
