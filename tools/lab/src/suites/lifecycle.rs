@@ -97,7 +97,7 @@ fn reload_with_listener(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn beside_c_driver(s: &mut Session) -> Result<()> {
+pub fn beside_c_driver(s: &mut Session) -> Result<()> {
     if s.driver == Driver::C {
         // Only to validate the test itself: the C driver beside itself would be "File exists".
         return Ok(());

@@ -4,6 +4,7 @@
 //!
 //! Where a habit makes a test mean something else, [`played`](super::played) says so.
 
+mod both;
 mod reset;
 mod stale;
 
@@ -88,6 +89,7 @@ static SETUPS: &[Setup] = &[
     host! { "default", messages,
         "64 MiB from the guest and back, with half-closes" => our_device::streams::from_guest,
         "64 MiB from the host and back, with half-closes" => our_device::streams::from_host,
+        "of two drivers the one that is there first has the device" => both::first_has_it,
     },
 ];
 
