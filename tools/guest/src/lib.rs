@@ -25,7 +25,7 @@
 //! - [`probe`]: small questions: what connect() says, when a connection ends.
 //! - [`waits`], [`stuck`], [`interrupted`]: those who wait; who sits in a page fault; whom a signal interrupts.
 //! - [`fill`], [`hold`]: what lies unsent, what lies unread, and what it costs.
-//! - [`mod@bench`], [`rate`]: numbers.
+//! - [`mod@bench`], [`rate`], [`lateness`]: numbers.
 //!
 //! What they share:
 //!
@@ -41,6 +41,7 @@ pub mod fill;
 pub mod frame;
 pub mod hold;
 pub mod interrupted;
+pub mod lateness;
 pub mod memory;
 pub mod messages;
 pub mod pattern;

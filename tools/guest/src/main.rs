@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use guest::{
-    agent, bench, dgram, files, fill, hold, interrupted, memory, messages, probe, rate,
+    agent, bench, dgram, files, fill, hold, interrupted, lateness, memory, messages, probe, rate,
     socket::{self, Kind, Peer},
     sockmap, stream, stuck, waits, zerocopy,
 };
@@ -236,6 +236,14 @@ enum Command {
         #[command(flatten)]
         way: rate::Way,
     },
+    /// Say how late a thread wakes at most that is before all programs, on each processor
+    Lateness {
+        /// Of SCHED_FIFO
+        #[arg(long)]
+        priority: i32,
+        #[arg(long)]
+        ms: u64,
+    },
     /// Read everything and throw it away
     Sink {
         #[arg(long)]
@@ -362,6 +370,9 @@ fn main() -> Result<()> {
         }
         Command::RateSend { way, ms } => rate::send(&way, Duration::from_millis(ms)),
         Command::RateReceive { way } => rate::receive(&way),
+        Command::Lateness { priority, ms } => {
+            lateness::measure(priority, Duration::from_millis(ms))
+        }
         Command::Sink { port } => bench::sink(port),
         Command::Source {
             peer,
