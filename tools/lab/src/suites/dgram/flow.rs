@@ -19,6 +19,7 @@ use super::{
     number,
 };
 use crate::{
+    process::{allowed, Process},
     session::{Session, Side},
     suites::LONG,
 };
@@ -299,6 +300,58 @@ pub fn flood(s: &mut Session) -> Result<()> {
             flood.datagrams,
         );
         ensure!(flood.beside > flood.bytes * FAIR, "{text}");
+        s.events.note(text);
+    }
+    Ok(())
+}
+
+/// What wakes so late was held by the flood, and not by a busy host.
+const HELD: Duration = Duration::from_secs(3);
+
+/// By how much a thread wakes late at most, in microseconds, that sleeps a millisecond again and again on each processor.
+fn lateness(
+    s: &mut Session,
+    priority: u8,
+    time: Duration,
+    meanwhile: impl FnOnce(&Process) -> Result<()>,
+) -> Result<u64> {
+    let command = format!("lateness --priority {priority} --ms {}", time.as_millis());
+    let threads = s.rvtest(Side::Guest, &command)?;
+    threads.expect("READY", LONG)?;
+    meanwhile(&threads)?;
+    number(&threads.success(LONG)?, "latest")
+}
+
+/// A turn of the receive queue is a few packets, and then others have theirs, however many there are.
+pub fn lets_go(s: &mut Session) -> Result<()> {
+    let time = allowed(HELD) * 2;
+    // Many buffers each, which cost the guest more than the device.
+    let datagram = vec![0; LARGEST - 1];
+    // With PREEMPT_RT, the threads of interrupts have 50.
+    for (priority, what) in [(80, "above"), (1, "below")] {
+        let alone = lateness(s, priority, Duration::from_secs(1), |_| Ok(()))?;
+        let (port, guest) = (Port::new(s)?, s.fresh_port());
+        s.fresh_port();
+        // What nobody reads costs the least, and comes the fastest.
+        let command = format!("dgram collect --port {guest} --sleepy --buffer 60000");
+        let _server = s.server(Side::Guest, &command)?;
+        port.aim(guest)?;
+        let since = Since::now(s)?;
+        let beside = lateness(s, priority, time, |threads| {
+            let deadline = Instant::now() + time * 5;
+            while !threads.ended() {
+                port.send(&datagram)?;
+                ensure!(Instant::now() < deadline, "a thread does not wake at all");
+            }
+            Ok(())
+        })?;
+        let datagrams = since.device(&Counters::read(s)?, "dgram_rx_packets")?;
+        let text = format!(
+            "a thread {what} the interrupts' priority wakes {alone} us late at most alone, and {beside} in a flood of {:.0} datagrams/s",
+            datagrams as f64 / time.as_secs_f64(),
+        );
+        ensure!(datagrams > 500, "that was no flood: {text}");
+        ensure!(u128::from(beside) < allowed(HELD).as_micros(), "{text}");
         s.events.note(text);
     }
     Ok(())

@@ -30,6 +30,7 @@ use std::{
 use anyhow::{anyhow, Context, Result};
 
 use super::{
+    dgram::flow,
     kernel::{self, Direction},
     Test,
 };
@@ -151,6 +152,7 @@ pub const SETUPS: &[Setup] = &[
             "messages of 1 byte to 256 KiB from the guest, and back" => messages::from_guest,
             "messages of 1 byte to 256 KiB from the host, and back" => messages::from_host,
             "3000 small messages before one is read" => messages::small,
+            "a flood of datagrams holds no processor" => flow::lets_go,
             "the device ends when it is asked to" => streams::ends,
         },
     },
