@@ -98,7 +98,7 @@ impl Report {
             Event::End { test, seconds, why } => {
                 self.end(&format!("{prefix}{test}"), *seconds, why.clone());
             }
-            Event::Note { text } => self.say(&format!("note  {text}")),
+            Event::Note { text } => self.say(&format!("note  {prefix}{text}")),
             Event::Say { text } => self.say(text),
             Event::Log { .. } | Event::Measure { .. } | Event::Done => {}
         }

@@ -27,12 +27,13 @@ struct Piece {
     device: VhostUser,
     /// What their names have before them in the report.
     prefix: String,
+    /// By those names.
     tests: Vec<String>,
 }
 
 impl Piece {
     /// All that `wanted` has, of a kernel's suites on devices in user space. User-mode Linux runs for the first kernel what
-    /// needs no machine of its own.
+    /// needs no machine of its own, where no kernel is named before the tests.
     fn all(places: &Places, driver: Driver, prefix: &str, wanted: &[String]) -> Result<Vec<Self>> {
         let own: Vec<_> = wanted
             .iter()
@@ -46,11 +47,11 @@ impl Piece {
         };
         let guest = &places.guest;
         let uml = Kernel::uml()?;
-        let of = |kernel: &Kernel, device, tests| Self {
+        let of = |kernel: &Kernel, device, tests: Vec<String>| Self {
             kernel: kernel.clone(),
             device,
             prefix: prefix.into(),
-            tests,
+            tests: tests.iter().map(|t| format!("{prefix}{t}")).collect(),
         };
         let program = places.built("rvsock-device");
         let others = of(
@@ -61,7 +62,7 @@ impl Piece {
         let ours = suites::device_setups().map(|setup| {
             let names = setup.names(places).unwrap_or_default();
             let tests = names.into_iter().filter(|t| own.contains(&t.as_str()));
-            let native = guest.is_first() && setup.machine.any;
+            let native = guest.is_first() && setup.machine.any && prefix.is_empty();
             let kernel = if native { &uml } else { guest };
             of(kernel, setup.device(&program, driver), tests.collect())
         });
@@ -144,4 +145,27 @@ pub fn run(
         run_lane("lane-1", &emulated, Some(&native));
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_runs_whole_on_the_kernel_that_its_names_say() {
+        let places = Places::from_environment().unwrap();
+        for kernel in Kernel::all().unwrap().iter().filter(|k| k.is_debians) {
+            let prefix = kernel.prefix();
+            let mut wanted: Vec<_> = suites::core()
+                .map(|t| format!("{prefix}{}", t.name))
+                .collect();
+            let places = places.with_guest(kernel.clone());
+            let pieces = Piece::all(&places, Driver::Rvsock, &prefix, &wanted).unwrap();
+            assert!(pieces.iter().all(|p| p.kernel == *kernel));
+            let mut found: Vec<_> = pieces.into_iter().flat_map(|p| p.tests).collect();
+            wanted.sort();
+            found.sort();
+            assert_eq!(found, wanted);
+        }
+    }
 }
