@@ -145,6 +145,8 @@ pub struct Config {
     pub guest_initramfs: PathBuf,
     /// Accelerator and CPU arguments of QEMU.
     pub accelerator: Vec<String>,
+    /// What the guest's kernel is told of that.
+    pub append: String,
     pub backend: Backend,
     /// Where rvtest, vsock_test and the others are on the host.
     pub programs: PathBuf,

@@ -23,7 +23,7 @@ use crate::{
     events::{Event, Events},
     images::Places,
     kernel::Arch,
-    machine::{spec::Spec, Machine},
+    machine::{clock, spec::Spec, Machine},
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.
@@ -192,10 +192,11 @@ impl Rig {
     }
 
     fn direct_config(&self, job: Job, driver: Driver) -> Result<Config> {
-        let accelerator = if matches!(self.backend, Backend::Vhost) {
-            DIRECT
-        } else {
-            emulated(self.places.guest.arch)
+        let (accelerator, append) = match (&self.backend, self.places.guest.arch) {
+            // KVM says itself how fast its clock is.
+            (Backend::Vhost, _) => (DIRECT, String::new()),
+            (_, Arch::X86_64) => (emulated(Arch::X86_64), clock::append()),
+            (_, arch) => (emulated(arch), String::new()),
         };
         Ok(Config {
             extras: self.places.extras(&job)?,
@@ -211,6 +212,7 @@ impl Rig {
                 _ => self.places.guest()?,
             },
             accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
+            append,
             backend: self.backend.clone(),
             programs: self.places.programs()?,
             scratch: self.logs.join("scratch"),
@@ -228,6 +230,7 @@ impl Rig {
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
             accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+            append: String::new(),
             backend: Backend::Vhost,
             programs: "/bin".into(),
             extras: "/guest/extras".into(),
@@ -253,7 +256,10 @@ impl Rig {
             kernel: self.places.kernel()?,
             initramfs: image,
             // A busy machine has an emulated timer tick too late for the kernel's check of it.
-            append: format!("rdinit=/init panic=-1 mitigations=off no_timer_check {append}"),
+            append: format!(
+                "rdinit=/init panic=-1 mitigations=off no_timer_check {} {append}",
+                clock::append()
+            ),
             // A guest, a file with another one's memory, its initramfs twice, and what runs there.
             memory_mib: 2560 + 2 * self.places.guest.memory_mib(),
             arguments,

@@ -163,8 +163,9 @@ impl Session {
             arch: self.config.guest.arch,
             initramfs: self.config.guest_initramfs.clone(),
             append: format!(
-                "rdinit=/init panic=-1 oops=panic {} {} {} {append}",
+                "rdinit=/init panic=-1 oops=panic {} {} {} {} {append}",
                 self.config.guest.append(),
+                self.config.append,
                 hardware.append,
                 self.extra_append,
             ),

@@ -2,6 +2,7 @@
 
 //! One virtual machine: its emulator, its console, its monitor; and how to tell a dead rig from a dead guest.
 
+pub mod clock;
 pub mod monitor;
 pub mod serial;
 pub mod spec;

@@ -83,7 +83,7 @@ pub const SETUPS: &[Setup] = &[
     },
     setup! {
         &["--features", FEATURES],
-        Machine { bus: Bus::Mmio, processors: 4, append: CLOCK, ..Machine::USUAL },
+        Machine { bus: Bus::Mmio, processors: 4, ..Machine::USUAL },
         "MMIO, four processors":
         "the device is one of virtio 1.0" => |s| has_features(s, 1 << 32, 0),
         "C5 the transport is reset" => resets::same_cid,
@@ -91,7 +91,7 @@ pub const SETUPS: &[Setup] = &[
     },
     setup! {
         &["--features", FEATURES],
-        Machine { bus: Bus::LegacyMmio, processors: 1, append: CLOCK, ..Machine::USUAL },
+        Machine { bus: Bus::LegacyMmio, processors: 1, ..Machine::USUAL },
         "legacy MMIO, one processor":
         "the device is older than virtio 1.0" => |s| has_features(s, 0, 1 << 32),
         "unbound and bound, a listener goes on" => bound_again,
@@ -103,10 +103,6 @@ pub const SETUPS: &[Setup] = &[
         "its memory is as small as that, and none was lacking" => was_enough,
     },
 ];
-
-/// On a "microvm" a timer alone says how fast the processor's clock is. A busy machine has it tick too late, and a guest that
-/// finds no answer stands still. An emulated processor counts nanoseconds.
-const CLOCK: &str = "tsc_early_khz=1000000";
 
 /// Two MiB of bounce buffers, of which receive buffers fill one.
 const SCARCE: &str = "swiotlb=1024,force";
