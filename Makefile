@@ -40,7 +40,7 @@ soak: ## the kernel's vsock tests ten times in a row, or what a filter picks (AR
 shell: ## an interactive guest with the driver loaded
 	@scripts/lab shell $(KERNEL_ARGS) $(ARGS)
 
-check: ## formatting, lints, checkpatch, shellcheck, rustdoc
+check: ## formatting, lints, checkpatch, shellcheck, rustdoc, the lab's own tests
 	@scripts/check
 
 against: ## what of rvsock does not compile against the kernel source in SRC=, whatever its version
