@@ -7,7 +7,7 @@ DRIVER = "net/vmw_vsock/rvsock/"
 # The C functions of rust/ext that go to rust/helpers, by file. The driver keeps the others.
 HELPERS = {
     "rust/helpers/spinlock.c": ["spin_lock_bh", "spin_unlock_bh", "spin_trylock_bh"],
-    "rust/helpers/page.c": ["page_address", "virt_to_page", "compound_order", "put_page", "copy"],
+    "rust/helpers/page.c": ["page_address", "virt_to_page", "compound_order", "get_page", "put_page", "copy"],
     "rust/helpers/device.c": ["device_lock", "device_unlock"],
     "rust/helpers/virtio.c": [
         "virtio_device_ready", "virtio_synchronize_cbs", "CONFIG_LEN_UNKNOWN", "pci_config_len", "virtio_config_len",
@@ -15,7 +15,7 @@ HELPERS = {
     ],
     "rust/helpers/net/skbuff.c": [
         "alloc_skb", "free_skb", "skb_is_charged", "skb_headlen", "skb_tailroom", "skb_headroom", "skb_reserve",
-        "skb_nr_frags", "skb_frag", "skb_add_page", "zerocopy_from_msg",
+        "skb_nr_frags", "skb_frag", "skb_add_page", "skb_grow_frag", "task_frag", "zerocopy_from_msg",
     ],
     "rust/helpers/net/msg.c": ["msg_pages", "msg_data_left", "msg_read", "msg_over", "msg_over_nothing"],
 }
@@ -107,7 +107,7 @@ def series(p):
     p.patch("06-net")
     p.kernel("net/msg.rs", "net/msg.rs")
     p.kernel("net/sock.rs", "net/sock.rs")
-    for name in ("device", "paged", "queue", "user"):
+    for name in ("device", "growing", "paged", "queue", "user"):
         p.kernel(f"net/skbuff/{name}.rs", f"net/skbuff/{name}.rs")
     p.kernel("net/skbuff/mod.rs", "net/skbuff.rs", [("mod device;\n", '#[cfg(CONFIG_VIRTIO = "y")]\nmod device;\n')])
     p.kernel("mm/page_block.rs", "page/block.rs", BLOCK)
