@@ -299,8 +299,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        if let Handle::Guest(connection) = &self.handle {
-            let _ = connection.shutdown(Shutdown::Both);
+        match &self.handle {
+            // What it has, as its sockets, is there until then.
+            Handle::Here(_) => drop(self.wait(Duration::from_secs(10))),
+            Handle::Guest(connection) => drop(connection.shutdown(Shutdown::Both)),
         }
     }
 }

@@ -87,6 +87,13 @@ pub struct Session {
     checked: usize,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        // User-mode Linux complains of a device that goes first.
+        self.discard_guest();
+    }
+}
+
 impl Session {
     /// The kernel of its guests.
     pub fn kernel(&self) -> &Kernel {
