@@ -180,8 +180,18 @@ impl Counters {
 pub struct Since(Counters);
 
 impl Since {
+    /// From when the device has counted what the test before has sent: it may have the last of that still.
     pub fn now(s: &Session) -> Result<Self> {
-        Counters::read(s).map(Self)
+        let deadline = Instant::now() + STALL;
+        let mut before = Counters::read(s)?;
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = Counters::read(s)?;
+            if now.device == before.device || Instant::now() > deadline {
+                return Ok(Self(now));
+            }
+            before = now;
+        }
     }
 
     pub fn device(&self, now: &Counters, name: &str) -> Result<u64> {
