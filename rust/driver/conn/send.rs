@@ -71,10 +71,28 @@ impl Conn {
         msg: &mut Msg,
         len: usize,
     ) -> Result<usize> {
+        let sent = self.join_or_send(sk, msg, len);
+        if msg.more_follows() && self.backlog.has_open() {
+            // Should the rest not come, or the device have nothing of this connection.
+            self.table.try_later(self);
+        }
+        sent
+    }
+
+    /// As [`enqueue`](Self::enqueue), but for what the user says of the bytes that follow.
+    fn join_or_send(
+        self: &Arc<Self>,
+        sk: &UserOwned<'_>,
+        msg: &mut Msg,
+        len: usize,
+    ) -> Result<usize> {
         let want = u32::try_from(len).unwrap_or(u32::MAX);
         // There it needs no more memory, and meets nobody.
         if self.backlog.has_open() && !msg.asks_for_zerocopy() {
             let reserved = self.inner.lock().end.reserve(want).map_err(errno)?;
+            if reserved == 0 {
+                return Ok(0);
+            }
             let added = msg.unmoved_on_error(|msg| self.add_to_open(msg, reserved as usize));
             if let Some(added) = added.transpose() {
                 return self.settle_reserved(reserved, added);
@@ -121,7 +139,9 @@ impl Conn {
         let Some((added, open)) = self.backlog.add_to_open(add) else {
             return Ok(None);
         };
-        STATS.count(Counter::TxJoined);
+        if added.is_ok() {
+            STATS.count(Counter::TxJoined);
+        }
         if let Some(open) = open {
             link::running().ok_or(ENODEV)?.send(open)?;
         }
@@ -171,10 +191,6 @@ impl Conn {
             if sent < reserved && self.has_too_much_waiting(Some(link)) {
                 break;
             }
-        }
-        if msg.more_follows() && self.backlog.has_open() {
-            // Should the rest not come, or the device have nothing of this connection.
-            self.table.try_later(self);
         }
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
