@@ -13,7 +13,10 @@ use crate::ext::{
     mm::PageBlock,
     net::{
         msg::Msg,
-        skbuff::SkBuff,
+        skbuff::{
+            Growing,
+            SkBuff, //
+        },
         vsock::{
             self,
             declare_vsock_transport,
@@ -31,6 +34,12 @@ use crate::ext::{
     virtio::{
         self,
         virtio_device_table, //
+    },
+    work::{
+        new_work,
+        Where,
+        Work,
+        Workqueues, //
     }, //
 };
 use kernel::{
@@ -38,8 +47,16 @@ use kernel::{
     driver::Registration,
     prelude::*,
     sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -189,16 +206,63 @@ fn test_charged(sk: &UserOwned<'_>, msg: &mut Msg) -> Result {
         matches!(skb.add_block(page()?, 0, 64), Err((error, _)) if error == EINVAL),
         "a charged buffer takes no block",
     );
-    let left = msg.left();
-    let block = PageBlock::alloc(0, GFP_KERNEL)?;
-    check(
-        skb.add_msg(block, msg, left) == Err(EINVAL) && msg.left() == left,
-        "nor one of the user's bytes, which stay",
-    );
     check(
         skb.truesize() == size && skb.len() == HEADER,
         "and is as it was",
     );
+    check(
+        matches!(Growing::new(skb, 64), Err(error) if error == EINVAL),
+        "nor does it grow",
+    );
+    test_growing(sk, msg)
+}
+
+/// What grows has the room that it was given, and what could not be read is not there.
+fn test_growing(sk: &UserOwned<'_>, msg: &mut Msg) -> Result {
+    let left = msg.left();
+    let header = || SkBuff::alloc(HEADER, GFP_KERNEL, ());
+    check(
+        matches!(Growing::new(header()?, 0), Err(error) if error == EINVAL)
+            && Growing::new(header()?, usize::MAX).is_err(),
+        "a buffer grows by something, and not without limit",
+    );
+    let mut full = header()?;
+    while full.add_block(page()?, 0, 64).is_ok() {}
+    check(
+        matches!(Growing::new(full, 64), Err(error) if error == EINVAL),
+        "nor where there is no fragment left",
+    );
+    // Beyond what any block has.
+    let mut skb = Growing::new(header()?, 1 << 20)?;
+    let room = skb.room();
+    check(
+        room < 1 << 20 && skb.truesize() >= room,
+        "it has what there is",
+    );
+    check(
+        skb.add_msg(msg, room + 1) == Err(ENOSPC)
+            && skb.add_msg(msg, left + 1) == Err(EFAULT)
+            && (skb.len(), skb.room(), msg.left()) == (0, room, left),
+        "and takes no more than that, nor what the user has not",
+    );
+    let (mut one, mut other) = (Growing::new(header()?, 64)?, Growing::new(header()?, 64)?);
+    for _ in 0..64 {
+        for skb in [&mut one, &mut other] {
+            let add = |msg: &mut Msg| {
+                skb.add_msg(msg, 1)?;
+                Err::<(), _>(EAGAIN)
+            };
+            // The same byte again.
+            let _ = msg.unmoved_on_error(add);
+        }
+    }
+    one.charge_to(sk);
+    check(
+        one.room() == 0 && other.room() == 0 && one.add_msg(msg, 1) == Err(ENOSPC),
+        "two that grow in turns have their own room",
+    );
+    let (one, other) = (one.close(), other.close());
+    check(one.len() == 64 && other.len() == 64, "and their own bytes");
     Ok(())
 }
 
@@ -348,6 +412,45 @@ impl virtio::Driver for FakeDriver {
     fn remove(_dev: &virtio::Device<Core<'_>>, _data: &Arc<Nothing>) {}
 }
 
+/// A bottom half, in which `current` is whom it interrupts.
+#[pin_data]
+struct BottomHalf {
+    #[pin]
+    work: Work<BottomHalf>,
+    over: AtomicFlag,
+}
+
+impl BottomHalf {
+    fn run(self: Arc<Self>) {
+        let skb = SkBuff::alloc(HEADER, GFP_ATOMIC, ());
+        check(
+            skb.is_ok_and(|skb| matches!(Growing::new(skb, 64), Err(error) if error == EINVAL)),
+            "in a bottom half no buffer grows in a thread's memory",
+        );
+        self.over.store(true, Relaxed);
+    }
+
+    /// Has it run, once.
+    fn test() -> Result {
+        let _workqueues = Workqueues::new::<NetTest>()?;
+        let this = Arc::pin_init(
+            pin_init!(Self {
+                work <- new_work!(Self::run, "BottomHalf::work"),
+                over: AtomicFlag::new(false),
+            }),
+            GFP_KERNEL,
+        )?;
+        this.work.queue(&this, Where::Bh);
+        for _ in 0..1000 {
+            if this.over.load(Relaxed) {
+                return Ok(());
+            }
+            fsleep(Delta::from_millis(1));
+        }
+        Err(ETIMEDOUT)
+    }
+}
+
 /// Fields drop in this order.
 #[pin_data]
 struct NetTest {
@@ -361,10 +464,9 @@ struct NetTest {
 impl kernel::InPlaceModule for NetTest {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _transport: vsock::Registration::new(
-                &rust_net_test_transport,
-                vsock::Role::GuestToHost,
-            )?,
+            _transport: BottomHalf::test().and_then(|()| {
+                vsock::Registration::new(&rust_net_test_transport, vsock::Role::GuestToHost)
+            })?,
             _driver <- Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
             _fake <- Registration::new(c"rust_net_test_fake", module),
         })

@@ -280,7 +280,7 @@ pub(in crate::driver) fn open(
     len: usize,
     room: usize,
 ) -> Result<(Open, usize)> {
-    let mut packet = Growing::new(payload(0)?, room, GFP_KERNEL_ACCOUNT)?;
+    let mut packet = Growing::new(payload(0)?, room)?;
     let len = len.min(packet.room());
     packet.add_msg(msg, len)?;
     packet.charge_to(sk);
@@ -427,7 +427,7 @@ fn copy(sk: &VsockSock, msg: &mut Msg, len: usize) -> Result<(Packet, usize)> {
         packet.charge_to(sk);
         return Ok((packet, len));
     }
-    let mut packet = Growing::new(payload(0)?, len, GFP_KERNEL_ACCOUNT)?;
+    let mut packet = Growing::new(payload(0)?, len)?;
     // Where memory is in pieces, the payload is, too.
     let len = len.min(packet.room());
     packet.add_msg(msg, len)?;

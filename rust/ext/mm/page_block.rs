@@ -165,16 +165,6 @@ impl PageBlock {
         self.written = self.len();
     }
 
-    /// The first `len` bytes were written through [`range`](Self::range).
-    ///
-    /// # Safety
-    ///
-    /// So it must be, and they must lie inside the block.
-    pub(in crate::ext) unsafe fn set_written(&mut self, len: usize) {
-        // INVARIANT: By the safety requirement.
-        self.written = self.written.max(len);
-    }
-
     /// Gives the block away whole, with its reference.
     ///
     /// For a fragment of an skb, which frees it with `put_page`.

@@ -73,9 +73,10 @@ void rvsock_helper_skb_grow_frag(struct sk_buff *skb, unsigned int len)
 	skb->data_len += len;
 }
 
+/* NULL in interrupts, which have no block of their own. */
 struct page_frag *rvsock_helper_task_frag(void)
 {
-	return &current->task_frag;
+	return in_task() ? &current->task_frag : NULL;
 }
 
 void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg)

@@ -54,7 +54,7 @@ impl TestSender {
 
     /// Packet `number`, of `len` bytes of payload, to be added to.
     pub(in crate::driver::queue) fn open(self: &Arc<Self>, number: u32, len: u32) -> Result<Open> {
-        let mut packet = Growing::new(payload(0)?, OPEN_ROOM, GFP_KERNEL)?;
+        let mut packet = Growing::new(payload(0)?, OPEN_ROOM)?;
         packet.overwrite(0, &header(number, len).to_bytes())?;
         let bytes = KVec::from_elem(0, len as usize, GFP_KERNEL)?;
         Msg::with_data(&bytes, |msg| packet.add_msg(msg, bytes.len()))?;

@@ -23,7 +23,7 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    alloc::Flags,
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     prelude::*, //
 };
 
@@ -48,39 +48,41 @@ unsafe impl<C: ControlBlock + Sync> Sync for Growing<C> {}
 impl<C: ControlBlock> Growing<C> {
     /// Gives `skb` one more fragment, empty, with room for `room` bytes, or fewer where memory is in pieces.
     ///
-    /// The buffer holds so much memory from now on, whatever is put there.
+    /// The buffer holds so much memory from now on, whatever is put there. It counts for the thread's memory cgroup.
     ///
     /// # Context
     ///
-    /// A thread's own; sleeps if `flags` allow it.
+    /// A thread; may sleep.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: no memory.
     /// - `EINVAL`: `room` is zero, or there is no room for one more fragment, or the buffer is
-    ///   [charged](SkBuff::charge_to).
-    pub(crate) fn new(skb: SkBuff<C>, room: usize, flags: Flags) -> Result<Self> {
+    ///   [charged](SkBuff::charge_to), or no thread calls.
+    pub(crate) fn new(skb: SkBuff<C>, room: usize) -> Result<Self> {
         let room = u32::try_from(room).map_err(|_| EINVAL)?;
         if room == 0 || !skb.takes_block() {
             return Err(EINVAL);
         }
-        // SAFETY: The thread's own block: only this thread uses it, outside of interrupts. Where it has no room, the
-        // function gets it another one; it refers to the page as long as it has it.
+        // SAFETY: No requirements.
+        let block = NonNull::new(unsafe { bindings::rvsock_helper_task_frag() }).ok_or(EINVAL)?;
+        // SAFETY: It is this thread's own, and no interrupt asks for it: only this thread uses it, and nothing sleeps
+        // between its use and the end of that but the function, which looks at it anew. Where it has no room, the
+        // function gets it another page; it refers to that as long as it has it.
         let (page, start, room) = unsafe {
-            let block = bindings::rvsock_helper_task_frag();
-            let gfp = gfp_as_raw(flags)? | kernel::bindings::__GFP_NOWARN;
-            if !bindings::skb_page_frag_refill(room, block, gfp) {
+            let gfp = gfp_as_raw(GFP_KERNEL_ACCOUNT)? | kernel::bindings::__GFP_NOWARN;
+            if !bindings::skb_page_frag_refill(room, block.as_ptr(), gfp) {
                 return Err(ENOMEM);
             }
-            let block = &mut *block;
+            let block = &mut *block.as_ptr();
             let start = block.offset;
             let room = room.min(block.size.saturating_sub(start));
             block.offset = start.saturating_add(room);
             bindings::rvsock_helper_get_page(block.page);
             (block.page, start, room)
         };
-        // SAFETY: By `Growing`'s promise to itself: the buffer is valid and ours, and has room for a fragment; the
-        // reference to the page that was just taken moves into it, and no byte of it is data yet.
+        // SAFETY: By the type invariant the buffer is valid and ours, and it has room for a fragment, as was just seen;
+        // the reference to the page moves into it, and no byte of it is data yet.
         let base = unsafe {
             bindings::rvsock_helper_skb_add_page(skb.raw(), page, start, 0, room);
             bindings::rvsock_helper_page_address(page).cast::<u8>()

@@ -9,7 +9,6 @@ use super::{
 use crate::ext::{
     bindings,
     error::NetError,
-    mm::PageBlock,
     net::msg::Msg, //
 };
 use kernel::{
@@ -51,31 +50,6 @@ impl<C: ControlBlock> SkBuff<C> {
             self.extend(len);
         }
         Ok(())
-    }
-
-    /// Takes `len` bytes from the user into a new fragment that lies in one piece.
-    ///
-    /// May sleep.
-    ///
-    /// # Errors
-    ///
-    /// Neither the message nor the buffer has changed then; the block is gone.
-    ///
-    /// - `EINVAL` if `block` is shorter than `len`, or if there is no room for one more fragment, or
-    ///   the buffer is [charged](Self::charge_to).
-    /// - `EFAULT` if the user's memory cannot be read.
-    pub(crate) fn add_msg(&mut self, mut block: PageBlock, msg: &mut Msg, len: usize) -> Result {
-        let to = block.range(0, len)?;
-        if !self.takes_block() {
-            return Err(EINVAL);
-        }
-        // SAFETY: The block has `len` bytes there, which are ours alone, and the message copies as
-        // many there.
-        unsafe {
-            msg.read(to.as_ptr(), len)?;
-            block.set_written(len);
-        }
-        self.add_block(block, 0, len).map_err(|(error, _)| error)
     }
 
     /// Takes up to `len` bytes of the user's memory as fragments, without a copy. Returns how many.
