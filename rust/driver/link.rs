@@ -111,9 +111,9 @@ pub(super) struct Outbox {
 
 /// Makes an [`Outbox`] initialiser; what the works do is for the outbox in this field.
 macro_rules! new_outbox {
-    ($field:ident, $joins:expr, $rx:expr, $tell_of_room:expr) => {
+    ($field:ident, $streams:expr, $rx:expr, $tell_of_room:expr) => {
         pin_init!(Outbox {
-            tx <- Tx::new($joins),
+            tx <- Tx::new($streams),
             tx_work <- new_work!(
                 |link: Arc<Link>| link.$field.reclaim(&link, false),
                 "Outbox::tx_work"
@@ -393,8 +393,8 @@ impl Link {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(super) fn purge(&self) {
-        self.streams.tx.purge(|_| true);
-        self.datagrams.tx.purge(|_| true);
+        self.streams.tx.purge();
+        self.datagrams.tx.purge();
     }
 }
 

@@ -33,6 +33,8 @@ counters! {
     TxPackets = "tx_packets",
     /// Writes that were added to a packet that waited.
     TxJoined = "tx_joined",
+    /// Packets that had to wait for room with the device, or for their connection's turn.
+    TxWaited = "tx_waited",
     /// Times that the device was told of receive buffers.
     RxKicks = "rx_kicks",
     /// Times that the device was told of packets.

@@ -77,6 +77,11 @@ impl Cork {
         self.ahead > 0 || more
     }
 
+    /// Whether any of them is before the last.
+    pub const fn has_before_last(&self) -> bool {
+        self.ahead > 1
+    }
+
     /// An open packet is full: the next one is to have more room.
     pub fn fill(&mut self) {
         self.room = self.room.saturating_mul(2).min(ROOM_MAX);
@@ -105,8 +110,9 @@ mod tests {
         cork.send();
         cork.send();
         assert!(cork.begin(1, false).is_some());
+        assert!(cork.has_before_last());
         assert!(!cork.take());
-        assert!(cork.waits(false));
+        assert!(cork.waits(false) && !cork.has_before_last());
         assert!(cork.take());
         // One more is nobody's.
         assert!(cork.take());

@@ -20,6 +20,7 @@ mod cork;
 mod credit;
 mod dgram;
 mod endpoint;
+mod fair;
 mod mergeable;
 mod profile;
 mod route;
@@ -58,6 +59,12 @@ pub use self::endpoint::{
     Retry,
     SendError,
     Time, //
+};
+pub use self::fair::{
+    cost,
+    Fair,
+    Place,
+    Share, //
 };
 pub use self::mergeable::{
     Assembly,

@@ -39,6 +39,8 @@ pub struct Underway {
     taken: u64,
     /// Interrupts are wanted until so many were taken back.
     awaited: u64,
+    /// Of those that a caller waits for some may not have been given: packets that came later may go before them.
+    behind: bool,
     timer: Timer,
     /// How many were taken back, and given, when the timer was started.
     taken_before: u64,
@@ -58,6 +60,7 @@ impl Underway {
             given: 0,
             taken: 0,
             awaited: 0,
+            behind: false,
             timer: Timer::Idle,
             taken_before: 0,
             given_before: 0,
@@ -72,6 +75,9 @@ impl Underway {
     /// The device was given a packet.
     pub fn give(&mut self) {
         self.given = self.given.saturating_add(1);
+        if self.behind {
+            self.awaited = self.awaited.max(self.given);
+        }
     }
 
     /// A packet was taken back.
@@ -83,10 +89,12 @@ impl Underway {
     /// packets more.
     pub fn wait_for_all(&mut self, waiting: usize) {
         self.awaited = self.given.saturating_add(waiting as u64);
+        self.behind = waiting > 0;
     }
 
     /// Whether the device is to say that it has taken packets; `waits`: some wait for room.
-    pub const fn wants_interrupt(&self, waits: bool) -> bool {
+    pub fn wants_interrupt(&mut self, waits: bool) -> bool {
+        self.behind &= waits;
         self.in_flight() > 0 && (waits || self.taken < self.awaited)
     }
 
@@ -210,6 +218,7 @@ mod tests {
         let mut underway = given(2);
         underway.wait_for_all(1);
         underway.give();
+        assert!(underway.wants_interrupt(false));
         underway.give();
         for _ in 0..3 {
             assert!(underway.wants_interrupt(false));
@@ -217,6 +226,23 @@ mod tests {
         }
         assert!(!underway.wants_interrupt(false));
         assert!(underway.wants_interrupt(true));
+    }
+
+    #[test]
+    fn one_who_waits_is_told_though_others_go_before() {
+        let mut underway = given(1);
+        underway.wait_for_all(1);
+        // Others, which came later.
+        for _ in 0..3 {
+            underway.give();
+            assert!(underway.wants_interrupt(true));
+            underway.take();
+            underway.take();
+        }
+        underway.give();
+        assert!(underway.wants_interrupt(false));
+        underway.take();
+        assert!(!underway.wants_interrupt(false));
     }
 
     #[test]

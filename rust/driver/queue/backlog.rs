@@ -8,18 +8,25 @@
 
 use super::packet::{
     self,
+    Cause,
     Open,
-    Packet, //
+    Packet,
+    Sent, //
 };
 use crate::{
     ext::{
         compat::smp_mb,
+        net::skbuff::SkBuffQueue,
         sync::{
             new_spinlock_bh,
             SpinLockBh, //
         }, //
     },
-    proto::Cork, //
+    proto::{
+        Cork,
+        Place,
+        Share, //
+    }, //
 };
 use kernel::{
     prelude::*,
@@ -58,8 +65,12 @@ pub(in crate::driver) struct Backlog {
 }
 
 struct Inner {
-    /// Packets in the list of all that wait; the open one is not among them.
+    /// Packets that wait in their order; the open one is not among them.
     packets: usize,
+    /// One of them is in a list of all, and these are behind it.
+    listed: bool,
+    rest: SkBuffQueue<Sent>,
+    share: Share,
     /// The memory of those with payload, the open one included, in bytes.
     memory: usize,
     /// With so much, the writer has to wait.
@@ -84,6 +95,9 @@ impl Backlog {
             inner <- new_spinlock_bh!(
                 Inner {
                     packets: 0,
+                    listed: false,
+                    rest: SkBuffQueue::new(),
+                    share: Share::new(),
                     memory: 0,
                     limit: limit(buf_alloc),
                     open: None,
@@ -158,6 +172,49 @@ impl Backlog {
         let mut inner = self.inner.lock();
         inner.packets = inner.packets.saturating_sub(1);
         inner.memory = inner.memory.saturating_sub(memory);
+    }
+
+    /// Where `packet` would wait, if none of the connection does.
+    pub(super) fn place(&self, packet: &Packet) -> Place {
+        self.inner.lock().place(packet)
+    }
+
+    /// Has `packet` wait behind what does of the connection; if nothing does, returns it, and where it is to wait for
+    /// all.
+    pub(super) fn list(&self, packet: Packet) -> Option<(Packet, Place)> {
+        let mut inner = self.inner.lock();
+        if inner.listed {
+            inner.rest.push_back(packet);
+            return None;
+        }
+        inner.listed = true;
+        inner.share = Share::new();
+        let place = inner.place(&packet);
+        Some((packet, place))
+    }
+
+    /// Whether the connection, whose turn it is, may send a packet in it.
+    pub(super) fn may_send(&self) -> bool {
+        self.inner.lock().share.may_send()
+    }
+
+    /// The packet of the connection that waited for all has left from `place`, at `cost`; returns the one behind it, which
+    /// is to wait there now.
+    pub(super) fn advance(&self, place: Place, cost: usize) -> Option<Packet> {
+        let mut inner = self.inner.lock();
+        if place == Place::Turn {
+            inner.share.spend(cost);
+        }
+        let next = inner.rest.pop_front();
+        inner.listed = next.is_some();
+        next
+    }
+
+    /// None of the connection waits for all any more; returns what was behind it.
+    pub(super) fn unlist(&self) -> SkBuffQueue<Sent> {
+        let mut inner = self.inner.lock();
+        inner.listed = false;
+        core::mem::take(&mut inner.rest)
     }
 
     /// Keeps `packet` open, behind what is before it; returns it if it has nothing to wait for, or is full, or there
@@ -238,6 +295,15 @@ impl Backlog {
 }
 
 impl Inner {
+    /// Where `packet` waits, if none of the connection does: payload goes first with none before it.
+    fn place(&self, packet: &Packet) -> Place {
+        if packet.control().cause() == Cause::Payload && self.cork.has_before_last() {
+            Place::Turn
+        } else {
+            Place::First
+        }
+    }
+
     /// Whether an open packet stays open: not if it is full, or waits for nothing.
     fn waits(&mut self, open: &Open) -> bool {
         let full = open.room() == 0;
@@ -257,7 +323,6 @@ mod tests {
                 number_of,
                 TestSender, //
             },
-            Cause,
             Sender, //
         },
         *, //

@@ -4,9 +4,10 @@
 //!
 //! - `rx`: a receive queue: buffers to the device, packets from it;
 //! - `payload`: what a received packet brought, in the buffers that it came in;
-//! - `tx`: a transmit queue: packets to the device, in order, and back to memory;
+//! - `tx`: a transmit queue: packets to the device, and back to memory;
 //! - `packet`: a packet to be sent, and what it asks of its [`Sender`];
-//! - `waiting`, `backlog`: packets that wait for room, and what of one sender does, small writes that are put together included;
+//! - `waiting`, `backlog`: packets that wait for room, whose turn it is, and what of one sender does, small writes that are
+//!   put together included;
 //! - `events`: what the device tells of itself;
 //! - `tap`: copies for monitors.
 

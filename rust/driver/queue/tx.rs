@@ -17,7 +17,10 @@ use super::{
         Sent, //
     },
     tap,
-    waiting::Waiting, //
+    waiting::{
+        Popped,
+        Waiting, //
+    }, //
 };
 use crate::{
     driver::stats::{
@@ -39,12 +42,9 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            AtomicFlag,
-            Relaxed, //
-        },
-        Arc, //
+    sync::atomic::{
+        AtomicFlag,
+        Relaxed, //
     },
     time::{
         delay::fsleep,
@@ -67,7 +67,7 @@ pub(in crate::driver) struct Tx {
 struct Inner {
     /// None while the device does not run.
     queue: Option<Virtqueue<Packet>>,
-    /// Packets that found no room, in their order.
+    /// Packets that found no room.
     waiting: Waiting,
     /// The packets that the device has.
     underway: Underway,
@@ -107,14 +107,14 @@ pub(in crate::driver) struct Gauge {
 }
 
 impl Tx {
-    /// Not running. `joins`: small writes are put together; for one queue of all.
-    pub(in crate::driver) fn new(joins: bool) -> impl PinInit<Self> {
+    /// Not running. `streams`: for packets of connections; for one queue of all.
+    pub(in crate::driver) fn new(streams: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             full: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
-                    waiting: Waiting::new(joins),
+                    waiting: Waiting::new(streams),
                     underway: Underway::new(),
                     header_len: 0,
                 },
@@ -317,31 +317,31 @@ impl Tx {
         }
     }
 
-    /// Drops the waiting packets for which `unwanted` says so; returns whether there were any. A writer who
-    /// had to wait for room is told when packets are taken back, or sent.
+    /// Drops all waiting packets.
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn purge(&self, unwanted: impl Fn(&Sent) -> bool) -> bool {
-        let purged = self.inner.lock().waiting.extract(unwanted);
-        // The lock is released by now; these are freed.
-        !purged.is_empty()
+    pub(in crate::driver) fn purge(&self) {
+        let purged = self.inner.lock().waiting.end();
+        // The lock is released by now.
+        drop(purged);
     }
 
-    /// Drops the waiting packets of `sender`, its open one included; returns whether there were any.
+    /// Drops the waiting packets of `sender`, its open one included; returns whether there were any. A writer who had
+    /// to wait for room is told when packets are taken back, or sent.
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
-        let is_it = |other: &Arc<dyn Sender>| core::ptr::addr_eq(Arc::as_ptr(other), sender);
-        // The search takes the longer the more packets wait.
+        // The search takes the longer the more senders wait.
         if !sender.backlog().has_packets() {
             return false;
         }
         let open = sender.backlog().take_open();
-        self.purge(|sent| sent.sender().is_some_and(is_it)) || open.is_some()
+        let withdrawn = self.inner.lock().waiting.extract_of(sender);
+        open.is_some() || !withdrawn.is_empty()
     }
 
     /// Whether so much waits that writers have to wait.
@@ -444,6 +444,7 @@ impl Inner {
         };
         while let Some((mut packet, _)) = queue.get_used() {
             self.underway.take();
+            self.waiting.take(&packet, self.underway.in_flight());
             if let Some(mut open) = packet.control_mut().take_back() {
                 open.control_mut().close();
                 if let Some(open) = self.waiting.push(open) {
@@ -500,10 +501,12 @@ impl Inner {
             return Err(NotAdded::Never(packet));
         }
         tap::show_sent(&mut packet);
+        let load = self.waiting.load_of(&packet);
         match queue.add(packet) {
             Ok(()) => {
                 STATS.count(Counter::TxPackets);
                 self.underway.give();
+                self.waiting.give(load);
                 Ok(())
             }
             // No room; or, for now, nothing to map it with.
@@ -525,7 +528,7 @@ impl Inner {
     /// Gives `packet` to the device, or has it wait; what may not even wait goes to `done`.
     fn add_or_wait(&mut self, mut packet: Packet, done: &mut SkBuffQueue<Sent>) {
         packet.control_mut().close();
-        let packet = if self.waiting.is_empty() {
+        let packet = if self.waiting.lets_pass(&packet) {
             match self.add(packet) {
                 Ok(()) => return,
                 Err(NotAdded::Never(packet)) => {
@@ -544,15 +547,16 @@ impl Inner {
 
     /// Gives the device what waits, as there is room.
     fn send_waiting(&mut self, done: &mut SkBuffQueue<Sent>) {
-        while let Some(packet) = self.waiting.pop() {
+        while let Some(Popped { packet, next }) = self.waiting.pop() {
             match self.add(packet) {
                 Ok(()) => {}
                 Err(NotAdded::Never(packet)) => done.push_back(packet),
                 Err(NotAdded::ForNow(packet)) => {
-                    self.waiting.unpop(packet);
+                    self.waiting.unpop(packet, next);
                     return;
                 }
             }
+            self.waiting.advance(next);
         }
     }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that wait for room in a transmit queue, in their order, and how much memory they hold.
+//! Packets that wait for room in a transmit queue, whose turn it is, and how much memory they hold.
 
 use super::{
     backlog,
     packet::{
         Cause,
         Packet,
+        Sender,
         Sent, //
     },
 };
@@ -15,8 +16,14 @@ use crate::{
         Counter,
         STATS, //
     },
-    ext::net::skbuff::SkBuffQueue, //
+    ext::net::skbuff::SkBuffQueue,
+    proto::{
+        cost,
+        Fair,
+        Place, //
+    }, //
 };
+use kernel::sync::Arc;
 
 /// How many replies wait at most (C6): more are dropped, and their peers have time-outs.
 const REPLIES_MAX: usize = 1024;
@@ -29,19 +36,49 @@ const MEMORY_LOW: usize = MEMORY_MAX / 4 * 3;
 
 /// Packets that wait.
 ///
+/// Of each sender one packet is in one of the lists, and the rest in its [`Backlog`](super::Backlog); what has no order
+/// among its sender's is there alone.
+///
 /// # Context
 ///
 /// `Tx::inner` guards it: nothing of it sleeps.
 pub(super) struct Waiting {
-    packets: SkBuffQueue<Sent>,
+    /// Those that go before all turns.
+    first: SkBuffQueue<Sent>,
+    /// Those that wait for a turn: their senders' is next in this order.
+    turns: SkBuffQueue<Sent>,
+    fair: Fair,
+    /// How many there are.
+    len: usize,
     /// How many of them are replies.
     replies: usize,
     /// The memory of those with payload, in bytes.
     memory: usize,
-    /// Small writes are put together before they wait here; their memory counts too.
-    joins: bool,
+    /// For packets of connections, of which small writes are put together before they wait here; their memory counts
+    /// too.
+    streams: bool,
     /// There was too much, and has been since.
     full: bool,
+}
+
+/// A packet that has left.
+pub(super) struct Popped {
+    pub(super) packet: Packet,
+    pub(super) next: Next,
+}
+
+/// What the device has of a packet.
+pub(super) struct Load {
+    cost: usize,
+    whose: usize,
+}
+
+/// Who follows a packet that has left.
+pub(super) struct Next {
+    place: Place,
+    /// Whose next packet is listed in its stead.
+    sender: Option<Arc<dyn Sender>>,
+    cost: usize,
 }
 
 /// The memory that a packet counts for.
@@ -52,31 +89,51 @@ fn weight(packet: &Packet) -> usize {
     }
 }
 
+/// Among whose packets `packet` keeps its order. A credit update may overtake payload.
+fn ordered(packet: &Packet) -> Option<&Arc<dyn Sender>> {
+    let sent = packet.control();
+    match sent.cause() {
+        Cause::CreditUpdate => None,
+        Cause::Call | Cause::Payload | Cause::Reply | Cause::Last => sent.sender(),
+    }
+}
+
+/// Where `packet` waits that keeps its order among nobody's.
+fn place(packet: &Packet) -> Place {
+    match packet.control().cause() {
+        Cause::Payload => Place::Turn,
+        Cause::Call | Cause::CreditUpdate | Cause::Reply | Cause::Last => Place::First,
+    }
+}
+
 impl Waiting {
-    /// None, of a queue for packets that small writes may be put together in, or for others.
-    pub(super) const fn new(joins: bool) -> Self {
+    /// None. `streams`: for packets of connections; if not, for datagrams, which are in flight as the queue has room.
+    pub(super) const fn new(streams: bool) -> Self {
         Self {
-            joins,
-            packets: SkBuffQueue::new(),
+            first: SkBuffQueue::new(),
+            turns: SkBuffQueue::new(),
+            fair: Fair::new(),
+            len: 0,
             replies: 0,
             memory: 0,
+            streams,
             full: false,
         }
     }
 
     /// Whether none waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.len == 0
     }
 
     /// How many wait; those that are open do not count.
     pub(super) fn len(&self) -> usize {
-        self.packets.len()
+        self.len
     }
 
     /// The memory of those with payload, open ones included, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let open = if self.joins {
+        let open = if self.streams {
             backlog::open_memory()
         } else {
             0
@@ -97,6 +154,16 @@ impl Waiting {
         room
     }
 
+    /// Whether `packet` need not wait, as none does, and the device may be given it.
+    pub(super) fn lets_pass(&self, packet: &Packet) -> bool {
+        self.is_empty()
+            && (self.fair.has_room(0)
+                || match ordered(packet) {
+                    Some(sender) => sender.backlog().place(packet),
+                    None => place(packet),
+                } == Place::First)
+    }
+
     /// Has `packet` wait; returns it if it may not, as there are too many replies.
     pub(super) fn push(&mut self, packet: Packet) -> Option<Packet> {
         let cause = packet.control().cause();
@@ -104,41 +171,148 @@ impl Waiting {
             STATS.count(Counter::ReplyDropped);
             return Some(packet);
         }
+        STATS.count(Counter::TxWaited);
         self.count_in(&packet);
-        self.packets.push_back(packet);
+        let (packet, place) = match ordered(&packet).cloned() {
+            Some(sender) => sender.backlog().list(packet)?,
+            None => {
+                let place = place(&packet);
+                (packet, place)
+            }
+        };
+        self.push_to(packet, place);
         None
     }
 
-    /// Takes the first packet out.
-    pub(super) fn pop(&mut self) -> Option<Packet> {
-        let packet = self.packets.pop_front()?;
-        self.count_out(&packet);
-        Some(packet)
-    }
-
-    /// Puts the packet that [`pop`](Self::pop) has given back to the front.
-    pub(super) fn unpop(&mut self, packet: Packet) {
-        self.count_in(&packet);
-        self.packets.push_front(packet);
-    }
-
-    /// Takes those out for which `unwanted` says so. They are to be freed with nothing locked.
-    pub(super) fn extract(&mut self, unwanted: impl Fn(&Sent) -> bool) -> SkBuffQueue<Sent> {
-        let gone = self.packets.extract(|packet| unwanted(packet.control()));
-        for packet in gone.iter() {
-            self.count_out(&packet);
+    /// Has `packet` wait at `place`, behind all that do.
+    fn push_to(&mut self, packet: Packet, place: Place) {
+        match place {
+            Place::First => self.first.push_back(packet),
+            Place::Turn => self.turns.push_back(packet),
         }
+    }
+
+    /// Takes the packet out that is next, if the device may be given one. It is put back by [`unpop`](Self::unpop), or
+    /// [`advance`](Self::advance) is called.
+    pub(super) fn pop(&mut self) -> Option<Popped> {
+        let place = self.fair.next(!self.first.is_empty(), self.turns.len())?;
+        let packet = match place {
+            Place::First => self.first.pop_front()?,
+            Place::Turn => self.next_turn()?,
+        };
+        self.count_out(&packet);
+        let next = Next {
+            place,
+            sender: ordered(&packet).cloned(),
+            cost: cost(packet.len()),
+        };
+        Some(Popped { packet, next })
+    }
+
+    /// Takes the packet out whose sender's turn it is.
+    fn next_turn(&mut self) -> Option<Packet> {
+        loop {
+            let packet = self.turns.pop_front()?;
+            if ordered(&packet).is_none_or(|sender| sender.backlog().may_send()) {
+                return Some(packet);
+            }
+            self.turns.push_back(packet);
+        }
+    }
+
+    /// Puts the packet that [`pop`](Self::pop) has given back to where it was.
+    pub(super) fn unpop(&mut self, packet: Packet, next: Next) {
+        self.count_in(&packet);
+        match next.place {
+            Place::First => self.first.push_front(packet),
+            Place::Turn => self.turns.push_front(packet),
+        }
+    }
+
+    /// Has the next packet of the sender wait where the one did that [`pop`](Self::pop) has given.
+    pub(super) fn advance(&mut self, next: Next) {
+        let Some(sender) = next.sender else {
+            return;
+        };
+        match (sender.backlog().advance(next.place, next.cost), next.place) {
+            // Payload behind one that went first has something before it.
+            (Some(packet), Place::First) => {
+                let place = place(&packet);
+                self.push_to(packet, place);
+            }
+            (Some(packet), Place::Turn) => self.turns.push_front(packet),
+            (None, _) => {}
+        }
+    }
+
+    /// What of `packet` counts for what the device has.
+    pub(super) fn load_of(&self, packet: &Packet) -> Option<Load> {
+        if !self.streams || place(packet) == Place::First {
+            return None;
+        }
+        let sender = ordered(packet)?;
+        Some(Load {
+            cost: cost(packet.len()),
+            whose: Arc::as_ptr(sender).cast::<()>().addr(),
+        })
+    }
+
+    /// The device was given a packet of that much.
+    pub(super) fn give(&mut self, load: Option<Load>) {
+        if let Some(Load { cost, whose }) = load {
+            self.fair.give(cost, whose);
+        }
+    }
+
+    /// `packet` was taken back; `left`: so many are with the device.
+    pub(super) fn take(&mut self, packet: &Packet, left: u64) {
+        if let Some(Load { cost, .. }) = self.load_of(packet) {
+            self.fair.take(cost, left);
+        }
+    }
+
+    /// Takes those of `sender` out. They are to be freed with nothing locked.
+    pub(super) fn extract_of(&mut self, sender: &dyn Sender) -> SkBuffQueue<Sent> {
+        let is_its = |packet: &Packet| {
+            let other = packet.control().sender();
+            other.is_some_and(|other| core::ptr::addr_eq(Arc::as_ptr(other), sender))
+        };
+        let mut gone = self.first.extract(is_its);
+        gone.append(self.turns.extract(is_its));
+        gone.append(sender.backlog().unlist());
+        self.count_all_out(&gone);
         gone
     }
 
-    /// Takes all out, and nobody has to wait any more.
+    /// Takes all out, and nobody has to wait any more. They are to be freed with nothing locked.
     pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
         self.full = false;
-        self.extract(|_| true)
+        let mut gone = SkBuffQueue::new();
+        for mut list in [
+            core::mem::take(&mut self.first),
+            core::mem::take(&mut self.turns),
+        ] {
+            while let Some(packet) = list.pop_front() {
+                let rest = ordered(&packet).map(|sender| sender.backlog().unlist());
+                gone.push_back(packet);
+                if let Some(rest) = rest {
+                    gone.append(rest);
+                }
+            }
+        }
+        self.count_all_out(&gone);
+        gone
+    }
+
+    fn count_all_out(&mut self, gone: &SkBuffQueue<Sent>) {
+        for packet in gone.iter() {
+            self.count_out(&packet);
+        }
     }
 
     /// Counts `packet`, which is about to wait.
     fn count_in(&mut self, packet: &Packet) {
+        self.len = self.len.saturating_add(1);
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_add(1);
         }
@@ -151,6 +325,7 @@ impl Waiting {
 
     /// Counts `packet` out, which waits no longer.
     fn count_out(&mut self, packet: &Packet) {
+        self.len = self.len.saturating_sub(1);
         if packet.control().cause() == Cause::Reply {
             self.replies = self.replies.saturating_sub(1);
         }
@@ -159,6 +334,13 @@ impl Waiting {
         if let Some(sender) = packet.control().sender() {
             sender.backlog().count_out(weight);
         }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // What is in a backlog holds its sender, which holds the backlog.
+        drop(self.end());
     }
 }
 
@@ -188,10 +370,15 @@ mod tests {
 
     /// Whether the packets that wait are these, first to last. They are taken.
     fn are(waiting: &mut Waiting, numbers: &[u32]) -> bool {
-        numbers
-            .iter()
-            .all(|number| number_of(waiting.pop().as_ref()) == *number)
-            && waiting.pop().is_none()
+        numbers.iter().all(|number| next(waiting) == *number) && next(waiting) == 0
+    }
+
+    /// Takes the next packet; returns which it is, zero if there is none.
+    fn next(waiting: &mut Waiting) -> u32 {
+        waiting.pop().map_or(0, |Popped { packet, next }| {
+            waiting.advance(next);
+            number_of(Some(&packet))
+        })
     }
 
     /// Whether nothing is counted any more of what has waited.
@@ -243,8 +430,8 @@ mod tests {
         waiting.push(sender.packet(3, Cause::Reply)?);
         let memory = waiting.memory();
         for _ in 0..2 {
-            let packet = waiting.pop().ok_or(EIO)?;
-            waiting.unpop(packet);
+            let Popped { packet, next } = waiting.pop().ok_or(EIO)?;
+            waiting.unpop(packet, next);
         }
         assert_eq!((waiting.len(), waiting.memory()), (3, memory));
         assert!(are(&mut waiting, &[1, 2, 3]));
@@ -268,10 +455,10 @@ mod tests {
         assert!(waiting.push(sender.packet(8888, Cause::Call)?).is_none());
         assert!(waiting.push(sender.data(9999, 5)?).is_none());
         // One goes, one comes.
-        drop(waiting.pop());
+        next(&mut waiting);
         assert!(waiting.push(sender.packet(1, Cause::Reply)?).is_none());
         assert!(waiting.push(sender.packet(2, Cause::Reply)?).is_some());
-        let gone = waiting.extract(|_| true);
+        let gone = waiting.end();
         assert_eq!(gone.len(), REPLIES_MAX + 2);
         drop(gone);
         assert!(is_at_zero(&waiting, &sender));
@@ -287,14 +474,16 @@ mod tests {
         waiting.push(first);
         waiting.push(sender.data(2, 5)?);
         waiting.push(other.packet(3, Cause::Call)?);
-        let mut gone = waiting.extract(|sent| {
-            sent.sender()
-                .is_some_and(|s| core::ptr::eq(s.backlog(), sender.backlog()))
-        });
-        assert_eq!(number_of(gone.pop_front().as_ref()), 2);
-        assert!(gone.is_empty());
+        waiting.push(sender.packet(4, Cause::CreditUpdate)?);
+        waiting.push(sender.data(5, 5)?);
+        let mut gone = waiting.extract_of(&*sender);
+        let numbers = [(); 4].map(|()| number_of(gone.pop_front().as_ref()));
+        assert_eq!(numbers, [2, 4, 5, 0]);
         assert_eq!((waiting.len(), waiting.memory()), (2, memory));
         assert!(are(&mut waiting, &[1, 3]));
+        // Nothing is left of it that the next one would wait behind.
+        waiting.push(sender.data(6, 5)?);
+        assert!(are(&mut waiting, &[6]));
         assert!(is_at_zero(&waiting, &sender) && is_at_zero(&waiting, &other));
         Ok(())
     }
@@ -310,14 +499,104 @@ mod tests {
         while waiting.memory() > MEMORY_LOW {
             assert!(!waiting.has_room_again());
             assert!(waiting.is_full());
-            drop(waiting.pop());
+            next(&mut waiting);
         }
         assert!(waiting.is_full());
         // Said once.
         assert!(waiting.has_room_again());
         assert!(!waiting.has_room_again());
         assert!(!waiting.is_full());
-        drop(waiting.extract(|_| true));
+        drop(waiting.end());
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    /// Has payload wait as the queue does.
+    fn push_data(waiting: &mut Waiting, sender: &Arc<TestSender>, number: u32) -> Result {
+        let mut packet = sender.data(number, 5)?;
+        packet.control_mut().close();
+        waiting.push(packet).map_or(Ok(()), |_| Err(EIO))
+    }
+
+    #[test]
+    fn k8_a_connection_keeps_its_order_and_a_credit_update_none() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
+        for number in 1..=3 {
+            push_data(&mut waiting, &sender, number)?;
+        }
+        waiting.push(sender.packet(4, Cause::Last)?);
+        waiting.push(sender.packet(5, Cause::CreditUpdate)?);
+        assert!(are(&mut waiting, &[1, 5, 2, 3, 4]));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn k8_what_has_nothing_before_it_goes_before_turns() -> Result {
+        let mut waiting = Waiting::new(true);
+        let (bulk, lone) = (TestSender::new(BUF_ALLOC)?, TestSender::new(BUF_ALLOC)?);
+        for number in 1..=4 {
+            push_data(&mut waiting, &bulk, number)?;
+        }
+        assert_eq!(next(&mut waiting), 1);
+        push_data(&mut waiting, &lone, 10)?;
+        assert_eq!(next(&mut waiting), 10);
+        // Answered, and once more.
+        push_data(&mut waiting, &lone, 11)?;
+        waiting.push(lone.packet(12, Cause::Call)?);
+        assert!(are(&mut waiting, &[11, 12, 2, 3, 4]));
+        assert!(is_at_zero(&waiting, &bulk) && is_at_zero(&waiting, &lone));
+        Ok(())
+    }
+
+    #[test]
+    fn k8_connections_take_turns() -> Result {
+        let mut waiting = Waiting::new(true);
+        let senders = [TestSender::new(BUF_ALLOC)?, TestSender::new(BUF_ALLOC)?];
+        for (sender, base) in senders.iter().zip([0, 1000]) {
+            for number in 1..=300 {
+                push_data(&mut waiting, sender, base + number)?;
+            }
+        }
+        // What one has sent, less what the other has, in packets: a turn at the most.
+        let (mut ahead, mut last) = (0i32, [0, 1000]);
+        for _ in 0..600 {
+            let number = next(&mut waiting);
+            let of = usize::from(number > 1000);
+            assert_eq!(number, last[of] + 1);
+            last[of] = number;
+            ahead += if of == 0 { 1 } else { -1 };
+            assert!(ahead.abs() <= 124);
+        }
+        assert_eq!(last, [300, 1300]);
+        assert!(waiting.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn k8_the_device_has_no_more_than_keeps_it_busy() -> Result {
+        let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
+        let lone = TestSender::new(BUF_ALLOC)?;
+        let mut packet = sender.data(1, 5)?;
+        packet.control_mut().close();
+        // That of one fills the queue; then comes another's.
+        for _ in 0..1000 {
+            waiting.give(waiting.load_of(&packet));
+        }
+        assert!(waiting.lets_pass(&packet));
+        waiting.give(waiting.load_of(&lone.data(2, 5)?));
+        // Nothing is before it.
+        assert!(waiting.lets_pass(&packet));
+        let mut second = sender.data(2, 5)?;
+        second.control_mut().close();
+        assert!(!waiting.lets_pass(&second));
+        waiting.push(second);
+        assert_eq!(next(&mut waiting), 0);
+        push_data(&mut waiting, &lone, 3)?;
+        assert_eq!(next(&mut waiting), 3);
+        assert_eq!(next(&mut waiting), 0);
+        waiting.take(&packet, 0);
+        assert_eq!(next(&mut waiting), 2);
         assert!(is_at_zero(&waiting, &sender));
         Ok(())
     }

@@ -83,6 +83,9 @@ pub enum Task {
         peer: Peer,
         #[arg(long)]
         from: u32,
+        /// How many other connections fill the queue
+        #[arg(long)]
+        fillers: usize,
         /// Write when this file is there
         #[arg(long)]
         when: PathBuf,
@@ -95,6 +98,16 @@ pub enum Task {
         writers: usize,
         #[arg(long)]
         close: usize,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+    },
+    /// Connect writers that write until there is no room, and one that writes a byte after them
+    Turns {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        writers: usize,
         /// Write when this file is there
         #[arg(long)]
         when: PathBuf,
@@ -159,13 +172,23 @@ impl Task {
             Self::ErrorTaken { peer } => error_taken(peer),
             Self::LateAnswer { peer } => late_answer(peer),
             Self::CameAndWent { peer, greeting } => came_and_went(peer, greeting.as_bytes()),
-            Self::Successor { peer, from, when } => successor(peer, from, &when),
+            Self::Successor {
+                peer,
+                from,
+                fillers,
+                when,
+            } => successor(peer, from, fillers, &when),
             Self::Farewell {
                 peer,
                 writers,
                 close,
                 when,
             } => farewell(peer, writers, close, &when),
+            Self::Turns {
+                peer,
+                writers,
+                when,
+            } => turns(peer, writers, &when),
             Self::TooLong { peer, bytes } => too_long(peer, bytes),
             Self::HalfClose { peer, when } => half_close(peer, &when),
             Self::LastWords {
@@ -389,14 +412,18 @@ fn goes_first(first: bool) -> Result<()> {
         .map(drop)
 }
 
-fn successor(peer: Peer, from: u32, when: &PathBuf) -> Result<()> {
-    let filler = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+fn successor(peer: Peer, from: u32, fillers: usize, when: &PathBuf) -> Result<()> {
+    let fillers = (0..fillers)
+        .map(|_| Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer))
+        .collect::<Result<Vec<_>>>()?;
     let first = Socket::bound(Kind::Stream, from)?.connect(peer)?;
     println!("CONNECTED");
     wait_for_file(when)?;
-    // More than the queue is deep.
-    for _ in 0..400 {
-        send_apart(&filler, &[1])?;
+    // More than the queue is deep, of so many that none is kept from it for having sent too much.
+    for filler in &fillers {
+        for _ in 0..15 {
+            send_apart(filler, &[1])?;
+        }
         thread::yield_now();
     }
     first.send(&[2; 1000], MsgFlags::MSG_DONTWAIT)?;
@@ -473,6 +500,22 @@ fn farewell(peer: Peer, writers: usize, close: usize, when: &PathBuf) -> Result<
     writers.drain(..close);
     println!("WRITTEN");
     quiet.poll(PollFlags::POLLIN, PATIENCE)?;
+    Ok(())
+}
+
+fn turns(peer: Peer, writers: usize, when: &PathBuf) -> Result<()> {
+    let lone = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
+    let writers = (0..writers)
+        .map(|_| Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer))
+        .collect::<Result<Vec<_>>>()?;
+    println!("CONNECTED");
+    wait_for_file(when)?;
+    for writer in &writers {
+        while writer.send(&[7; 16 << 10], MsgFlags::MSG_DONTWAIT).is_ok() {}
+    }
+    lone.send(&[7], MsgFlags::empty())?;
+    println!("WRITTEN");
+    lone.poll(PollFlags::POLLIN, PATIENCE)?;
     Ok(())
 }
 

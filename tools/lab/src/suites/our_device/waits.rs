@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
     },
     thread,
@@ -213,16 +213,17 @@ pub fn came_and_went(s: &mut Session) -> Result<()> {
 
 /// What a connection that was reset had waiting must not reach its successor between the same ports.
 pub fn successor(s: &mut Session) -> Result<()> {
+    const FILLERS: usize = 32;
     let (port, listener) = listen(s)?;
     let (from, signal) = (s.fresh_port(), Signal::new(s));
-    // The first is the filler's.
+    // The first are the fillers'.
     let echoes = thread::spawn(move || -> Result<()> {
         let mut held = Vec::new();
-        for i in 0..3 {
+        for i in 0..FILLERS + 2 {
             let (stream, _) = listener.accept()?;
             stream.set_read_timeout(Some(STALL))?;
             held.push(stream.try_clone()?);
-            if i == 2 {
+            if i == FILLERS + 1 {
                 let mut buffer = [0; 10];
                 let mut stream = &stream;
                 stream.read_exact(&mut buffer)?;
@@ -233,7 +234,7 @@ pub fn successor(s: &mut Session) -> Result<()> {
     });
     let program = s.rvtest(
         Side::Guest,
-        &format!("waits successor --cid 2 --port {port} --from {from} --when {signal}"),
+        &format!("waits successor --cid 2 --port {port} --from {from} --fillers {FILLERS} --when {signal}"),
     )?;
     let outcome = writes_unseen(s, &program, &signal, |s| {
         say(s, &format!("abort {from}"))?;
@@ -342,6 +343,58 @@ pub fn cork(s: &mut Session) -> Result<()> {
     );
     drop(stream);
     program.wait(LONG)?;
+    Ok(())
+}
+
+/// A byte that is written when many connections have written all that they may.
+pub fn turns(s: &mut Session) -> Result<()> {
+    const WRITERS: usize = 6;
+    /// What the device has of them at the most, what goes before it at once, and what another thread has read by the
+    /// time that it is looked at.
+    const BEFORE: u64 = (256 << 10) + (WRITERS as u64) * (32 << 10) + (128 << 10);
+    let (port, listener) = listen(s)?;
+    let signal = Signal::new(s);
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits turns --cid 2 --port {port} --writers {WRITERS} --when {signal}"),
+    )?;
+    let (mut lone, _) = listener.accept()?;
+    lone.set_read_timeout(Some(STALL))?;
+    let waited = stats(s)?["tx_waited"];
+    let bytes = Arc::new(AtomicU64::new(0));
+    let mut readers = Vec::new();
+    for _ in 0..WRITERS {
+        let (mut stream, _) = listener.accept()?;
+        let bytes = bytes.clone();
+        readers.push(thread::spawn(move || {
+            let mut buffer = [0; 65536];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                bytes.fetch_add(n as u64, Ordering::Relaxed);
+            }
+        }));
+    }
+    writes_unseen(s, &program, &signal, |s| say(s, "pace tx 10").map(drop))?;
+    lone.read_exact(&mut [0])?;
+    let before = bytes.load(Ordering::Relaxed);
+    say(s, "pace tx 0")?;
+    let waited = stats(s)?["tx_waited"] - waited;
+    // It has waited for this.
+    lone.write_all(&[1])?;
+    program.wait(LONG)?;
+    drop(lone);
+    for reader in readers {
+        reader.join().map_err(|_| anyhow!("a reader panicked"))?;
+    }
+    let all = bytes.load(Ordering::Relaxed);
+    ensure!(
+        all > 2 * BEFORE,
+        "the others wrote {all} bytes: too few to wait for"
+    );
+    ensure!(waited > 0, "no packet is said to have waited");
+    ensure!(
+        before <= BEFORE,
+        "{before} bytes of {all} went before one of another connection"
+    );
     Ok(())
 }
 
