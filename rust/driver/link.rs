@@ -13,6 +13,7 @@ use super::{
         Cause,
         Open,
         Packet,
+        Packets,
         Rx,
         Sender,
         Tx, //
@@ -261,7 +262,20 @@ impl Link {
     ///
     /// `ENODEV`: the queue does not run.
     pub(super) fn send(self: &Arc<Self>, packet: Packet) -> Result {
-        self.streams.send(self, packet)
+        self.send_all(Packets::from(packet))
+    }
+
+    /// Sends packets of a connection, of which the device is told once.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the queue does not run.
+    pub(super) fn send_all(self: &Arc<Self>, packets: Packets) -> Result {
+        self.streams.send(self, packets)
     }
 
     /// Sends the datagram `packet`.
@@ -274,7 +288,7 @@ impl Link {
     ///
     /// `ENODEV`: the queue does not run.
     pub(super) fn send_datagram(self: &Arc<Self>, packet: Packet) -> Result {
-        self.datagrams.send(self, packet)
+        self.datagrams.send(self, Packets::from(packet))
     }
 
     /// The RST that answers `header`'s packet, unless it is one itself (C2), or memory is lacking.
@@ -418,7 +432,7 @@ impl Outbox {
         self.follow(link, afterwards);
     }
 
-    /// Sends `packet`, and does what follows from that.
+    /// Sends `packets`, and does what follows from that.
     ///
     /// # Context
     ///
@@ -427,8 +441,8 @@ impl Outbox {
     /// # Errors
     ///
     /// `ENODEV`: the queue does not run.
-    fn send(&self, link: &Arc<Link>, packet: Packet) -> Result {
-        let afterwards = self.tx.send(packet)?;
+    fn send(&self, link: &Arc<Link>, packets: Packets) -> Result {
+        let afterwards = self.tx.send(packets)?;
         self.follow(link, afterwards);
         Ok(())
     }

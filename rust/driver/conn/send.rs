@@ -13,6 +13,7 @@ use crate::{
         queue::{
             self,
             Open,
+            Packets,
             Pinned, //
         },
         stats::{
@@ -45,6 +46,10 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
+
+/// So many packets of a call go to the device at once, which is told of them once; it takes them while the next are
+/// made.
+const AT_ONCE: usize = 2;
 
 fn errno(error: SendError) -> Error {
     match error {
@@ -184,7 +189,7 @@ impl Conn {
             let left = reserved.saturating_sub(sent);
             // The caller goes on from where the message stands: it must stand behind what is reported.
             result = msg
-                .unmoved_on_error(|msg| self.send_piece(link, header, sk, msg, left, pinned))
+                .unmoved_on_error(|msg| self.send_some(link, header, sk, msg, left, pinned))
                 .map(|len| {
                     sent = sent.saturating_add(len);
                 });
@@ -203,7 +208,7 @@ impl Conn {
         }
     }
 
-    /// Sends up to `len` bytes as one packet, or adds them to one that waits.
+    /// Sends up to `len` bytes as a few packets, or adds them to one that waits.
     ///
     /// # Context
     ///
@@ -214,7 +219,7 @@ impl Conn {
     /// - `ENODEV`: there is no device.
     /// - `ENOMEM`: no memory.
     /// - `EFAULT`: the user's memory cannot be read.
-    fn send_piece(
+    fn send_some(
         self: &Arc<Self>,
         link: &Arc<Link>,
         header: Header,
@@ -233,9 +238,27 @@ impl Conn {
                 return Ok(len);
             }
         }
-        let (packet, len) = queue::data(header, self.clone(), sk, msg, len, zerocopy)?;
-        link.send(packet)?;
-        Ok(len)
+        let (mut packets, mut sent) = (Packets::new(), 0);
+        while sent < len && packets.len() < AT_ONCE {
+            let left = len.saturating_sub(sent);
+            // What is left may wait for the next writes.
+            if !packets.is_empty() && zerocopy.is_none() && self.opens(msg, left).is_some() {
+                break;
+            }
+            let packet = msg
+                .unmoved_on_error(|msg| queue::data(header, self.clone(), sk, msg, left, zerocopy));
+            match packet {
+                Ok((packet, len)) => {
+                    packets.push_back(packet);
+                    sent = sent.saturating_add(len);
+                }
+                // It comes again when what is there has gone.
+                Err(_) if !packets.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        link.send_all(packets)?;
+        Ok(sent)
     }
 
     /// The room of the packet that a write of `len` bytes is to begin, if others may be added to it.

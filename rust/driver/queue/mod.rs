@@ -32,6 +32,7 @@ pub(super) use self::{
         Cause,
         Open,
         Packet,
+        Packets,
         Pinned,
         Sender, //
     },

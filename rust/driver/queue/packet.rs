@@ -9,7 +9,8 @@ use crate::{
         skbuff::{
             ControlBlock,
             Growing,
-            SkBuff, //
+            SkBuff,
+            SkBuffQueue, //
         },
         vsock::{
             Sending,
@@ -189,6 +190,9 @@ impl Sent {
 
 /// A packet to be sent.
 pub(in crate::driver) type Packet = SkBuff<Sent>;
+
+/// Packets to be sent, in their order.
+pub(in crate::driver) type Packets = SkBuffQueue<Sent>;
 
 /// A packet to be sent that more of the user's bytes may be added to.
 pub(in crate::driver) type Open = Growing<Sent>;

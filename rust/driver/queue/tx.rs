@@ -13,6 +13,7 @@ use super::{
         Cause,
         Open,
         Packet,
+        Packets,
         Sender,
         Sent, //
     },
@@ -153,7 +154,7 @@ impl Tx {
         drop(waiting);
     }
 
-    /// Sends `packet`, now or when there is room.
+    /// Sends `packets`, now or when there is room. The device is told of them once.
     ///
     /// # Context
     ///
@@ -162,15 +163,16 @@ impl Tx {
     /// # Errors
     ///
     /// `ENODEV`: there is no device (any more).
-    pub(in crate::driver) fn send(&self, packet: Packet) -> Result<Afterwards> {
+    pub(in crate::driver) fn send(&self, mut packets: Packets) -> Result<Afterwards> {
         self.change(|inner, done| {
-            if inner.queue.is_some() {
-                inner.close_and_add(packet, done);
-                Ok(())
-            } else {
-                done.push_back(packet);
-                Err(ENODEV)
+            if inner.queue.is_none() {
+                done.append(packets);
+                return Err(ENODEV);
             }
+            while let Some(packet) = packets.pop_front() {
+                inner.close_and_add(packet, done);
+            }
+            Ok(())
         })
     }
 

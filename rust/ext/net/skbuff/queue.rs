@@ -42,6 +42,14 @@ impl<C: ControlBlock> Default for SkBuffQueue<C> {
     }
 }
 
+impl<C: ControlBlock> From<SkBuff<C>> for SkBuffQueue<C> {
+    fn from(skb: SkBuff<C>) -> Self {
+        let mut queue = Self::new();
+        queue.push_back(skb);
+        queue
+    }
+}
+
 impl<C: ControlBlock> SkBuffQueue<C> {
     /// An empty queue.
     pub(crate) const fn new() -> Self {
