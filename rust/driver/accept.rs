@@ -173,7 +173,7 @@ impl Requests {
     ///
     /// Sleeps; takes `Requests::held_up`.
     pub(super) fn refuse_all(&self, device: &impl Device) {
-        for request in self.take_waiting(device) {
+        while let Some(request) = self.next(device) {
             device.link().refuse_request(&request);
         }
         for queue in self.take_held_up() {
@@ -212,17 +212,11 @@ impl Requests {
     /// Sleeps.
     fn admit_all(&self, device: &impl Device) {
         let mut tried = Instant::<Monotonic>::now();
-        loop {
-            let batch = self.take_waiting(device);
-            if batch.is_empty() {
-                return;
-            }
-            for request in batch {
-                self.admit_or_refuse(device, &request);
-                if tried.elapsed() >= MOMENT {
-                    self.retry(device);
-                    tried = Instant::now();
-                }
+        while let Some(request) = self.next(device) {
+            self.admit_or_refuse(device, &request);
+            if tried.elapsed() >= MOMENT {
+                self.retry(device);
+                tried = Instant::now();
             }
         }
     }
@@ -250,25 +244,23 @@ impl Requests {
         }
     }
 
-    /// Takes all that wait to be handled, and so makes room.
+    /// Takes the first that waits to be handled. The device receives again when half of them have room.
     ///
     /// # Context
     ///
-    /// May sleep; takes `Rx::inner`.
-    fn take_waiting(&self, device: &impl Device) -> KVec<Header> {
-        if self.waiting.lock().requests.is_empty() {
-            return KVec::new();
-        }
-        let room = KVec::with_capacity(WAITING_MAX, GFP_KERNEL).unwrap_or_default();
-        let (requests, paused) = {
+    /// Does not sleep; takes `Rx::inner`.
+    fn next(&self, device: &impl Device) -> Option<Header> {
+        let (request, resume) = {
             let mut waiting = self.waiting.lock();
-            let requests = core::mem::replace(&mut waiting.requests, room);
-            (requests, core::mem::replace(&mut waiting.paused, false))
+            let request = waiting.requests.remove(0).ok()?;
+            let resume = waiting.paused && waiting.requests.len() <= WAITING_MAX / 2;
+            waiting.paused &= !resume;
+            (request, resume)
         };
-        if paused {
+        if resume {
             device.receive_again();
         }
-        requests
+        Some(request)
     }
 
     fn take_held_up(&self) -> KVVec<Queue> {
