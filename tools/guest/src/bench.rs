@@ -10,11 +10,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::stream;
+use crate::{
+    socket::{Kind, Peer},
+    stream,
+};
 
 /// Accepts connections, reads everything and throws it away; a line per connection that ended.
-pub fn sink(port: u32) -> Result<()> {
-    let listener = stream::listen(port)?;
+pub fn sink(kind: Kind, port: u32) -> Result<()> {
+    let listener = stream::listen_as(kind, port)?;
     loop {
         let (mut stream, _) = listener.accept().context("accept")?;
         std::thread::spawn(move || {
@@ -30,14 +33,14 @@ pub fn sink(port: u32) -> Result<()> {
 
 /// Writes for `duration` on each of `flows` connections at once, and waits until all of it was read.
 pub fn source(
-    cid: u32,
-    port: u32,
+    kind: Kind,
+    peer: Peer,
     write_size: usize,
     flows: usize,
     duration: Duration,
 ) -> Result<()> {
     let streams = (0..flows)
-        .map(|_| stream::connect(cid, port))
+        .map(|_| stream::connect_as(kind, peer))
         .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let threads: Vec<_> = streams
@@ -107,6 +110,14 @@ pub fn ping(cid: u32, port: u32, size: usize, duration: Duration) -> Result<()> 
         at(0.99)
     );
     Ok(())
+}
+
+/// Accepts connections and closes them, one after the other, for ever.
+pub fn accepts(port: u32) -> Result<()> {
+    let listener = stream::listen(port)?;
+    loop {
+        drop(listener.accept().context("accept")?);
+    }
 }
 
 /// Connects and closes, one after the other, for `duration`.

@@ -248,6 +248,8 @@ enum Command {
     Sink {
         #[arg(long)]
         port: u32,
+        #[arg(long, value_enum, default_value_t = Kind::Stream)]
+        kind: Kind,
     },
     /// Write as fast as it goes
     Source {
@@ -259,6 +261,8 @@ enum Command {
         flows: usize,
         #[arg(long)]
         ms: u64,
+        #[arg(long, value_enum, default_value_t = Kind::Stream)]
+        kind: Kind,
     },
     /// Round trips against an echo server
     Ping {
@@ -268,6 +272,11 @@ enum Command {
         size: usize,
         #[arg(long)]
         ms: u64,
+    },
+    /// Accept and close, one after the other
+    Accepts {
+        #[arg(long)]
+        port: u32,
     },
     /// Connect and close, one after the other
     Connects {
@@ -373,22 +382,18 @@ fn main() -> Result<()> {
         Command::Lateness { priority, ms } => {
             lateness::measure(priority, Duration::from_millis(ms))
         }
-        Command::Sink { port } => bench::sink(port),
+        Command::Sink { port, kind } => bench::sink(kind, port),
         Command::Source {
             peer,
             write_size,
             flows,
             ms,
-        } => bench::source(
-            peer.cid,
-            peer.port,
-            write_size,
-            flows,
-            Duration::from_millis(ms),
-        ),
+            kind,
+        } => bench::source(kind, peer, write_size, flows, Duration::from_millis(ms)),
         Command::Ping { peer, size, ms } => {
             bench::ping(peer.cid, peer.port, size, Duration::from_millis(ms))
         }
+        Command::Accepts { port } => bench::accepts(port),
         Command::Connects { peer, ms } => {
             bench::connects(peer.cid, peer.port, Duration::from_millis(ms))
         }

@@ -49,7 +49,22 @@ fn listen_at(cid: u32, port: u32) -> Result<VsockListener> {
 }
 
 pub fn connect(cid: u32, port: u32) -> Result<VsockStream> {
-    let socket = Socket::plain(Kind::Stream)?.connect(Peer { cid, port })?;
+    connect_as(Kind::Stream, Peer { cid, port })
+}
+
+/// A connection of either type: what reads and writes does not care.
+pub fn connect_as(kind: Kind, peer: Peer) -> Result<VsockStream> {
+    let socket = Socket::plain(kind)?.connect(peer)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// Listens for connections of either type.
+pub fn listen_as(kind: Kind, port: u32) -> Result<VsockListener> {
+    if kind == Kind::Stream {
+        return listen(port);
+    }
+    let socket = Socket::listening(kind, DEFAULT_BUFFER, port)?;
+    println!("READY {port}");
     Ok(OwnedFd::from(socket).into())
 }
 

@@ -97,7 +97,12 @@ pub enum Job {
     /// Show what it does on our device alone.
     DemoDevice,
     /// Measure both drivers once.
-    Bench { round: u32, quick: bool },
+    Bench {
+        round: u32,
+        quick: bool,
+        /// Only cells whose name contains one of these; all if there are none.
+        cells: Vec<String>,
+    },
     /// Measure datagrams, and receive buffers of this kind, on our device.
     BenchDevice {
         round: u32,

@@ -28,7 +28,11 @@ pub fn run(config: &Path) -> Result<()> {
         Job::Demo => crate::demo::run(&mut session),
         Job::DemoDevice => crate::demo::run_on_device(&mut session),
         Job::Shell => shell(&mut session),
-        Job::Bench { round, quick } => crate::bench::drivers::run(&mut session, round, quick),
+        Job::Bench {
+            round,
+            quick,
+            cells,
+        } => crate::bench::drivers::run(&mut session, round, quick, &cells),
         Job::BenchDevice {
             round,
             quick,

@@ -93,6 +93,9 @@ enum Command {
         /// Short cells: to see that it works
         #[arg(long)]
         quick: bool,
+        /// Measure only the cells of both drivers whose name contains this; may be given several times
+        #[arg(long = "cell", value_name = "TEXT")]
+        cells: Vec<String>,
         /// What is measured
         #[arg(long, value_enum, default_value = "all")]
         part: workstation::Part,
@@ -124,9 +127,10 @@ fn run() -> Result<bool> {
         Command::Bench {
             rounds,
             quick,
+            cells,
             part,
             kernel,
-        } => workstation::bench(rounds, quick, part, kernel),
+        } => workstation::bench(rounds, quick, &cells, part, kernel),
         Command::Matrix => workstation::matrix(),
         Command::Shell { guest } => workstation::shell(&guest),
         Command::OnHost { config } => host::run(&config).map(|()| true),

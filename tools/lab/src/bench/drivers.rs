@@ -36,6 +36,8 @@ pub const HOSTS: &[(&str, &[&str])] = &[
     ("cloud-hypervisor", &["--host", "cloud-hypervisor"]),
     ("default", &["--host", "default"]),
 ];
+const BOUND: &str = "memory of a bound device";
+const IDLE: &str = "memory of an idle connection";
 const TRACING: &str = "/sys/kernel/tracing";
 
 /// What one measurement found, by unit.
@@ -46,9 +48,11 @@ struct Bench<'a> {
     round: u32,
     /// How long a cell is measured.
     ms: u32,
+    /// Only cells whose name contains one of these; all if there are none.
+    cells: &'a [String],
 }
 
-pub fn run(session: &mut Session, round: u32, quick: bool) -> Result<()> {
+pub fn run(session: &mut Session, round: u32, quick: bool, cells: &[String]) -> Result<()> {
     for driver in [Driver::C, Driver::Rvsock] {
         let mut deaths = 0;
         loop {
@@ -61,6 +65,7 @@ pub fn run(session: &mut Session, round: u32, quick: bool) -> Result<()> {
                 s: session,
                 round,
                 ms: if quick { 150 } else { 1000 },
+                cells,
             };
             let outcome = bench.guest();
             match session.settle(outcome) {
@@ -85,6 +90,13 @@ fn way(client: Side) -> &'static str {
     }
 }
 
+fn name_of(client: Side) -> &'static str {
+    match client {
+        Side::Guest => "guest",
+        Side::Host => "host",
+    }
+}
+
 impl Bench<'_> {
     fn report(
         &self,
@@ -102,6 +114,10 @@ impl Bench<'_> {
         });
     }
 
+    fn wants(&self, cell: &str) -> bool {
+        self.cells.is_empty() || self.cells.iter().any(|c| cell.contains(c.as_str()))
+    }
+
     /// Whether events and memory are counted as well: where the host's kernel is the device.
     fn counts(&self) -> bool {
         matches!(self.s.config.backend, Backend::Vhost)
@@ -110,7 +126,7 @@ impl Bench<'_> {
     /// Everything in one guest.
     fn guest(&mut self) -> Result<()> {
         self.s.ensure_guest()?;
-        if self.counts() {
+        if self.counts() && self.wants(BOUND) {
             self.pinned()?;
         }
         for client in [Side::Guest, Side::Host] {
@@ -125,16 +141,20 @@ impl Bench<'_> {
             for (size, name) in SIZES {
                 self.throughput(client, sink, *size, name)?;
             }
+            self.messages(client)?;
             self.parallel(client, sink)?;
             for (size, name) in [SIZES[0], SIZES[2]] {
                 self.round_trips(client, echo, size, name)?;
             }
-            self.connects(client, echo)?;
+            self.beside_bulk(client, echo, sink)?;
+            self.connects(client)?;
         }
         if !self.counts() {
             return Ok(());
         }
-        self.idle()?;
+        if self.wants(IDLE) {
+            self.idle()?;
+        }
         for kind in ["stream", "seqpacket"] {
             for (size, name) in UNREAD {
                 self.unread(kind, *size, name)?;
@@ -160,6 +180,9 @@ impl Bench<'_> {
     /// Bytes per second undisturbed; then, in a run of its own, what each megabyte costs in events.
     fn throughput(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
         let cell = format!("throughput, {}, {name}", way(client));
+        if !self.wants(&cell) {
+            return Ok(());
+        }
         let text = self.source(client, port, size, 1, self.ms)?;
         self.report(
             &cell,
@@ -185,6 +208,10 @@ impl Bench<'_> {
 
     /// Eight flows at once: their sum, and the share of the slowest in an even part.
     fn parallel(&mut self, client: Side, port: u32) -> Result<()> {
+        let cell = format!("8 parallel streams, {}, 64 KiB", way(client));
+        if !self.wants(&cell) {
+            return Ok(());
+        }
         let text = self.source(client, port, 64 << 10, 8, self.ms)?;
         let flows: Vec<f64> = text
             .split_whitespace()
@@ -199,7 +226,7 @@ impl Bench<'_> {
         );
         ensure!(sum > 0.0, "nothing was sent");
         self.report(
-            format!("8 parallel streams, {}, 64 KiB", way(client)),
+            cell,
             [
                 ("MB/s", sum / value(&text, "seconds")? / 1e6),
                 ("least flow's share of even", least * 8.0 / sum),
@@ -209,6 +236,14 @@ impl Bench<'_> {
     }
 
     fn round_trips(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
+        let cell = format!("round trip from the {}, {name}", name_of(client));
+        self.ping(client, port, size, cell)
+    }
+
+    fn ping(&mut self, client: Side, port: u32, size: usize, cell: String) -> Result<()> {
+        if !self.wants(&cell) {
+            return Ok(());
+        }
         let cid = client.other().cid();
         let text = self
             .s
@@ -221,14 +256,7 @@ impl Bench<'_> {
             )?
             .success(LONG)?;
         self.report(
-            format!(
-                "round trip from the {}, {name}",
-                if client == Side::Guest {
-                    "guest"
-                } else {
-                    "host"
-                }
-            ),
+            cell,
             [
                 ("us, p50", value(&text, "p50")?),
                 ("us, p99", value(&text, "p99")?),
@@ -237,7 +265,83 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn connects(&mut self, client: Side, port: u32) -> Result<()> {
+    /// Round trips of a connection beside which four others send all that they can the same way.
+    fn beside_bulk(&mut self, client: Side, echo: u32, sink: u32) -> Result<()> {
+        let cid = client.other().cid();
+        let cell = format!("round trip beside 4 streams, from the {}", name_of(client));
+        if !self.wants(&cell) {
+            return Ok(());
+        }
+        // Longer than the round trips take: their program is started meanwhile.
+        let bulk = self.s.rvtest(
+            client,
+            &format!(
+                "source --cid {cid} --port {sink} --write-size {} --flows 4 --ms {}",
+                64 << 10,
+                self.ms + 600
+            ),
+        )?;
+        let pinged = self.ping(client, echo, 64, cell);
+        bulk.success(LONG)?;
+        pinged
+    }
+
+    /// Whether the device has messages.
+    fn has_messages(&self) -> Result<bool> {
+        let (device, _) = self.s.device()?;
+        let features = self
+            .s
+            .guest_sh(&format!("cat /sys/bus/virtio/devices/{device}/features"))?;
+        // A digit for each bit, from the lowest; VIRTIO_VSOCK_F_SEQPACKET is bit 1.
+        Ok(features.chars().nth(1) == Some('1'))
+    }
+
+    /// Messages instead of a stream.
+    fn messages(&mut self, client: Side) -> Result<()> {
+        if !self.has_messages()? {
+            return Ok(());
+        }
+        let port = self.s.fresh_port();
+        let _sink = self.s.server(
+            client.other(),
+            &format!("sink --port {port} --kind seqpacket"),
+        )?;
+        for (size, name) in [SIZES[2], SIZES[3]] {
+            let cell = format!("messages, {}, {name}", way(client));
+            if !self.wants(&cell) {
+                continue;
+            }
+            let cid = client.other().cid();
+            let text = self
+                .s
+                .rvtest(
+                    client,
+                    &format!(
+                        "source --cid {cid} --port {port} --kind seqpacket --write-size {size} --flows 1 --ms {}",
+                        self.ms
+                    ),
+                )?
+                .success(LONG)?;
+            self.report(
+                cell,
+                [(
+                    "MB/s",
+                    value(&text, "bytes")? / value(&text, "seconds")? / 1e6,
+                )],
+            );
+        }
+        Ok(())
+    }
+
+    fn connects(&mut self, client: Side) -> Result<()> {
+        let cell = format!("connections, {}", way(client));
+        if !self.wants(&cell) {
+            return Ok(());
+        }
+        let port = self.s.fresh_port();
+        let _server = self
+            .s
+            .server(client.other(), &format!("accepts --port {port}"))?;
         let cid = client.other().cid();
         let text = self
             .s
@@ -247,7 +351,7 @@ impl Bench<'_> {
             )?
             .success(LONG)?;
         self.report(
-            format!("connections, {}", way(client)),
+            cell,
             [(
                 "per second",
                 value(&text, "count")? / value(&text, "seconds")?,
@@ -272,10 +376,7 @@ impl Bench<'_> {
         let without = self.kernel_memory()?;
         self.s.guest_sh(&format!("echo {device} > {at}/bind"))?;
         let with = self.kernel_memory()?;
-        self.report(
-            "memory of a bound device",
-            [("KiB", (with - without) / 1024.0)],
-        );
+        self.report(BOUND, [("KiB", (with - without) / 1024.0)]);
         Ok(())
     }
 
@@ -309,10 +410,7 @@ impl Bench<'_> {
     fn idle(&mut self) -> Result<()> {
         const CONNECTIONS: u64 = 1000;
         let used = self.held("stream", CONNECTIONS, 0, 0)?;
-        self.report(
-            "memory of an idle connection",
-            [("bytes", used / CONNECTIONS as f64)],
-        );
+        self.report(IDLE, [("bytes", used / CONNECTIONS as f64)]);
         Ok(())
     }
 
@@ -321,6 +419,10 @@ impl Bench<'_> {
         const BYTES: u64 = 192 << 10;
         /// The C driver resets a connection that has 456 small messages unread.
         const MESSAGES: u64 = 400;
+        let cell = format!("memory per unread byte, {kind}, {name}");
+        if !self.wants(&cell) {
+            return Ok(());
+        }
         let connections = if size < 1 << 10 { 10 } else { 40 };
         let mut pieces = BYTES / size;
         if kind == "seqpacket" {
@@ -328,7 +430,7 @@ impl Bench<'_> {
         }
         let used = self.held(kind, connections, pieces, size)?;
         self.report(
-            format!("memory per unread byte, {kind}, {name}"),
+            cell,
             [("bytes", used / (connections * pieces * size) as f64)],
         );
         Ok(())

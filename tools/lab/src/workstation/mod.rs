@@ -241,7 +241,13 @@ pub enum Part {
     Device,
 }
 
-pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Result<bool> {
+pub fn bench(
+    rounds: u32,
+    quick: bool,
+    cells: &[String],
+    part: Part,
+    kernel: Option<Kernel>,
+) -> Result<bool> {
     let guest = InGuest {
         driver: Driver::Rvsock,
         kernel,
@@ -270,13 +276,18 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
         ensure!(whole, "the bench did not come to its end");
         Ok(())
     };
+    let job = |round| Job::Bench {
+        round,
+        quick,
+        cells: cells.to_owned(),
+    };
     let mut outcome = Ok(());
     if matches!(part, Part::All | Part::Drivers) {
         let mut rig = Rig::new(places.clone(), &logs, Driver::Rvsock)?;
         report.say(&format!("      {}", rig.describe()));
         for round in 1..=rounds {
             for start in 1..=RIG_STARTS {
-                outcome = measure(&mut rig, Job::Bench { round, quick }, Driver::C, "");
+                outcome = measure(&mut rig, job(round), Driver::C, "");
                 let Err(e) = &outcome else { break };
                 report.say(&format!(
                     "note  the rig died (start {start} of {RIG_STARTS}), and the round is measured again: {e:#}"
@@ -296,8 +307,7 @@ pub fn bench(rounds: u32, quick: bool, part: Part, kernel: Option<Kernel>) -> Re
             let device = setup.device(&places.built("rvsock-device"), Driver::C);
             let mut rig = Rig::with_vhost_user(places.with_guest(Kernel::uml()?), &logs, device);
             report.say(&format!("      round {round} of {rounds}, {name}"));
-            let job = Job::Bench { round, quick };
-            outcome = measure(&mut rig, job, Driver::C, &format!("{name}: "));
+            outcome = measure(&mut rig, job(round), Driver::C, &format!("{name}: "));
         }
     }
     for round in (1..=rounds).filter(|_| matches!(part, Part::All | Part::Device)) {
