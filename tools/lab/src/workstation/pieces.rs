@@ -5,11 +5,14 @@
 
 use std::{
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Mutex, PoisonError,
+    },
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{anyhow, Result};
 
 use super::{plan::Plan, start_until_done};
 use crate::{
@@ -107,7 +110,20 @@ impl Piece {
     }
 }
 
-/// Runs what the plan has of them: `first` and what is emulated, and User-mode Linux beside them.
+/// How much User-mode Linux gives way to what is emulated: it gets a quarter of a processor still, as some of its tests wait
+/// for no more than seconds.
+const NICE: i32 = 5;
+/// The same beside the host VM, whose processors give way themselves.
+const NICE_BESIDE_HOST_VM: i32 = 19;
+
+/// Has this thread, and the programs that it starts, give way to others.
+fn give_way(nice: i32) {
+    // SAFETY: A system call without pointers, about the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
+/// Runs what the plan has of them: `first` and what is emulated, then `last` while the last of that ends; and User-mode
+/// Linux beside all of it, where it finds time.
 pub fn run(
     places: &Places,
     plan: &Plan,
@@ -115,6 +131,7 @@ pub fn run(
     report: &Report,
     logs: &Path,
     first: impl FnOnce() -> Result<()>,
+    last: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     let own = [plan.vhost_user.as_slice(), &plan.our_device].concat();
     let mut pieces = Piece::all(places, driver, "", &own)?;
@@ -129,21 +146,42 @@ pub fn run(
         Mutex::new(native.into_iter()),
         Mutex::new(emulated.into_iter()),
     );
-    let next = |pieces: &Mutex<std::vec::IntoIter<Piece>>| {
-        pieces.lock().unwrap_or_else(PoisonError::into_inner).next()
-    };
-    let run_lane = |lane, own, then: Option<_>| {
-        while let Some(piece) = next(own).or_else(|| next(then?)) {
-            piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
+    let host_vm = AtomicBool::new(false);
+    let run_lane = |lane, pieces: &Mutex<std::vec::IntoIter<Piece>>, gives_way| loop {
+        if gives_way {
+            give_way(if host_vm.load(Ordering::Relaxed) {
+                NICE_BESIDE_HOST_VM
+            } else {
+                NICE
+            });
         }
+        let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some(piece) = next else { return };
+        piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
     };
-    // Most tests of either kind wait for most of their time.
+    let last = Mutex::new(Some(last));
+    // Whoever finds nothing more to emulate first.
+    let end = |lane| {
+        let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        last.map_or(Ok(()), |last| {
+            host_vm.store(true, Ordering::Relaxed);
+            last()?;
+            run_lane(lane, &native, false);
+            Ok(())
+        })
+    };
     thread::scope(|scope| {
-        scope.spawn(|| run_lane("lane-2", &native, Some(&emulated)));
-        scope.spawn(|| run_lane("lane-3", &native, None));
+        scope.spawn(|| run_lane("lane-3", &native, true));
+        let other = scope.spawn(|| {
+            run_lane("lane-2", &emulated, false);
+            end("lane-2")
+        });
         first()?;
-        run_lane("lane-1", &emulated, Some(&native));
-        Ok(())
+        run_lane("lane-1", &emulated, false);
+        end("lane-1")?;
+        other
+            .join()
+            .map_err(|_| anyhow!("what runs the suites panicked"))?
     })
 }
 
