@@ -61,6 +61,9 @@ impl<T> From<AddError<T>> for Error {
 pub(crate) struct Virtqueue<T: Buffer> {
     queue: Queue,
     size: usize,
+    /// Buffers were added of which the device was not told. A device without `VIRTIO_RING_F_EVENT_IDX` seems to want to
+    /// know of nothing, too.
+    untold: bool,
     _buffers: PhantomData<fn(T) -> T>,
 }
 
@@ -86,6 +89,7 @@ impl<T: Buffer> Virtqueue<T> {
         Self {
             queue,
             size: size as usize,
+            untold: false,
             _buffers: PhantomData,
         }
     }
@@ -181,6 +185,7 @@ impl<T: Buffer> Virtqueue<T> {
                 bindings::GFP_ATOMIC | bindings::__GFP_NOWARN,
             )
         });
+        self.untold |= added.is_ok();
         added.map_err(|error| AddError {
             // Of memory that cannot be mapped a packed ring says what others say of broken queues.
             //
@@ -218,7 +223,7 @@ impl<T: Buffer> Virtqueue<T> {
         Some((buffer, len))
     }
 
-    /// Finds out whether the device wants to be told of what was added, to tell it later.
+    /// Finds out whether there is something new of which the device wants to be told, to tell it later.
     ///
     /// The notification is what costs, and can be given without the lock that guards the queue.
     ///
@@ -228,6 +233,9 @@ impl<T: Buffer> Virtqueue<T> {
     #[inline]
     #[must_use = "without `notify`, the device may never look at what was added"]
     pub(crate) fn kick_prepare(&mut self) -> Option<Notify> {
+        if !core::mem::take(&mut self.untold) {
+            return None;
+        }
         let _live = self.queue.set.enter()?;
         // SAFETY: The queue is valid, as the set is alive, and `&mut self` serialises its use.
         let wanted = unsafe { ext_bindings::virtqueue_kick_prepare(self.vq()) };
@@ -237,13 +245,16 @@ impl<T: Buffer> Virtqueue<T> {
         })
     }
 
-    /// Tells the device of what was added, if it wants to know.
+    /// Tells the device of what was added, if there is something new and it wants to know.
     ///
     /// # Context
     ///
     /// Any.
     #[inline]
     pub(crate) fn kick(&mut self) {
+        if !core::mem::take(&mut self.untold) {
+            return;
+        }
         if let Some(_live) = self.queue.set.enter() {
             // SAFETY: The queue is valid, as the set is alive, and `&mut self` serialises its use.
             unsafe { ext_bindings::virtqueue_kick(self.vq()) };

@@ -362,6 +362,7 @@ pub const SETUPS: &[Setup] = &[
         3,
         tests! { "no EVENT_IDX":
             "the device is told of receive buffers when it may want them" => receive::kicks,
+            "the device is told of packets, and of nothing else" => transmit::kicks,
             "64 MiB there and back with two receive buffers" => receive::two_buffers,
         },
     )

@@ -71,6 +71,26 @@ pub fn reclaimed(s: &mut Session) -> Result<()> {
     s.load()
 }
 
+/// A device without EVENT_IDX seems to want to be told of nothing, too: it is told of packets, and not when they are taken
+/// back, which a timer does here.
+pub fn kicks(s: &mut Session) -> Result<()> {
+    const TIMES: u64 = 20;
+    let mut bystander = Bystander::new(s)?;
+    bystander.is_well()?;
+    let before = stats(s)?;
+    for _ in 0..TIMES {
+        bystander.is_well()?;
+        thread::sleep(Duration::from_millis(60));
+    }
+    let after = stats(s)?;
+    let [kicks, packets] = ["tx_kicks", "tx_packets"].map(|name| after[name] - before[name]);
+    ensure!(
+        kicks <= packets && packets >= TIMES,
+        "the device was told {kicks} times of {packets} packets"
+    );
+    Ok(())
+}
+
 /// A device that has lost its place in the queue, and with EVENT_IDX never asks for a kick again, is told of packets that
 /// have been there for a second.
 pub fn forgotten(s: &mut Session) -> Result<()> {
