@@ -15,13 +15,17 @@ use crate::{
     stream,
 };
 
-/// Accepts connections, reads everything and throws it away; a line per connection that ended.
-pub fn sink(kind: Kind, port: u32) -> Result<()> {
+/// The shares of round trips of which the time is told, in percent.
+pub const PERCENTILES: &[u32] = &[1, 10, 25, 50, 75, 90, 95, 99];
+
+/// Accepts connections, reads everything and throws it away; a line per connection that ended. Of a message that is longer
+/// than the `buffer`, the rest is dropped where it lies.
+pub fn sink(kind: Kind, port: u32, buffer: usize) -> Result<()> {
     let listener = stream::listen_as(kind, port)?;
     loop {
         let (mut stream, _) = listener.accept().context("accept")?;
         std::thread::spawn(move || {
-            let mut buffer = vec![0; 256 << 10];
+            let mut buffer = vec![0; buffer];
             let (mut total, start) = (0u64, Instant::now());
             while let Ok(n @ 1..) = stream.read(&mut buffer) {
                 total += n as u64;
@@ -103,11 +107,28 @@ pub fn ping(cid: u32, port: u32, size: usize, duration: Duration) -> Result<()> 
     }
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let shares: Vec<_> = PERCENTILES
+        .iter()
+        .map(|percent| format!("p{percent}={:.1}", at(f64::from(*percent) / 100.0)))
+        .collect();
+    println!("OK count={} {}", times.len(), shares.join(" "));
+    Ok(())
+}
+
+/// Copies `size` bytes again and again for `duration`: what no socket can be faster than here.
+pub fn copy(size: usize, duration: Duration) -> Result<()> {
+    let (from, mut to) = (vec![0x5a; size], vec![0; size]);
+    let start = Instant::now();
+    let mut total = 0u64;
+    while start.elapsed() < duration {
+        for _ in 0..16 {
+            std::hint::black_box(&mut to).copy_from_slice(std::hint::black_box(&from));
+        }
+        total += 16 * size as u64;
+    }
     println!(
-        "OK count={} p50={:.1} p99={:.1}",
-        times.len(),
-        at(0.5),
-        at(0.99)
+        "OK bytes={total} seconds={:.6}",
+        start.elapsed().as_secs_f64()
     );
     Ok(())
 }

@@ -250,6 +250,9 @@ enum Command {
         port: u32,
         #[arg(long, value_enum, default_value_t = Kind::Stream)]
         kind: Kind,
+        /// Read so many bytes at a time; of a longer message, no more
+        #[arg(long, default_value_t = 256 << 10)]
+        buffer: usize,
     },
     /// Write as fast as it goes
     Source {
@@ -263,6 +266,13 @@ enum Command {
         ms: u64,
         #[arg(long, value_enum, default_value_t = Kind::Stream)]
         kind: Kind,
+    },
+    /// Copy memory
+    Copy {
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        ms: u64,
     },
     /// Round trips against an echo server
     Ping {
@@ -382,7 +392,8 @@ fn main() -> Result<()> {
         Command::Lateness { priority, ms } => {
             lateness::measure(priority, Duration::from_millis(ms))
         }
-        Command::Sink { port, kind } => bench::sink(kind, port),
+        Command::Sink { port, kind, buffer } => bench::sink(kind, port, buffer),
+        Command::Copy { size, ms } => bench::copy(size, Duration::from_millis(ms)),
         Command::Source {
             peer,
             write_size,

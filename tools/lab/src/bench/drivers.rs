@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{ensure, Context, Result};
 
+use guest::bench::PERCENTILES;
+
 use crate::{
     config::{Backend, Driver},
     demo::value,
@@ -15,7 +17,7 @@ use crate::{
     suites::LONG,
 };
 
-const SIZES: &[(usize, &str)] = &[
+pub const SIZES: &[(usize, &str)] = &[
     (64, "64 B"),
     (1 << 10, "1 KiB"),
     (4 << 10, "4 KiB"),
@@ -30,6 +32,8 @@ const UNREAD: &[(u64, &str)] = &[
     (4 << 10, "4 KiB"),
     (64 << 10, "64 KiB"),
 ];
+/// How many connections there are beside one that is used.
+pub const IDLE_CONNECTIONS: &[(u64, &str)] = &[(1, "1"), (10, "10"), (100, "100"), (1000, "1000")];
 /// The hosts in user space, with the device's options for them. The programs end by a half-close, which the others pass on to
 /// nobody.
 pub const HOSTS: &[(&str, &[&str])] = &[
@@ -37,6 +41,7 @@ pub const HOSTS: &[(&str, &[&str])] = &[
     ("default", &["--host", "default"]),
 ];
 const BOUND: &str = "memory of a bound device";
+pub const COPY: &str = "copy in the guest, 64 KiB";
 const IDLE: &str = "memory of an idle connection";
 const TRACING: &str = "/sys/kernel/tracing";
 
@@ -83,11 +88,21 @@ pub fn run(session: &mut Session, round: u32, quick: bool, cells: &[String]) -> 
     Ok(())
 }
 
-fn way(client: Side) -> &'static str {
+pub fn way(client: Side) -> &'static str {
     match client {
         Side::Guest => "guest to host",
         Side::Host => "host to guest",
     }
+}
+
+/// What a program has moved, in megabytes per second.
+fn rate(text: &str) -> Result<f64> {
+    Ok(value(text, "bytes")? / value(text, "seconds")? / 1e6)
+}
+
+/// The unit of what a share of round trips takes, in percent.
+pub fn share(percent: u32) -> String {
+    format!("us, p{percent}")
 }
 
 fn name_of(client: Side) -> &'static str {
@@ -101,7 +116,7 @@ impl Bench<'_> {
     fn report(
         &self,
         cell: impl Into<String>,
-        values: impl IntoIterator<Item = (&'static str, f64)>,
+        values: impl IntoIterator<Item = (impl Into<String>, f64)>,
     ) {
         self.s.events.send(Event::Measure {
             driver: self.s.driver.name().into(),
@@ -109,7 +124,7 @@ impl Bench<'_> {
             cell: cell.into(),
             values: values
                 .into_iter()
-                .map(|(unit, v)| (unit.to_owned(), v))
+                .map(|(unit, v)| (unit.into(), v))
                 .collect::<Values>(),
         });
     }
@@ -129,6 +144,7 @@ impl Bench<'_> {
         if self.counts() && self.wants(BOUND) {
             self.pinned()?;
         }
+        self.copy()?;
         for client in [Side::Guest, Side::Host] {
             let sink = self.s.fresh_port();
             let echo = self.s.fresh_port();
@@ -152,9 +168,7 @@ impl Bench<'_> {
         if !self.counts() {
             return Ok(());
         }
-        if self.wants(IDLE) {
-            self.idle()?;
-        }
+        self.idle()?;
         for kind in ["stream", "seqpacket"] {
             for (size, name) in UNREAD {
                 self.unread(kind, *size, name)?;
@@ -184,13 +198,7 @@ impl Bench<'_> {
             return Ok(());
         }
         let text = self.source(client, port, size, 1, self.ms)?;
-        self.report(
-            &cell,
-            [(
-                "MB/s",
-                value(&text, "bytes")? / value(&text, "seconds")? / 1e6,
-            )],
-        );
+        self.report(&cell, [("MB/s", rate(&text)?)]);
 
         if !self.counts() {
             return Ok(());
@@ -255,13 +263,11 @@ impl Bench<'_> {
                 ),
             )?
             .success(LONG)?;
-        self.report(
-            cell,
-            [
-                ("us, p50", value(&text, "p50")?),
-                ("us, p99", value(&text, "p99")?),
-            ],
-        );
+        let shares = PERCENTILES
+            .iter()
+            .map(|percent| Ok((share(*percent), value(&text, &format!("p{percent}"))?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.report(cell, shares);
         Ok(())
     }
 
@@ -296,40 +302,58 @@ impl Bench<'_> {
         Ok(features.chars().nth(1) == Some('1'))
     }
 
-    /// Messages instead of a stream.
+    /// Messages instead of a stream; and messages that the reader drops but for a byte, which is what the rest of the way
+    /// allows.
     fn messages(&mut self, client: Side) -> Result<()> {
         if !self.has_messages()? {
+            return Ok(());
+        }
+        for (size, name) in [SIZES[2], SIZES[3]] {
+            let cell = format!("messages, {}, {name}", way(client));
+            self.message(client, size, 256 << 10, cell)?;
+        }
+        let (size, name) = SIZES[3];
+        let cell = format!("messages, {}, {name}, dropped", way(client));
+        self.message(client, size, 1, cell)
+    }
+
+    fn message(&mut self, client: Side, size: usize, buffer: usize, cell: String) -> Result<()> {
+        if !self.wants(&cell) {
             return Ok(());
         }
         let port = self.s.fresh_port();
         let _sink = self.s.server(
             client.other(),
-            &format!("sink --port {port} --kind seqpacket"),
+            &format!("sink --port {port} --kind seqpacket --buffer {buffer}"),
         )?;
-        for (size, name) in [SIZES[2], SIZES[3]] {
-            let cell = format!("messages, {}, {name}", way(client));
-            if !self.wants(&cell) {
-                continue;
-            }
-            let cid = client.other().cid();
-            let text = self
-                .s
-                .rvtest(
-                    client,
-                    &format!(
-                        "source --cid {cid} --port {port} --kind seqpacket --write-size {size} --flows 1 --ms {}",
-                        self.ms
-                    ),
-                )?
-                .success(LONG)?;
-            self.report(
-                cell,
-                [(
-                    "MB/s",
-                    value(&text, "bytes")? / value(&text, "seconds")? / 1e6,
-                )],
-            );
+        let cid = client.other().cid();
+        let text = self
+            .s
+            .rvtest(
+                client,
+                &format!(
+                    "source --cid {cid} --port {port} --kind seqpacket --write-size {size} --flows 1 --ms {}",
+                    self.ms
+                ),
+            )?
+            .success(LONG)?;
+        self.report(cell, [("MB/s", rate(&text)?)]);
+        Ok(())
+    }
+
+    /// What nothing that copies once can be faster than.
+    fn copy(&mut self) -> Result<()> {
+        if !self.wants(COPY) {
+            return Ok(());
         }
+        let text = self
+            .s
+            .rvtest(
+                Side::Guest,
+                &format!("copy --size {} --ms {}", 64 << 10, self.ms),
+            )?
+            .success(LONG)?;
+        self.report(COPY, [("MB/s", rate(&text)?)]);
         Ok(())
     }
 
@@ -380,8 +404,15 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Opens connections from the host, writes to each, and says what they cost the guest.
-    fn held(&mut self, kind: &str, connections: u64, pieces: u64, size: u64) -> Result<f64> {
+    /// Opens connections from the host, writes to each, and says what they cost the guest; calls `beside` meanwhile.
+    fn held(
+        &mut self,
+        kind: &str,
+        connections: u64,
+        pieces: u64,
+        size: u64,
+        beside: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<f64> {
         let port = self.s.fresh_port();
         let server = self.s.server(
             Side::Guest,
@@ -401,16 +432,32 @@ impl Bench<'_> {
         client.expect("FILLED", LONG)?;
         server.expect("HELD", LONG)?;
         let held = self.kernel_memory()? - before;
+        beside(self)?;
         drop((server, client));
         // They end by themselves: what they held is nothing that the next one finds.
         std::thread::sleep(Duration::from_millis(500));
         Ok(held)
     }
 
+    /// Connections that do nothing: their memory, and the round trips of another one beside them.
     fn idle(&mut self) -> Result<()> {
-        const CONNECTIONS: u64 = 1000;
-        let used = self.held("stream", CONNECTIONS, 0, 0)?;
-        self.report(IDLE, [("bytes", used / CONNECTIONS as f64)]);
+        let port = self.s.fresh_port();
+        let _echo = self
+            .s
+            .server(Side::Host, &format!("echo-server --port {port}"))?;
+        for (connections, name) in IDLE_CONNECTIONS {
+            let trips = format!("round trip beside {name} idle connections, from the guest");
+            if !self.wants(&trips) && !self.wants(IDLE) {
+                continue;
+            }
+            let used = self.held("stream", *connections, 0, 0, |bench| {
+                bench.ping(Side::Guest, port, 64, trips)
+            })?;
+            // Of few, the noise is all that there is to see.
+            if *connections >= 1000 {
+                self.report(IDLE, [("bytes", used / *connections as f64)]);
+            }
+        }
         Ok(())
     }
 
@@ -428,7 +475,7 @@ impl Bench<'_> {
         if kind == "seqpacket" {
             pieces = pieces.min(MESSAGES);
         }
-        let used = self.held(kind, connections, pieces, size)?;
+        let used = self.held(kind, connections, pieces, size, |_| Ok(()))?;
         self.report(
             cell,
             [("bytes", used / (connections * pieces * size) as f64)],

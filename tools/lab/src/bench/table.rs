@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::drivers::share;
 use crate::events::Event;
 
 /// Values by round; a round that was measured again counts once.
@@ -27,6 +28,11 @@ pub struct Table {
 /// What is better.
 fn higher_is_better(unit: &str) -> bool {
     unit.starts_with("MB/s") || matches!(unit, "per second" | "least flow's share of even")
+}
+
+/// Of round trips, the table has two shares; the plots have all.
+fn is_shown(unit: &str) -> bool {
+    !unit.starts_with("us, p") || unit == share(50) || unit == share(99)
 }
 
 fn median(rounds: &Rounds) -> Option<f64> {
@@ -95,6 +101,14 @@ impl Table {
         self.order.is_empty()
     }
 
+    /// The median of what was measured of one of the two.
+    pub fn median_of(&self, cell: &str, unit: &str, driver: &str) -> Option<f64> {
+        median(
+            self.values
+                .get(&(cell.to_owned(), unit.to_owned(), driver.to_owned()))?,
+        )
+    }
+
     fn pair(&self, cell: &str, unit: &str) -> Option<(&Rounds, &Rounds)> {
         let of = |driver: &str| {
             self.values
@@ -110,7 +124,7 @@ impl Table {
             "{:<46} {:<27} {first:>18} {second:>18} {:>7}",
             "what", "unit", "ratio"
         );
-        for (cell, unit) in &self.order {
+        for (cell, unit) in self.order.iter().filter(|(_, unit)| is_shown(unit)) {
             let Some((c, ours)) = self.pair(cell, unit) else {
                 continue;
             };

@@ -21,7 +21,10 @@ use clap::ValueEnum;
 pub use self::plan::{Choice, InGuest};
 use self::plan::{Plan, LOGS_CLEAN};
 use crate::{
-    bench::table::{self, Table},
+    bench::{
+        plot,
+        table::{self, Table},
+    },
     config::{Driver, Job},
     events::Event,
     images::Places,
@@ -333,6 +336,9 @@ pub fn bench(
     let json = logs.join("bench.json");
     table::write(&tables, &json, kernel.trim())?;
     println!("JSON: {}", json.display());
+    for file in plot::draw(&tables[0], &logs)? {
+        println!("plot: {}", file.display());
+    }
     println!("logs: {}", logs.display());
     outcome?;
     Ok(true)
