@@ -319,13 +319,13 @@ impl Tx {
         }
     }
 
-    /// Drops all waiting packets.
+    /// Drops all waiting packets. A writer who had to wait for room is told when packets are taken back, or sent.
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn purge(&self) {
-        let purged = self.inner.lock().waiting.end();
+        let purged = self.inner.lock().waiting.take_all();
         // The lock is released by now.
         drop(purged);
     }

@@ -284,9 +284,9 @@ impl Waiting {
         gone
     }
 
-    /// Takes all out, and nobody has to wait any more. They are to be freed with nothing locked.
-    pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
-        self.full = false;
+    /// Takes all out. They are to be freed with nothing locked. Writers that had to wait are to be told of the room, as
+    /// [`has_room_again`](Self::has_room_again) will say.
+    pub(super) fn take_all(&mut self) -> SkBuffQueue<Sent> {
         let mut gone = SkBuffQueue::new();
         for mut list in [
             core::mem::take(&mut self.first),
@@ -302,6 +302,13 @@ impl Waiting {
         }
         self.count_all_out(&gone);
         gone
+    }
+
+    /// The same for a device that is no more: it has nothing, and nobody has to wait any more.
+    pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
+        self.full = false;
+        self.fair = Fair::new();
+        self.take_all()
     }
 
     fn count_all_out(&mut self, gone: &SkBuffQueue<Sent>) {
@@ -506,6 +513,12 @@ mod tests {
         assert!(waiting.has_room_again());
         assert!(!waiting.has_room_again());
         assert!(!waiting.is_full());
+        // Whoever had to wait is told as well when all was thrown away.
+        while !waiting.is_full() {
+            push_large(&mut waiting, &sender)?;
+        }
+        drop(waiting.take_all());
+        assert!(waiting.has_room_again());
         drop(waiting.end());
         assert!(is_at_zero(&waiting, &sender));
         Ok(())
@@ -597,6 +610,13 @@ mod tests {
         assert_eq!(next(&mut waiting), 0);
         waiting.take(&packet, 0);
         assert_eq!(next(&mut waiting), 2);
+        // What a device had that is no more is forgotten.
+        for sent in [&packet, &sender.data(4, 5)?, &lone.data(5, 5)?] {
+            (0..1000).for_each(|_| waiting.give(waiting.load_of(sent)));
+        }
+        assert!(!waiting.fair.has_room(1));
+        drop(waiting.end());
+        assert!(waiting.fair.has_room(1));
         assert!(is_at_zero(&waiting, &sender));
         Ok(())
     }
