@@ -39,6 +39,14 @@ pick_kernel() {
 	KERNEL=$CACHE/kernel-$KERNEL_NAME
 }
 
+# options SOURCE FILE...: the options in these files, by the names that this source has: Linux 7.3 has one for SYSCTL and
+# PROC_SYSCTL.
+options() {
+	local source=$1
+	shift
+	if grep -qx 'config PROC_SYSCTL' "$source/fs/proc/Kconfig"; then cat "$@"; else sed 's/\<CONFIG_PROC_SYSCTL\>/CONFIG_SYSCTL/' "$@"; fi
+}
+
 # need_tool NAME HINT: stop with a hint when a program is missing.
 need_tool() { command -v "$1" >/dev/null || die "the program '$1' is missing: $2"; }
 
