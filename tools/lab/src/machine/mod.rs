@@ -24,7 +24,7 @@ use serde_json::{json, Value};
 
 use self::{
     monitor::Monitor,
-    serial::{is_stall, Serial, NOT_RUN, NOT_UP},
+    serial::{is_stall, Serial, ASKED, NOT_RUN, NOT_UP},
     spec::{start, Spec},
 };
 use crate::events::Events;
@@ -202,6 +202,15 @@ impl Machine {
             if let Some(cpu) = self.monitor.stopped_processor() {
                 self.log(format!("lab: {cpu} of {} {NOT_RUN}", self.name));
             }
+        }
+        // Who asked by the NMI says what it has learnt a little later.
+        if self
+            .serial
+            .complaints_since(mark)
+            .iter()
+            .any(|l| l.contains(ASKED))
+        {
+            self.serial.wait_for(mark, NOT_RUN, Duration::from_secs(2));
         }
         let rig_failure = self.serial.rig_failure();
         let mut complaints = self.serial.complaints_since(mark).into_iter();

@@ -127,9 +127,16 @@ impl Monitor {
             return None;
         }
         self.ask("inject-nmi", json!({})).ok()?;
-        thread::sleep(Duration::from_secs(1));
-        let now = unchanged(&first, &self.registers().ok()?);
-        let cpu = still.into_iter().find(|cpu| now.contains(cpu))?;
+        let mut looks = 0;
+        // The others may end the machine by what they make of it.
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(50));
+            let Ok(now) = self.registers() else { break };
+            let now = unchanged(&first, &now);
+            still.retain(|cpu| now.contains(cpu));
+            looks += 1;
+        }
+        let cpu = still.into_iter().next().filter(|_| looks > 0)?;
         Some(format!("processor {cpu} ({})", place(&first[cpu])))
     }
 

@@ -84,8 +84,13 @@ pub const NOT_RUN: &str = "is not halted, and yet not run by the emulator";
 /// What it says of a guest that stops while it boots.
 pub const NOT_UP: &str = "fell silent before a driver was loaded";
 
+/// What a kernel says by which the lab asks by NMI where its processors are: a processor that is not run says nothing, and
+/// those that wait for it say this.
+pub const ASKED: &str = "Kernel panic - not syncing: NMI";
+
 /// What is said when a processor is not run, by the others or by one that waits for it.
 const STALLS: &[&str] = &[
+    ASKED,
     "detected stalls",
     "self-detected stall",
     "soft lockup",
@@ -249,6 +254,7 @@ mod tests {
         for line in [
             "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "[  149.693434] Kernel panic - not syncing: NMI: Not continuing",
         ] {
             assert!(is_complaint(line) && is_stall(line), "{line}");
         }
