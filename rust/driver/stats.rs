@@ -39,6 +39,8 @@ counters! {
     RxKicks = "rx_kicks",
     /// Times that the device was told of packets.
     TxKicks = "tx_kicks",
+    /// Turns of receiving that were over with packets left, so that others have theirs.
+    RxTurns = "rx_turns",
     /// Packets that had to wait for memory to be stored.
     RxHeld = "rx_held",
     /// Used receive buffers that were shorter than a header (H2).

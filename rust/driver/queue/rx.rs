@@ -330,6 +330,7 @@ impl Rx {
             inner.post_again();
             inner.tell_if_due();
         }
+        STATS.count(Counter::RxTurns);
         Outcome::More
     }
 

@@ -354,5 +354,26 @@ pub fn lets_go(s: &mut Session) -> Result<()> {
         ensure!(u128::from(beside) < allowed(HELD).as_micros(), "{text}");
         s.events.note(text);
     }
+    takes_turns(s)
+}
+
+/// Small ones come faster than they are taken: turns are over with packets left.
+fn takes_turns(s: &mut Session) -> Result<()> {
+    let (port, guest) = (Port::new(s)?, s.fresh_port());
+    s.fresh_port();
+    let command = format!("dgram collect --port {guest} --sleepy --buffer 60000");
+    let _server = s.server(Side::Guest, &command)?;
+    port.aim(guest)?;
+    let since = Since::now(s)?;
+    let deadline = Instant::now() + allowed(HELD) * 5;
+    while since.driver(&Counters::read(s)?, "rx_turns")? == 0 {
+        ensure!(
+            Instant::now() < deadline,
+            "no turn was over with packets left"
+        );
+        for _ in 0..20_000 {
+            port.send(&[])?;
+        }
+    }
     Ok(())
 }
