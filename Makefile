@@ -25,7 +25,7 @@ test: ## everything that must hold; the last line is 'N passed, N failed'
 test-debug: ## the guests' tests on a kernel that watches memory and locks (its build takes some minutes)
 	@scripts/lab test --kernel debug $(ARGS)
 
-matrix: ## the core of the suites on every kernel of scripts/kernels, and a table
+matrix: ## the core of the suites on every kernel of scripts/kernels, and machines of other kinds: a table
 	@scripts/lab matrix $(ARGS)
 
 options: ## the module for kernels without what people turn off, and with pages of other sizes; some are booted (ARGS='NAME ...')

@@ -103,7 +103,7 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         kernel: Option<Kernel>,
     },
-    /// The core of the suites on every kernel, and a table
+    /// The core of the suites on every kernel, machines of other kinds, and a table
     Matrix,
     /// An interactive guest
     Shell {

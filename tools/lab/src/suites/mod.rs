@@ -74,11 +74,17 @@ pub fn needs_debug(test: &str) -> bool {
         .any(|p| test.starts_with(p))
 }
 
-/// Whether a test runs only when it is asked for: on machines of other kinds, where the driver does nothing else.
+/// The machine of a test that runs only when it is asked for: one of another kind, where the driver does nothing else.
+pub fn wide_machine(test: &str) -> Option<&str> {
+    if let Some(rest) = test.strip_prefix("machines, ") {
+        return rest.split(": ").next();
+    }
+    test.strip_prefix("platform: ")?.split(", streams").next()
+}
+
+/// Whether a test runs only when it is asked for.
 pub fn is_wide(test: &str) -> bool {
-    ["machines, ", "platform: "]
-        .iter()
-        .any(|p| test.starts_with(p))
+    wide_machine(test).is_some()
 }
 
 /// All ways to start our device, each with its tests.

@@ -149,7 +149,7 @@ fn start_until_done(
     }
 }
 
-/// The core of the suites on every kernel of Debian's, and a table.
+/// The core of the suites on every kernel of Debian's, machines of other kinds, and a table.
 pub fn matrix() -> Result<bool> {
     let places = Places::from_environment()?;
     let plan = Plan::matrix(&places)?;
@@ -157,18 +157,18 @@ pub fn matrix() -> Result<bool> {
     let report = Report::new(plan.all(), &logs);
     run(places.clone(), &plan, Driver::Rvsock, &report, &logs)?;
     report.clear();
-    println!(
-        "{:<12} {:<24} {:>8} {:>8}",
-        "kernel", "release", "passed", "of"
-    );
-    for (kernel, tests) in &plan.others {
-        let passed = report.passed(tests);
+    let row = |what: &str, release: &str, tests: &[String]| {
         println!(
-            "{:<12} {:<24} {passed:>8} {:>8}",
-            kernel.name,
-            places.release(kernel)?,
+            "{what:<44} {release:<28} {:>6} of {}",
+            report.passed(tests),
             tests.len()
         );
+    };
+    for (kernel, tests) in &plan.others {
+        row(&kernel.name, places.release(kernel)?.trim(), tests);
+    }
+    for (machine, tests) in plan.machines() {
+        row(machine, places.release(&places.guest)?.trim(), &tests);
     }
     Ok(report.finish().well())
 }

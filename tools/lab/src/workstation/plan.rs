@@ -38,6 +38,9 @@ pub struct Choice {
     /// Machines of other kinds, too, and the core of the suites on every other kernel
     #[arg(long)]
     pub wide: bool,
+    /// The core of the suites on this kernel, too; may be given several times
+    #[arg(long = "other", value_name = "NAME")]
+    pub others: Vec<Kernel>,
 }
 
 /// What is to run, suite by suite.
@@ -101,8 +104,9 @@ impl Plan {
             plan.misuse = pick(misuse::names(places)?);
             plan.headers = pick(headers::names());
         }
-        if first && ours && choice.wide {
-            for kernel in Kernel::all()?.into_iter().filter(|k| !k.is_first()) {
+        if first && ours {
+            let meant = |k: &Kernel| !k.is_first() && (choice.wide || choice.others.contains(k));
+            for kernel in Kernel::all()?.into_iter().filter(meant) {
                 plan.add(places, kernel, &pick)?;
             }
         }
@@ -126,9 +130,15 @@ impl Plan {
         Ok(())
     }
 
-    /// The core on all kernels.
+    /// The core on all kernels, and machines of other kinds.
     pub fn matrix(places: &Places) -> Result<Self> {
-        let mut plan = Self::default();
+        let wide = |tests: Vec<String>| tests.into_iter().filter(|t| suites::is_wide(t)).collect();
+        let own = suites::own(&places.guest).into_iter();
+        let mut plan = Self {
+            our_device: wide(suites::on_our_device(Driver::Rvsock, places)?),
+            rig: wide(own.map(|t| t.name.to_owned()).collect()),
+            ..Self::default()
+        };
         for kernel in Kernel::all()? {
             plan.add(places, kernel, &|names| names)?;
         }
@@ -141,6 +151,21 @@ impl Plan {
         (self.misuse, self.others) = Default::default();
         (self.vhost_user, self.our_device, self.hosts) = Default::default();
         self
+    }
+
+    /// Those on machines of other kinds, by machine, in their order.
+    pub fn machines(&self) -> Vec<(&str, Vec<String>)> {
+        let mut machines: Vec<(&str, Vec<String>)> = Vec::new();
+        for test in self.our_device.iter().chain(&self.rig) {
+            let Some(machine) = suites::wide_machine(test) else {
+                continue;
+            };
+            match machines.last_mut() {
+                Some((last, tests)) if *last == machine => tests.push(test.clone()),
+                _ => machines.push((machine, vec![test.clone()])),
+            }
+        }
+        machines
     }
 
     pub fn has_guests(&self) -> bool {
