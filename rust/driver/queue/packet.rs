@@ -439,10 +439,7 @@ pub(super) mod testing;
 #[kernel::macros::kunit_tests(rvsock_packet)]
 mod tests {
     use super::{
-        testing::{
-            read_header,
-            TestSender, //
-        },
+        testing::TestSender,
         *, //
     };
 
