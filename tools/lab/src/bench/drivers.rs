@@ -3,12 +3,13 @@
 //! Measures the C driver and this one in turn, in guests that differ in nothing else: on vhost-vsock, and on hosts in user
 //! space.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{ensure, Context, Result};
 
 use guest::bench::PERCENTILES;
 
+use super::probes::Probes;
 use crate::{
     config::{Backend, Driver},
     demo::value,
@@ -43,7 +44,6 @@ pub const HOSTS: &[(&str, &[&str])] = &[
 const BOUND: &str = "memory of a bound device";
 pub const COPY: &str = "copy in the guest, 64 KiB";
 const IDLE: &str = "memory of an idle connection";
-const TRACING: &str = "/sys/kernel/tracing";
 
 /// What one measurement found, by unit.
 type Values = BTreeMap<String, f64>;
@@ -98,6 +98,16 @@ pub fn way(client: Side) -> &'static str {
 /// What a program has moved, in megabytes per second.
 fn rate(text: &str) -> Result<f64> {
     Ok(value(text, "bytes")? / value(text, "seconds")? / 1e6)
+}
+
+fn megabytes(text: &str) -> Result<f64> {
+    Ok(value(text, "bytes")? / 1e6)
+}
+
+/// The program that sends all that it can.
+fn source(client: Side, port: u32, size: usize, flows: usize, ms: u32) -> String {
+    let cid = client.other().cid();
+    format!("source --cid {cid} --port {port} --write-size {size} --flows {flows} --ms {ms}")
 }
 
 /// The unit of what a share of round trips takes, in percent.
@@ -185,13 +195,35 @@ impl Bench<'_> {
         flows: usize,
         ms: u32,
     ) -> Result<String> {
-        let cid = client.other().cid();
         self.s
-            .rvtest(client, &format!("source --cid {cid} --port {port} --write-size {size} --flows {flows} --ms {ms}"))?
+            .rvtest(client, &source(client, port, size, flows, ms))?
             .success(LONG)
     }
 
-    /// Bytes per second undisturbed; then, in a run of its own, what each megabyte costs in events.
+    /// What a program costs in events, in a run of its own, for each of what it says that it has done.
+    fn events(
+        &mut self,
+        cell: &str,
+        client: Side,
+        program: &str,
+        each: &str,
+        done: fn(&str) -> Result<f64>,
+    ) -> Result<()> {
+        if !self.counts() {
+            return Ok(());
+        }
+        let probes = Probes::start(self.s)?;
+        let text = self.s.rvtest(client, program)?.success(LONG)?;
+        let counts = probes.stop(self.s)?;
+        let done = done(&text)?;
+        self.report(
+            cell,
+            (counts.into_iter()).map(|(what, n)| (format!("{what}/{each}"), n / done)),
+        );
+        Ok(())
+    }
+
+    /// Bytes per second undisturbed; then what each megabyte costs.
     fn throughput(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
         let cell = format!("throughput, {}, {name}", way(client));
         if !self.wants(&cell) {
@@ -199,19 +231,8 @@ impl Bench<'_> {
         }
         let text = self.source(client, port, size, 1, self.ms)?;
         self.report(&cell, [("MB/s", rate(&text)?)]);
-
-        if !self.counts() {
-            return Ok(());
-        }
-        let probes = Probes::start(self.s)?;
-        let text = self.source(client, port, size, 1, self.ms / 3)?;
-        let megabytes = value(&text, "bytes")? / 1e6;
-        let counts = probes.stop(self.s)?;
-        self.report(
-            &cell,
-            counts.into_iter().map(|(unit, n)| (unit, n / megabytes)),
-        );
-        Ok(())
+        let program = source(client, port, size, 1, self.ms / 3);
+        self.events(&cell, client, &program, "MB", megabytes)
     }
 
     /// Eight flows at once: their sum, and the share of the slowest in an even part.
@@ -234,13 +255,14 @@ impl Bench<'_> {
         );
         ensure!(sum > 0.0, "nothing was sent");
         self.report(
-            cell,
+            &cell,
             [
                 ("MB/s", sum / value(&text, "seconds")? / 1e6),
                 ("least flow's share of even", least * 8.0 / sum),
             ],
         );
-        Ok(())
+        let program = source(client, port, 64 << 10, 8, self.ms / 3);
+        self.events(&cell, client, &program, "MB", megabytes)
     }
 
     fn round_trips(&mut self, client: Side, port: u32, size: usize, name: &str) -> Result<()> {
@@ -367,21 +389,18 @@ impl Bench<'_> {
             .s
             .server(client.other(), &format!("accepts --port {port}"))?;
         let cid = client.other().cid();
-        let text = self
-            .s
-            .rvtest(
-                client,
-                &format!("connects --cid {cid} --port {port} --ms {}", self.ms),
-            )?
-            .success(LONG)?;
+        let program = format!("connects --cid {cid} --port {port} --ms {}", self.ms);
+        let text = self.s.rvtest(client, &program)?.success(LONG)?;
         self.report(
-            cell,
+            &cell,
             [(
                 "per second",
                 value(&text, "count")? / value(&text, "seconds")?,
             )],
         );
-        Ok(())
+        self.events(&cell, client, &program, "connection", |text| {
+            value(text, "count")
+        })
     }
 
     /// What the guest's kernel holds beside caches and user memory, in bytes, once it holds still.
@@ -482,69 +501,4 @@ impl Bench<'_> {
         );
         Ok(())
     }
-}
-
-/// Counters in both kernels: used buffers (packets) and exits in the host's, kicks and interrupts in the guest's.
-struct Probes {
-    exits: f64,
-    interrupts: f64,
-}
-
-impl Probes {
-    fn start(s: &Session) -> Result<Self> {
-        s.guest_sh(&format!(
-            "cd {TRACING}; echo 'p:kicks vp_notify' > kprobe_events; echo 1 > events/kprobes/kicks/enable"
-        ))?;
-        let tracing = Path::new(TRACING);
-        fs::write(tracing.join("kprobe_events"), "p:packets vhost_add_used\n")
-            .context("a kprobe in the host's kernel")?;
-        fs::write(tracing.join("events/kprobes/packets/enable"), "1")?;
-        Ok(Self {
-            exits: exits()?,
-            interrupts: interrupts(s)?,
-        })
-    }
-
-    fn stop(self, s: &Session) -> Result<Vec<(&'static str, f64)>> {
-        let (exits, interrupts) = (exits()? - self.exits, interrupts(s)? - self.interrupts);
-        let kicks = s.guest_sh(&format!(
-            "cd {TRACING}; cat kprobe_profile; echo 0 > events/kprobes/kicks/enable; echo > kprobe_events"
-        ))?;
-        let tracing = Path::new(TRACING);
-        let packets = fs::read_to_string(tracing.join("kprobe_profile"))?;
-        fs::write(tracing.join("events/kprobes/packets/enable"), "0")?;
-        fs::write(tracing.join("kprobe_events"), "\n")?;
-        Ok(vec![
-            ("packets/MB", hits(&packets, "packets")?),
-            ("kicks/MB", hits(&kicks, "kicks")?),
-            ("interrupts/MB", interrupts),
-            ("exits/MB", exits),
-        ])
-    }
-}
-
-fn hits(profile: &str, event: &str) -> Result<f64> {
-    profile
-        .lines()
-        .map(|l| l.split_whitespace().collect::<Vec<_>>())
-        .find(|w| w.first().is_some_and(|w| w.ends_with(event)))
-        .and_then(|w| w.get(1)?.parse().ok())
-        .with_context(|| format!("no hits of {event} in {profile:?}"))
-}
-
-/// Exits of all guests, as KVM counts them.
-fn exits() -> Result<f64> {
-    let text =
-        fs::read_to_string("/sys/kernel/debug/kvm/exits").context("KVM's counters in debugfs")?;
-    Ok(text.trim().parse()?)
-}
-
-/// Interrupts of the socket device so far.
-fn interrupts(s: &Session) -> Result<f64> {
-    let (device, _) = s.device()?;
-    let text = s.guest_sh(&format!("grep {device}- /proc/interrupts"))?;
-    Ok(text
-        .split_whitespace()
-        .filter_map(|w| w.parse::<f64>().ok())
-        .sum())
 }

@@ -6,4 +6,5 @@
 pub mod device;
 pub mod drivers;
 pub mod plot;
+mod probes;
 pub mod table;
