@@ -104,6 +104,9 @@ pub(super) struct Outbox {
     tx_work: Work<Link>,
     #[pin]
     reclaim_work: DelayedWork<Link>,
+    /// Sends what lingers.
+    #[pin]
+    linger_work: Work<Link>,
     /// The other queue of the pair.
     rx: Arc<Rx>,
     /// Tells writers of room that had to wait, as too much waited to be sent.
@@ -122,6 +125,10 @@ macro_rules! new_outbox {
             reclaim_work <- new_delayed_work!(
                 |link: Arc<Link>| link.$field.reclaim(&link, true),
                 "Outbox::reclaim_work"
+            ),
+            linger_work <- new_work!(
+                |link: Arc<Link>| link.$field.send_lingering(&link),
+                "Outbox::linger_work"
             ),
             rx: $rx,
             tell_of_room: $tell_of_room,
@@ -432,6 +439,16 @@ impl Outbox {
         self.follow(link, afterwards);
     }
 
+    /// Sends the open packets that linger.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. A worker.
+    fn send_lingering(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.send_lingering();
+        self.follow(link, afterwards);
+    }
+
     /// Sends `packets`, and does what follows from that.
     ///
     /// # Context
@@ -459,6 +476,10 @@ impl Outbox {
         }
         if afterwards.tell_of_room {
             (self.tell_of_room)();
+        }
+        if afterwards.lingers {
+            // Of this processor's: where there is but one, the user who writes goes on until it is the worker's turn.
+            self.linger_work.queue(link, Where::Percpu);
         }
         let Some(Start { timer, instead }) = afterwards.start_timer else {
             return;
@@ -535,5 +556,6 @@ impl Outbox {
         (self.tell_of_room)();
         self.tx_work.cancel_sync();
         self.reclaim_work.cancel_sync();
+        self.linger_work.cancel_sync();
     }
 }

@@ -6,7 +6,9 @@
 //! taken what a connection sent before, a write can wait without loss: it stays in an open packet, and the
 //! writes that follow are added to it. That packet goes
 //!
-//! - when the device has taken all payload that went before it, which interrupts are asked for;
+//! - when the device has taken all payload that went before it, which interrupts are asked for. Then it lingers until a
+//!   worker has its turn, so that a user who is at it can add more where the device keeps up: that costs two
+//!   processors nothing, and one of them the time for which the user does not give it away;
 //! - when it is full, or anything follows that is no small write;
 //! - when the connection's user waits for its peer, who may wait for these bytes.
 //!
@@ -26,6 +28,20 @@ const ROOM_MAX: usize = 32 * 1024;
 /// Greater writes are packets by themselves: two of them would not fit.
 const JOINED_MAX: usize = ROOM_MAX / 2;
 
+/// With so many bytes, a packet does not linger.
+const LINGERS_MAX: usize = ROOM_MAX / 2;
+
+/// What becomes of the open packet when the device has taken one that was before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It waits on, or there is none.
+    Waits,
+    /// It waits for a worker, which is to send it.
+    Lingers,
+    /// It is to be sent.
+    Goes,
+}
+
 /// What of a connection's payload is before its next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cork {
@@ -33,6 +49,8 @@ pub struct Cork {
     ahead: usize,
     /// The room of the next open packet.
     room: usize,
+    /// Nothing is before the open packet, and a worker is to send it.
+    lingers: bool,
 }
 
 impl Default for Cork {
@@ -47,6 +65,7 @@ impl Cork {
         Self {
             ahead: 0,
             room: ROOM_MIN,
+            lingers: false,
         }
     }
 
@@ -55,18 +74,39 @@ impl Cork {
         self.ahead = self.ahead.saturating_add(1);
     }
 
-    /// The device has taken one, or it was dropped. Returns whether nothing is before the open packet, if there is
-    /// one: it is to be sent.
-    pub fn take(&mut self) -> bool {
+    /// The device has taken one, or it was dropped. Says what becomes of the open packet, which has `open` bytes, if
+    /// there is one.
+    pub fn take(&mut self, open: Option<usize>) -> After {
         self.ahead = self.ahead.saturating_sub(1);
-        self.ahead == 0
+        match open {
+            Some(len) if self.ahead == 0 => {
+                self.lingers = len < LINGERS_MAX;
+                if self.lingers {
+                    After::Lingers
+                } else {
+                    After::Goes
+                }
+            }
+            _ => After::Waits,
+        }
+    }
+
+    /// Whether the open packet waits for a worker.
+    pub const fn lingers(&self) -> bool {
+        self.lingers
+    }
+
+    /// The open packet goes.
+    pub fn go(&mut self) {
+        self.lingers = false;
     }
 
     /// The room for payload of an open packet that a write of `len` bytes is to begin; none if it is a packet by
     /// itself. `more`: the user says that more follows.
     pub fn begin(&mut self, len: usize, more: bool) -> Option<usize> {
         if self.ahead == 0 {
-            self.room = ROOM_MIN;
+            // The device keeps up.
+            self.room = (self.room / 2).max(ROOM_MIN);
         }
         (self.waits(more) && len <= JOINED_MAX)
             .then(|| self.room.max(len.saturating_mul(2)).min(ROOM_MAX))
@@ -74,7 +114,7 @@ impl Cork {
 
     /// Whether a packet with room for more waits for it. `more` as in [`begin`](Self::begin).
     pub const fn waits(&self, more: bool) -> bool {
-        self.ahead > 0 || more
+        self.ahead > 0 || self.lingers || more
     }
 
     /// Whether any of them is before the last.
@@ -99,8 +139,8 @@ mod tests {
         assert_eq!(cork.begin(1, false), None);
         cork.send();
         assert!(cork.waits(false));
-        assert!(cork.take());
-        assert!(!cork.waits(false));
+        assert_eq!(cork.take(None), After::Waits);
+        assert!(!cork.waits(false) && !cork.lingers());
         assert_eq!(cork.begin(1, false), None);
     }
 
@@ -111,11 +151,22 @@ mod tests {
         cork.send();
         assert!(cork.begin(1, false).is_some());
         assert!(cork.has_before_last());
-        assert!(!cork.take());
+        assert_eq!(cork.take(Some(1)), After::Waits);
         assert!(cork.waits(false) && !cork.has_before_last());
-        assert!(cork.take());
+        assert_eq!(cork.take(Some(LINGERS_MAX)), After::Goes);
+        assert!(!cork.waits(false));
         // One more is nobody's.
-        assert!(cork.take());
+        assert_eq!(cork.take(None), After::Waits);
+    }
+
+    #[test]
+    fn k7_a_small_packet_lingers_for_a_worker() {
+        let mut cork = Cork::new();
+        cork.send();
+        assert_eq!(cork.take(Some(LINGERS_MAX - 1)), After::Lingers);
+        assert!(cork.waits(false) && cork.lingers());
+        cork.go();
+        assert!(!cork.waits(false));
     }
 
     #[test]
@@ -138,8 +189,14 @@ mod tests {
         }
         assert_eq!(cork.begin(1, false), Some(ROOM_MAX));
         // The device keeps up: there is little to wait for.
-        assert!(cork.take());
+        assert_eq!(cork.take(None), After::Waits);
         assert_eq!(cork.begin(1, false), None);
+        cork.send();
+        assert_eq!(cork.begin(1, false), Some(ROOM_MAX / 2));
+        assert_eq!(cork.take(None), After::Waits);
+        for _ in 0..64 {
+            assert_eq!(cork.begin(1, false), None);
+        }
         cork.send();
         assert_eq!(cork.begin(1, false), Some(ROOM_MIN));
     }

@@ -39,7 +39,10 @@ pub use self::connection::{
     Connection,
     State, //
 };
-pub use self::cork::Cork;
+pub use self::cork::{
+    After,
+    Cork, //
+};
 pub use self::credit::{
     Advertised,
     Credit, //

@@ -23,6 +23,7 @@ use crate::{
         }, //
     },
     proto::{
+        After,
         Cork,
         Place,
         Share, //
@@ -48,8 +49,8 @@ pub(super) fn open_memory() -> usize {
 
 /// What of a connection waits.
 ///
-/// There is an open packet only while payload of the connection is before it, or its user has said that more
-/// follows: so whoever takes the last of that takes the open one too.
+/// There is an open packet only while payload of the connection is before it, or a worker is to send it, or its user
+/// has said that more follows: so whoever takes the last of that takes the open one too, or has the worker do it.
 ///
 /// # Context
 ///
@@ -145,14 +146,12 @@ impl Backlog {
         self.inner.lock().cork.send();
     }
 
-    /// Counts one that the device has taken, or that was dropped. If it was the last one, returns the open one.
-    pub(super) fn take(&self) -> Option<Packet> {
+    /// Counts one that the device has taken, or that was dropped; says what becomes of the open one. If that goes, the
+    /// caller takes it out.
+    pub(super) fn take(&self) -> After {
         let mut inner = self.inner.lock();
-        if inner.cork.take() {
-            self.take_out(&mut inner)
-        } else {
-            None
-        }
+        let open = inner.open.as_ref().map(|open| open.len());
+        inner.cork.take(open)
     }
 
     /// The room of an open packet that a write of `len` bytes is to begin, as [`Cork::begin`].
@@ -259,7 +258,19 @@ impl Backlog {
         self.take_out(&mut self.inner.lock())
     }
 
+    /// Takes the open packet out if it lingers, to be sent. If it is just being added to, whoever does that finds that
+    /// it does not linger any more.
+    pub(super) fn take_lingering(&self) -> Option<Packet> {
+        let mut inner = self.inner.lock();
+        if inner.cork.lingers() {
+            self.take_out(&mut inner)
+        } else {
+            None
+        }
+    }
+
     fn take_out(&self, inner: &mut Inner) -> Option<Packet> {
+        inner.cork.go();
         let open = inner.open.take()?;
         self.has_open.store(false, Relaxed);
         let memory = open.truesize();
@@ -421,8 +432,11 @@ mod tests {
         // There is one at a time.
         let second = backlog.park(sender.open(2, 5)?);
         assert_eq!(number_of(second.as_ref()), 2);
-        assert!(backlog.take().is_none());
-        let open = backlog.take();
+        assert_eq!(backlog.take(), After::Waits);
+        assert!(backlog.take_lingering().is_none());
+        assert_eq!(backlog.take(), After::Lingers);
+        assert!(backlog.has_open());
+        let open = backlog.take_lingering();
         assert_eq!(number_of(open.as_ref()), 1);
         assert!(!backlog.has_packets() && !backlog.has_open());
         assert_eq!(counts(&sender), (0, 0));
@@ -442,7 +456,7 @@ mod tests {
         assert_eq!(add(&sender, 4096), Some(1));
         assert!(!backlog.has_open());
         assert_eq!(counts(&sender), (0, 0));
-        drop(backlog.take());
+        assert_eq!(backlog.take(), After::Waits);
         Ok(())
     }
 
@@ -452,12 +466,29 @@ mod tests {
         let backlog = sender.backlog();
         backlog.send();
         assert!(backlog.park(sender.open(1, 5)?).is_none());
-        let added = backlog.add_to_open(|_| backlog.take().is_some());
-        let Some((false, Some(open))) = added else {
+        let added = backlog.add_to_open(|_| backlog.take());
+        let Some((After::Waits, Some(open))) = added else {
             return Err(EIO);
         };
         assert_eq!(number_of(Some(&open)), 1);
         assert_eq!(counts(&sender), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn k7_what_lingers_while_it_is_added_to_goes_then() -> Result {
+        let sender = TestSender::new(1000)?;
+        let backlog = sender.backlog();
+        backlog.send();
+        assert!(backlog.park(sender.open(1, 5)?).is_none());
+        assert_eq!(backlog.take(), After::Lingers);
+        assert_eq!(add(&sender, 1), Some(0));
+        let added = backlog.add_to_open(|_| backlog.take_lingering().is_some());
+        let Some((false, Some(open))) = added else {
+            return Err(EIO);
+        };
+        assert_eq!(number_of(Some(&open)), 1);
+        assert!(!backlog.has_open());
         Ok(())
     }
 

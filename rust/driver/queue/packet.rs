@@ -28,7 +28,10 @@ use crate::{
         },
         zerocopy::ZeroCopy, //
     },
-    proto::Advertised,
+    proto::{
+        Advertised,
+        After, //
+    },
     wire::{
         Header,
         SeqFlags,
@@ -137,9 +140,12 @@ impl ControlBlock for Sent {
 impl Drop for Sent {
     fn drop(&mut self) {
         self.report_update_left();
-        // Where it was not the device that took it, none may follow it.
-        drop(self.take_back());
+        let after = self.take_back();
         if let Some(sender) = &self.sender {
+            // Where it was not the device that took it, none may follow it.
+            if after != After::Waits {
+                drop(sender.backlog().take_open());
+            }
             sender.backlog().subtract_unsent(self.payload);
             sender.taken();
         }
@@ -175,13 +181,12 @@ impl Sent {
         }
     }
 
-    /// Notes that it is before nothing any more. If the sender's open packet has waited for that, returns it: it is to
-    /// be sent.
-    pub(super) fn take_back(&mut self) -> Option<Packet> {
-        if !core::mem::take(&mut self.ahead) {
-            return None;
+    /// Notes that it is before nothing any more; says what becomes of the sender's open packet.
+    pub(super) fn take_back(&mut self) -> After {
+        match &self.sender {
+            Some(sender) if core::mem::take(&mut self.ahead) => sender.backlog().take(),
+            _ => After::Waits,
         }
-        self.sender.as_ref()?.backlog().take()
     }
 
     /// Tells the sender of a credit update that another one may wait from now on.

@@ -37,15 +37,20 @@ use crate::{
         virtio::Virtqueue, //
     },
     proto::{
+        After,
         Start,
         Underway, //
     }, //
 };
+use core::mem::take;
 use kernel::{
     prelude::*,
-    sync::atomic::{
-        AtomicFlag,
-        Relaxed, //
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        Arc, //
     },
     time::{
         delay::fsleep,
@@ -74,6 +79,8 @@ struct Inner {
     underway: Underway,
     /// The length of the header of each packet in bytes.
     header_len: usize,
+    /// Who has an open packet that lingers, or had.
+    lingering: KVec<Arc<dyn Sender>>,
 }
 
 /// Why a packet was not given to the device. It is to be freed with nothing locked: the last reference to
@@ -92,6 +99,8 @@ pub(in crate::driver) struct Afterwards {
     pub(in crate::driver) start_timer: Option<Start>,
     /// Tell writers that had to wait, as too much did.
     pub(in crate::driver) tell_of_room: bool,
+    /// Have a worker call [`Tx::send_lingering`].
+    pub(in crate::driver) lingers: bool,
     /// The device has not moved for long: it may not know that there is anything for it.
     pub(in crate::driver) stuck: bool,
 }
@@ -107,6 +116,32 @@ pub(in crate::driver) struct Gauge {
     pub(in crate::driver) memory: usize,
 }
 
+/// The open packet of `packet`'s sender, of which this is `after` that was taken, if it goes. If it lingers, the sender
+/// is added to those `lingering`.
+fn open_that_goes(
+    packet: &Packet,
+    after: After,
+    lingering: &mut KVec<Arc<dyn Sender>>,
+) -> Option<Packet> {
+    let sender = packet.control().sender()?;
+    match after {
+        After::Waits => None,
+        After::Lingers if lingering.push(sender.clone(), GFP_ATOMIC).is_ok() => None,
+        After::Lingers | After::Goes => sender.backlog().take_open(),
+    }
+}
+
+/// Drops the open packets of those `lingering`.
+///
+/// # Context
+///
+/// Does not sleep, and may let sockets go.
+fn drop_lingering(lingering: KVec<Arc<dyn Sender>>) {
+    for sender in lingering {
+        drop(sender.backlog().take_lingering());
+    }
+}
+
 impl Tx {
     /// Not running. `streams`: for packets of connections; for one queue of all.
     pub(in crate::driver) fn new(streams: bool) -> impl PinInit<Self> {
@@ -118,6 +153,7 @@ impl Tx {
                     waiting: Waiting::new(streams),
                     underway: Underway::new(),
                     header_len: 0,
+                    lingering: KVec::new(),
                 },
                 "Tx::inner"
             ),
@@ -143,15 +179,16 @@ impl Tx {
     ///
     /// May sleep.
     pub(in crate::driver) fn stop(&self) {
-        let (queue, waiting) = {
+        let (queue, waiting, lingering) = {
             let mut inner = self.inner.lock();
             inner.underway = Underway::new();
             let waiting = inner.waiting.end();
             self.full.store(false, Relaxed);
-            (inner.queue.take(), waiting)
+            (inner.queue.take(), waiting, take(&mut inner.lingering))
         };
         drop(queue);
         drop(waiting);
+        drop_lingering(lingering);
     }
 
     /// Sends `packets`, now or when there is room. The device is told of them once.
@@ -231,6 +268,27 @@ impl Tx {
             }
             Ok(())
         });
+        afterwards.unwrap_or_default()
+    }
+
+    /// Sends the open packets that linger.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. A worker's: its turn is what they linger for.
+    pub(in crate::driver) fn send_lingering(&self) -> Afterwards {
+        let mut lingering = KVec::new();
+        let afterwards = self.change(|inner, done| {
+            lingering = take(&mut inner.lingering);
+            for sender in &lingering {
+                if let Some(open) = sender.backlog().take_lingering() {
+                    inner.add_or_wait(open, done);
+                }
+            }
+            Ok(())
+        });
+        // The lock is released by now.
+        drop(lingering);
         afterwards.unwrap_or_default()
     }
 
@@ -325,9 +383,12 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn purge(&self) {
-        let purged = self.inner.lock().waiting.take_all();
-        // The lock is released by now.
+        let (purged, lingering) = {
+            let mut inner = self.inner.lock();
+            (inner.waiting.take_all(), take(&mut inner.lingering))
+        };
         drop(purged);
+        drop_lingering(lingering);
     }
 
     /// Drops the waiting packets of `sender`, its open one included; returns whether there were any. A writer who had
@@ -377,7 +438,8 @@ impl Tx {
             let mut idle = false;
             let _ = self.change(|inner, _| {
                 let broken = inner.queue.as_ref().is_none_or(Virtqueue::is_broken);
-                idle = broken || (inner.underway.in_flight() == 0 && inner.waiting.is_empty());
+                let sent = inner.waiting.is_empty() && inner.lingering.is_empty();
+                idle = broken || (inner.underway.in_flight() == 0 && sent);
                 Ok(())
             });
             if idle || since.elapsed() >= limit {
@@ -422,6 +484,7 @@ impl Tx {
         Afterwards {
             start_timer: inner.underway.start_timer(!inner.waiting.is_empty()),
             tell_of_room,
+            lingers: !inner.lingering.is_empty(),
             stuck: false,
         }
     }
@@ -439,7 +502,8 @@ impl Inner {
         }
     }
 
-    /// Moves what the device has taken to `done`. Open packets wait for their turn that have waited for it.
+    /// Moves what the device has taken to `done`. Open packets that have waited for it wait for their turn, or for a
+    /// worker.
     fn reclaim(&mut self, done: &mut SkBuffQueue<Sent>) {
         let Some(queue) = &mut self.queue else {
             return;
@@ -447,7 +511,8 @@ impl Inner {
         while let Some((mut packet, _)) = queue.get_used() {
             self.underway.take();
             self.waiting.take(&packet, self.underway.in_flight());
-            if let Some(mut open) = packet.control_mut().take_back() {
+            let after = packet.control_mut().take_back();
+            if let Some(mut open) = open_that_goes(&packet, after, &mut self.lingering) {
                 open.control_mut().close();
                 if let Some(open) = self.waiting.push(open) {
                     done.push_back(open);

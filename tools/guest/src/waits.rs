@@ -156,6 +156,17 @@ pub enum Task {
         #[arg(long)]
         more: PathBuf,
     },
+    /// Write little, and do nothing more
+    Leave {
+        #[command(flatten)]
+        peer: Peer,
+        /// Write when this file is there
+        #[arg(long)]
+        when: PathBuf,
+        /// End when this file is there
+        #[arg(long)]
+        then: PathBuf,
+    },
 }
 
 impl Task {
@@ -204,6 +215,7 @@ impl Task {
                 then,
                 more,
             } => cork(peer, [&when, &then, &more]),
+            Self::Leave { peer, when, then } => leave(peer, &when, &then),
         }
     }
 }
@@ -460,8 +472,11 @@ fn send_apart(socket: &Socket, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn cork(peer: Peer, [when, then, more]: [&PathBuf; 3]) -> Result<()> {
-    const BYTES: [u8; 100] = [4; 100];
+/// Small writes.
+const BYTES: [u8; 100] = [4; 100];
+
+/// A connection by which nine of them are sent when that file is there.
+fn nine_writes(peer: Peer, when: &PathBuf) -> Result<Socket> {
     let socket = Socket::connected(Kind::Stream, DEFAULT_BUFFER, peer)?;
     println!("CONNECTED");
     wait_for_file(when)?;
@@ -469,6 +484,18 @@ fn cork(peer: Peer, [when, then, more]: [&PathBuf; 3]) -> Result<()> {
         socket.send(&BYTES, MsgFlags::MSG_DONTWAIT)?;
     }
     println!("WRITTEN");
+    Ok(socket)
+}
+
+fn leave(peer: Peer, when: &PathBuf, then: &PathBuf) -> Result<()> {
+    let socket = nine_writes(peer, when)?;
+    wait_for_file(then)?;
+    drop(socket);
+    Ok(())
+}
+
+fn cork(peer: Peer, [when, then, more]: [&PathBuf; 3]) -> Result<()> {
+    let socket = nine_writes(peer, when)?;
     wait_for_file(then)?;
     send_apart(&socket, &BYTES)?;
     println!("ASKED");

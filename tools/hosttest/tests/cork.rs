@@ -7,7 +7,7 @@ mod config;
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use rvsock_hosttest::proto::Cork;
+use rvsock_hosttest::proto::{After, Cork};
 
 /// The greatest payload of a packet.
 const PACKET: usize = 32 * 1024;
@@ -20,6 +20,8 @@ enum Step {
     Take(usize),
     /// The user looks for an answer.
     Look,
+    /// The worker has its turn.
+    Work,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -28,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (len, prop::bool::weighted(0.1)).prop_map(|(len, more)| Step::Write(len, more)),
         3 => (1..4usize).prop_map(Step::Take),
         1 => Just(Step::Look),
+        1 => Just(Step::Work),
     ]
 }
 
@@ -59,19 +62,21 @@ impl Stream {
 
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
+            self.cork.go();
             self.send(open.bytes);
         }
     }
 
     /// As `Backlog::park()`.
     fn park(&mut self, open: Open) {
-        if open.bytes.len() == open.room {
+        let full = open.bytes.len() == open.room;
+        if full {
             self.cork.fill();
-            self.send(open.bytes);
-        } else if self.cork.waits(open.more) {
-            self.open = Some(open);
-        } else {
-            self.send(open.bytes);
+        }
+        let waits = !full && self.cork.waits(open.more);
+        self.open = Some(open);
+        if !waits {
+            self.close();
         }
     }
 
@@ -106,7 +111,14 @@ impl Stream {
             return;
         };
         self.taken.extend(packet);
-        if self.cork.take() {
+        if self.cork.take(self.open.as_ref().map(|o| o.bytes.len())) == After::Goes {
+            self.close();
+        }
+    }
+
+    /// As `Tx::send_lingering()`.
+    fn work(&mut self) {
+        if self.cork.lingers() {
             self.close();
         }
     }
@@ -130,10 +142,14 @@ proptest! {
                 }
                 Step::Take(count) => (0..count).for_each(|_| stream.take()),
                 Step::Look => stream.close(),
+                Step::Work => stream.work(),
             }
             if let Some(open) = &stream.open {
-                prop_assert!(open.more || !stream.ahead.is_empty(), "it waits for nothing");
+                let waits = open.more || !stream.ahead.is_empty() || stream.cork.lingers();
+                prop_assert!(waits, "it waits for nothing");
                 prop_assert!(open.room <= PACKET);
+            } else {
+                prop_assert!(!stream.cork.lingers(), "what has gone lingers");
             }
         }
         stream.close();

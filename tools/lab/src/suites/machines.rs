@@ -173,7 +173,10 @@ fn bounced(s: &Session) -> Result<u64> {
 fn is_bounced(s: &mut Session) -> Result<()> {
     // Receive buffers at rest alone fill as much.
     let slots = bounced(s)?;
-    ensure!(slots >= (384 << 10) / (2 << 10), "only {slots} slots were ever in use");
+    ensure!(
+        slots >= (384 << 10) / (2 << 10),
+        "only {slots} slots were ever in use"
+    );
     Ok(())
 }
 

@@ -284,6 +284,7 @@ pub const SETUPS: &[Setup] = &[
             "C7 what waits of a closed socket when the device is unbound goes first" => waits::last_words_of_a_closed_socket,
             "C7 what was put together when the device is unbound goes, too" => waits::last_words_together,
             "K7 small writes are put together while the device is behind, and wait for nothing else" => waits::cork,
+            "K7 what was put together goes when the device goes on, though its writer does nothing more" => waits::left_alone,
             "K8 who writes little waits for what the device has, and not for all that others wrote" => waits::turns,
             "C3 a stuck listener has its own backlog wait, and no more" => waits::stuck_listener,
             "C5 another CID without an event" => waits::silent_renumbering,

@@ -346,6 +346,33 @@ pub fn cork(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
+/// Nine small writes of a program that then looks for nothing.
+pub fn left_alone(s: &mut Session) -> Result<()> {
+    let (port, listener) = listen(s)?;
+    let [when, then] = [(); 2].map(|()| Signal::new(s));
+    let program = s.rvtest(
+        Side::Guest,
+        &format!("waits leave --cid 2 --port {port} --when {when} --then {then}"),
+    )?;
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(STALL))?;
+    let joined = stats(s)?["tx_joined"];
+    writes_unseen(s, &program, &when, |_| Ok(()))?;
+    let mut bytes = [0; 900];
+    stream
+        .read_exact(&mut bytes)
+        .context("nine writes of 100 bytes")?;
+    // The first goes at once, and the second is the packet that the others join.
+    let joined = stats(s)?["tx_joined"] - joined;
+    ensure!(
+        joined == 7,
+        "{joined} writes were added to others, and not 7"
+    );
+    then.give(s)?;
+    program.success(LONG)?;
+    Ok(())
+}
+
 /// A byte that is written when many connections have written all that they may.
 pub fn turns(s: &mut Session) -> Result<()> {
     const WRITERS: usize = 6;
