@@ -57,6 +57,12 @@ THIS_MODULE = [
 ]
 
 
+def unused(attribute):
+    """Half of what a block of pages has is for the patches to come."""
+    header = "//! C header: [`include/linux/gfp.h`](srctree/include/linux/gfp.h)\n"
+    return [(header, f"{header}\n#![{attribute}]\n")]
+
+
 def series(p):
     """`p` is a Patch factory of make.py: each call begins a patch, and its methods fill it."""
     p.patch("01-spinlock-bh")
@@ -74,11 +80,7 @@ def series(p):
              "pub use rcu_arc::{\n    Kept,\n    RcuArc, //\n};\n")
 
     p.patch("03-page-block")
-    p.kernel("mm/page_block.rs", "page/block.rs", BLOCK + [
-        # Half of what it has is for the patches to come.
-        ("//! C header: [`include/linux/gfp.h`](srctree/include/linux/gfp.h)\n",
-         "//! C header: [`include/linux/gfp.h`](srctree/include/linux/gfp.h)\n\n#![expect(dead_code)]\n"),
-    ])
+    p.kernel("mm/page_block.rs", "page/block.rs", BLOCK + unused("expect(dead_code)"))
     p.helpers("rust/helpers/page.c")
     p.before("rust/kernel/page.rs", "/// A bitwise shift for the page size.\n",
              "mod block;\n\npub use self::block::PageBlock;\n\n")
@@ -86,6 +88,8 @@ def series(p):
              p.tail("mm/mod.rs", "/// The order of the smallest block") + "\n")
 
     p.patch("04-virtio")
+    p.kernel("mm/page_block.rs", "page/block.rs",
+             BLOCK + unused('cfg_attr(not(CONFIG_VIRTIO = "y"), expect(dead_code))'))
     p.kernel("virtio/device.rs", "virtio/device.rs", [("points to the [`Queues`] of that", "points to the `Queues` of that")])
     for name in ("buffer", "config", "driver", "features", "queues", "restart", "virtqueue"):
         p.kernel(f"virtio/{name}.rs", f"virtio/{name}.rs")
