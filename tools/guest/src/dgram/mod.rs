@@ -97,6 +97,11 @@ pub enum Task {
         #[arg(long)]
         sleepy: bool,
     },
+    /// Print what one port of this CID gets
+    Print {
+        #[command(flatten)]
+        at: Address,
+    },
     /// A sender whose buffer is full: flags, time-outs, signals, another thread's calls
     Full {
         #[command(flatten)]
@@ -167,6 +172,7 @@ impl Task {
                 buffer,
                 sleepy,
             } => sequence::collect(port, buffer, sleepy),
+            Task::Print { at } => peers::print(at),
             Task::Full { peer } => blocked::full(peer),
             Task::Refused { peer } => peers::refused(peer),
             Task::OnlyPeer { port, peer_port } => peers::only_peer(port, peer_port),

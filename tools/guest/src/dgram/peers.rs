@@ -3,6 +3,7 @@
 //! Who hears whom: many sockets, peers, refusals, and a device that goes and comes.
 
 use std::{
+    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -34,6 +35,19 @@ pub fn echo(port: u32) -> Result<()> {
             println!("OK count={count}");
             return Ok(());
         }
+    }
+}
+
+/// Prints what it gets at this address, until it is ended.
+pub fn print(at: Address) -> Result<()> {
+    let socket = Dgram::new()?;
+    socket.bind(at).with_context(|| format!("bind to {at:?}"))?;
+    let mut buffer = vec![0; LARGEST];
+    let mut out = std::io::stdout();
+    loop {
+        let got = socket.receive(&mut buffer, NONE)?;
+        out.write_all(&buffer[..got.len])?;
+        out.flush()?;
     }
 }
 

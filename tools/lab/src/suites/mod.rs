@@ -110,8 +110,16 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
     let stock = |n: &str| {
         n.ends_with(profiles::BESIDE_ANOTHER) || n == ext::TRACED || machines::needs_stock(n)
     };
+    // What of Debian's packages runs in guests is of the workstation's processor, and arm64 has no VMCI.
+    let own = |n: &str| {
+        ["Python", "ss --vsock", profiles::BESIDE_ANOTHER]
+            .iter()
+            .any(|w| n.contains(w))
+    };
     names.retain(|n| {
-        if places.guest.is_debians {
+        if !places.guest.arch.is_own() && own(n) {
+            false
+        } else if places.guest.is_debians {
             !needs_debug(n)
         } else {
             !stock(n)

@@ -219,10 +219,10 @@ impl Letterbox {
     /// Bound to this CID.
     pub fn new(s: &mut Session, cid: u32) -> Result<Self> {
         let port = s.fresh_port();
-        // A sockaddr_vm behind its family: nothing, the port, the CID, nothing.
-        let hex = |n: u32| n.to_le_bytes().map(|b| format!("{b:02x}")).concat();
-        let address = format!("SOCKET-RECV:40:2:0:x0000{}{}00000000", hex(port), hex(cid));
-        let program = s.spawn(Side::Guest, &["socat", "-u", &address, "STDOUT"])?;
+        let program = s.rvtest(
+            Side::Guest,
+            &format!("dgram print --cid {cid} --port {port}"),
+        )?;
         let mut new = Self {
             port,
             program,
@@ -233,7 +233,7 @@ impl Letterbox {
         while new.gets_within(s, Duration::from_millis(500)).is_err() {
             ensure!(
                 Instant::now() < deadline && !new.program.ended(),
-                "socat gets no datagram: {}",
+                "it gets no datagram: {}",
                 new.program.text()
             );
         }
