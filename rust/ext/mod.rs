@@ -5,6 +5,7 @@
 mod alloc;
 pub(crate) mod bindings;
 pub(crate) mod compat;
+pub(crate) mod debugfs;
 pub(crate) mod error;
 pub(crate) mod mm;
 pub(crate) mod module_info;
