@@ -10,6 +10,7 @@ use crate::{
         msg::Msg,
         skbuff::{
             ControlBlock,
+            DropReason,
             Iter,
             SkBuff,
             SkBuffMut,
@@ -41,7 +42,12 @@ pub(super) struct Unread {
     pub(super) unused: usize,
 }
 
-impl ControlBlock for Unread {}
+impl ControlBlock for Unread {
+    fn drop_reason(&self) -> DropReason {
+        // Nobody will read it.
+        DropReason::SOCKET_CLOSE
+    }
+}
 
 /// Buffers in their order.
 pub(super) struct Queue {

@@ -86,6 +86,13 @@ impl Payload {
         }
     }
 
+    /// Frees the socket buffers that nothing was put into: no packet is lost with them.
+    fn free_room(&mut self) {
+        if let Some(room) = self.room.take() {
+            room.consume();
+        }
+    }
+
     /// Notes that all buffers are there: `len` bytes are payload, or, if that is none, some were lost (M2).
     pub(in crate::driver) fn complete(&mut self, len: Option<usize>) {
         self.damaged |= len.is_none();
@@ -155,6 +162,7 @@ impl Payload {
             if self.has_room(len) {
                 return true;
             }
+            self.free_room();
             self.room = SkBuff::alloc(bytes, GFP_ATOMIC, ()).ok();
             capacity = proto::smaller(bytes, len);
         }
@@ -183,6 +191,7 @@ impl Payload {
     /// Provides an empty socket buffer to copy the payload to.
     pub(super) fn add_room(&mut self, room: SkBuff) {
         self.waits_for_room = false;
+        self.free_room();
         self.room = Some(room);
     }
 
@@ -229,10 +238,17 @@ impl Payload {
         if block.is_none() {
             self.len = 0;
             self.damaged = false;
-            self.room = None;
+            self.free_room();
             self.waits_for_room = false;
         }
         block
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        self.free_room();
+        core::mem::take(&mut self.spare_skbs).consume();
     }
 }
 

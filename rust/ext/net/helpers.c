@@ -14,9 +14,9 @@ struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp)
 	return alloc_skb(size, gfp);
 }
 
-void rvsock_helper_free_skb(struct sk_buff *skb, bool consumed)
+void rvsock_helper_free_skb(struct sk_buff *skb, enum skb_drop_reason reason)
 {
-	dev_kfree_skb_any_reason(skb, consumed ? SKB_CONSUMED : SKB_DROP_REASON_NOT_SPECIFIED);
+	dev_kfree_skb_any_reason(skb, reason);
 }
 
 bool rvsock_helper_skb_is_charged(const struct sk_buff *skb)
@@ -336,12 +336,12 @@ void rvsock_helper_sock_recv_cmsgs(struct msghdr *msg, struct sock *sk, struct s
 	sock_recv_cmsgs(msg, sk, skb);
 }
 
-/* Returns whether the buffer was taken; if not, it is the caller's still. */
-bool rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb)
+/* Unless it returns SKB_NOT_DROPPED_YET, the buffer is the caller's still. */
+enum skb_drop_reason rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb)
 {
 	if (sock_flag(sk, SOCK_RCVTSTAMP))
 		__net_timestamp(skb);
-	return sock_queue_rcv_skb_reason(sk, skb) == SKB_NOT_DROPPED_YET;
+	return sock_queue_rcv_skb_reason(sk, skb);
 }
 
 /* The length of the first datagram that waits, as SIOCINQ tells it. */

@@ -10,7 +10,7 @@
 #include <net/af_vsock.h>
 
 struct sk_buff *rvsock_helper_alloc_skb(unsigned int size, gfp_t gfp);
-void rvsock_helper_free_skb(struct sk_buff *skb, bool consumed);
+void rvsock_helper_free_skb(struct sk_buff *skb, enum skb_drop_reason reason);
 bool rvsock_helper_skb_is_charged(const struct sk_buff *skb);
 unsigned int rvsock_helper_skb_headlen(const struct sk_buff *skb);
 int rvsock_helper_skb_tailroom(const struct sk_buff *skb);
@@ -63,7 +63,7 @@ void rvsock_helper_vsock_insert_connected(struct vsock_sock *vsk);
 void rvsock_helper_vsock_linger(struct vsock_sock *vsk);
 bool rvsock_helper_vsock_net_mode_global(struct vsock_sock *vsk);
 void rvsock_helper_sock_recv_cmsgs(struct msghdr *msg, struct sock *sk, struct sk_buff *skb);
-bool rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb);
+enum skb_drop_reason rvsock_helper_sock_queue_rcv_skb(struct sock *sk, struct sk_buff *skb);
 unsigned int rvsock_helper_sock_first_len(struct sock *sk);
 void rvsock_helper_sk_drops_inc(struct sock *sk);
 int rvsock_helper_sk_wmem_alloc(const struct sock *sk);

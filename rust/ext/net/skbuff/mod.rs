@@ -8,6 +8,7 @@ mod device;
 mod growing;
 mod paged;
 mod queue;
+mod reason;
 mod user;
 
 pub(crate) use self::growing::Growing;
@@ -16,6 +17,7 @@ pub(crate) use self::queue::{
     SkBuffMut,
     SkBuffQueue, //
 };
+pub(crate) use self::reason::DropReason;
 use crate::ext::{
     alloc::gfp_as_raw,
     bindings,
@@ -41,6 +43,11 @@ pub(crate) trait ControlBlock: Send + 'static {
     fn header_len(&self) -> usize {
         0
     }
+
+    /// Why the buffer is dropped, where it is.
+    fn drop_reason(&self) -> DropReason {
+        DropReason::NOT_SPECIFIED
+    }
 }
 
 impl ControlBlock for () {}
@@ -50,8 +57,8 @@ impl ControlBlock for () {}
 /// The data is a linear part, followed by any number of page fragments, all of it written by
 /// somebody.
 ///
-/// Whoever drops one says so to those who look for lost packets; what has reached its end is
-/// [consumed](Self::consume).
+/// Whoever drops one says so to those who look for lost packets, with the control block's
+/// [reason](ControlBlock::drop_reason); what has reached its end is [consumed](Self::consume).
 ///
 /// # Invariants
 ///
@@ -405,7 +412,7 @@ impl<C: ControlBlock> SkBuff<C> {
     /// As of dropping it.
     pub(crate) fn consume(self) {
         // SAFETY: Ours, and not used after this.
-        unsafe { ManuallyDrop::new(self).free(true) };
+        unsafe { ManuallyDrop::new(self).free(DropReason::CONSUMED) };
     }
 
     /// Drops the control block, and frees the buffer.
@@ -413,24 +420,25 @@ impl<C: ControlBlock> SkBuff<C> {
     /// # Safety
     ///
     /// Neither may be used after this.
-    unsafe fn free(&mut self, consumed: bool) {
+    unsafe fn free(&mut self, reason: DropReason) {
         // SAFETY: By the type invariant `cb` holds a `C` and the buffer is ours alone.
         unsafe {
             (&raw mut (*self.raw()).cb).cast::<C>().drop_in_place();
-            bindings::rvsock_helper_free_skb(self.raw(), consumed);
+            bindings::rvsock_helper_free_skb(self.raw(), reason.as_raw());
         }
     }
 }
 
 impl<C: ControlBlock> Drop for SkBuff<C> {
-    /// Drops the packet, as `kfree_skb()` does.
+    /// Drops the packet, as `kfree_skb_reason()` does.
     ///
     /// # Context
     ///
     /// Any, as far as the buffer itself goes: with interrupts off it is freed a little later. The
     /// control block is dropped at once.
     fn drop(&mut self) {
+        let reason = self.control().drop_reason();
         // SAFETY: Neither is used after this.
-        unsafe { self.free(false) };
+        unsafe { self.free(reason) };
     }
 }

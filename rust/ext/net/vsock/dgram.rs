@@ -370,11 +370,12 @@ impl VsockSock {
         let (skb, From(_)) = unsafe { SkBuff::from_raw(skb, From(from)) }.into_raw();
         // SAFETY: The socket is alive, and the buffer ours to give. The sender's address is in its
         // control block, of which the kernel uses the end alone.
-        let taken =
+        let dropped =
             unsafe { bindings::rvsock_helper_sock_queue_rcv_skb(self.sock(), skb.as_ptr()) };
+        let taken = dropped == bindings::skb_drop_reason_SKB_NOT_DROPPED_YET;
         if !taken {
             // SAFETY: The buffer is ours still.
-            unsafe { bindings::rvsock_helper_free_skb(skb.as_ptr(), false) };
+            unsafe { bindings::rvsock_helper_free_skb(skb.as_ptr(), dropped) };
         }
         taken
     }
