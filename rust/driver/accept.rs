@@ -8,9 +8,9 @@
 use super::{
     conn::Conn,
     link::Link,
-    stats::{
-        Counter,
-        STATS, //
+    trace::{
+        self,
+        Why, //
     },
     transport::{
         socket_type,
@@ -232,7 +232,7 @@ impl Requests {
             // The peer's connect() was interrupted and called again before we came to answer the
             // first: what answers that one answers this one, too. An RST would end it.
             Err(again) if again == NetError::AddrInUse.into() => {
-                STATS.count(Counter::BadOp);
+                trace::dropped(request, Why::BadOp);
             }
             Err(refused) => {
                 pr_debug!(

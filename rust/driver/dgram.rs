@@ -21,10 +21,10 @@ use super::{
         self,
         Payload, //
     },
-    stats::{
-        Counter,
-        STATS, //
-    }, //
+    trace::{
+        self,
+        Why, //
+    },
 };
 use crate::{
     ext::{
@@ -320,7 +320,7 @@ pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload:
                 return;
             };
             if !deliver(&sk, from, payload) {
-                STATS.count(Counter::DgramDropped);
+                trace::dropped(header, Why::NoRoom);
             }
         }
         Datagram::Refused { by, port } => {
@@ -329,8 +329,8 @@ pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload:
                 sk.report_error(NetError::ConnRefused.into());
             }
         }
-        Datagram::BadAddress => STATS.count(Counter::BadAddress),
-        Datagram::BadOp => STATS.count(Counter::BadOp),
+        Datagram::BadAddress => trace::dropped(header, Why::BadAddress),
+        Datagram::BadOp => trace::dropped(header, Why::BadOp),
     }
 }
 

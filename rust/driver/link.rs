@@ -18,10 +18,10 @@ use super::{
         Sender,
         Tx, //
     },
-    stats::{
-        Counter,
-        STATS, //
-    }, //
+    trace::{
+        self,
+        Why, //
+    },
 };
 use crate::{
     ext::{
@@ -304,8 +304,11 @@ impl Link {
     ///
     /// Does not sleep.
     fn refusal(&self, header: &Header) -> Option<Packet> {
-        let mut reply = reset_reply(header)?;
-        STATS.count(Counter::Refused);
+        let Some(mut reply) = reset_reply(header) else {
+            trace::dropped(header, Why::Stray);
+            return None;
+        };
+        trace::dropped(header, Why::Refused);
         reply.src_cid = u64::from(self.cid());
         queue::control(&reply, None, Cause::Reply, GFP_ATOMIC).ok()
     }
@@ -343,7 +346,7 @@ impl Link {
         if request.dst_cid == u64::from(self.cid()) {
             self.refuse(request);
         } else {
-            STATS.count(Counter::BadAddress);
+            trace::dropped(request, Why::BadAddress);
         }
     }
 

@@ -15,6 +15,7 @@
 //! - [`conn`]: a connection, and the table of all; [`dgram`]: datagram sockets, and their ports;
 //! - [`link`]: the way out: CID, profile, transmit queues; socket calls find it by RCU;
 //! - [`queue`]: virtqueues and what is on them;
+//! - [`trace`]: what becomes of packets, for those who trace them, and why they are dropped;
 //! - [`stats`], [`hash_table`], [`parameters`]: counters, a table, the administrator's word.
 //!
 //! A packet on its way in goes device, queue, device, conn, and its answer link; on its way out transport, conn,
@@ -68,6 +69,7 @@ mod link;
 mod parameters;
 mod queue;
 mod stats;
+mod trace;
 mod transport;
 
 pub(crate) use self::{

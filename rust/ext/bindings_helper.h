@@ -19,3 +19,4 @@
 
 #include "helpers.h"
 #include "net/helpers.h"
+#include "trace_helpers.h"

@@ -13,6 +13,7 @@ pub(crate) mod module_param;
 pub(crate) mod net;
 pub(crate) mod sync;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod virtio;
 pub(crate) mod work;
 mod workqueues;

@@ -34,10 +34,6 @@ use crate::{
             Backlog,
             Cause,
             Sender, //
-        },
-        stats::{
-            Counter,
-            STATS, //
         }, //
     },
     ext::{
@@ -247,9 +243,6 @@ impl Conn {
     ///
     /// What became of [`Actions::send`], as [`send`](Self::send).
     fn carry_out(self: &Arc<Self>, actions: &Actions, gfp: Flags) -> Result {
-        if actions.count_bad_op {
-            STATS.count(Counter::BadOp);
-        }
         if actions.done {
             self.withdraw();
         }

@@ -19,9 +19,9 @@ use crate::{
             Payload,
             Routed, //
         },
-        stats::{
-            Counter,
-            STATS, //
+        trace::{
+            self,
+            Why, //
         }, //
     },
     ext::net::{
@@ -105,8 +105,14 @@ impl Conn {
         if routed != Some(Routed::Done) {
             return routed;
         }
-        if matches!(actions.error, Some(SockError::NoBufs | SockError::NoMem)) {
-            STATS.count(Counter::Overrun);
+        let why = match actions.error {
+            Some(SockError::NoBufs | SockError::NoMem) => Some(Why::Overrun),
+            _ if actions.count_bad_op => Some(Why::BadOp),
+            _ if actions.discard && header.len > 0 => Some(Why::Unwanted),
+            _ => None,
+        };
+        if let Some(why) = why {
+            trace::dropped(header, why);
         }
         if actions.reply_rst {
             link::refuse(header);

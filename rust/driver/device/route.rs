@@ -11,9 +11,9 @@ use crate::{
             Payload,
             Routed, //
         },
-        stats::{
-            Counter,
-            STATS, //
+        trace::{
+            self,
+            Why, //
         }, //
     },
     ext::net::vsock::Addr,
@@ -54,11 +54,11 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
         }
         Route::Nobody(stray) => stray,
         Route::BadAddress => {
-            STATS.count(Counter::BadAddress);
+            trace::dropped(header, Why::BadAddress);
             Stray::Drop
         }
         Route::BadOp => {
-            STATS.count(Counter::BadOp);
+            trace::dropped(header, Why::BadOp);
             Stray::Drop
         }
     };

@@ -13,10 +13,15 @@ pub(in crate::driver) use self::open::{
 
 use super::backlog::Backlog;
 use crate::{
+    driver::trace::{
+        self,
+        Why, //
+    },
     ext::net::{
         msg::Msg,
         skbuff::{
             ControlBlock,
+            DropReason,
             Growing,
             SkBuff,
             SkBuffQueue, //
@@ -110,6 +115,8 @@ pub(in crate::driver) struct Sent {
     wide: bool,
     /// Monitors have seen it.
     tapped: bool,
+    /// Why it is dropped, if it is now.
+    lost: Option<Why>,
 }
 
 /// Why a packet is sent.
@@ -134,6 +141,10 @@ impl ControlBlock for Sent {
         } else {
             HEADER_LEN
         }
+    }
+
+    fn drop_reason(&self) -> DropReason {
+        self.lost.map_or(DropReason::NOT_SPECIFIED, Why::of_buffer)
     }
 }
 
@@ -162,7 +173,23 @@ impl Sent {
             ahead: false,
             wide: false,
             tapped: false,
+            lost: None,
         }
+    }
+
+    /// Notes why it will not be sent, if nobody has before.
+    pub(super) fn lose(&mut self, why: Why) {
+        self.lost.get_or_insert(why);
+    }
+
+    /// Notes that the device has it: if it does not give it back, it has gone.
+    pub(super) fn give(&mut self) {
+        self.lost = Some(Why::NoDevice);
+    }
+
+    /// Notes that the device has it no more, or never had.
+    pub(super) fn come_back(&mut self) {
+        self.lost = None;
     }
 
     pub(super) fn cause(&self) -> Cause {
@@ -227,7 +254,45 @@ pub(in crate::driver) fn control(
 ) -> Result<Packet> {
     let mut packet = blank(0, flags, Sent::new(sender, cause))?;
     packet.overwrite(0, &header.to_bytes())?;
+    trace::made(header);
     Ok(packet)
+}
+
+/// The header of a packet.
+pub(super) fn header_of(packet: &Packet) -> Option<Header> {
+    let mut bytes = [0; HEADER_LEN];
+    packet.read(0, &mut bytes).ok()?;
+    Some(Header::parse(&bytes))
+}
+
+/// Frees packets that are done with: those that are [lost](Sent::lose) are dropped, and counted, the others have
+/// reached their end.
+///
+/// # Context
+///
+/// Does not sleep; may let sockets go.
+pub(super) fn free(mut packets: Packets) {
+    while let Some(packet) = packets.pop_front() {
+        match packet.control().lost {
+            None => packet.consume(),
+            Some(why) => {
+                trace::dropped_with(|| header_of(&packet).unwrap_or_default(), why);
+                drop(packet);
+            }
+        }
+    }
+}
+
+/// Drops packets that will not be sent, and counts them.
+///
+/// # Context
+///
+/// Does not sleep; may let sockets go.
+pub(super) fn drop_all(mut packets: Packets, why: Why) {
+    while let Some(mut packet) = packets.pop_front() {
+        packet.control_mut().lose(why);
+        free(packet.into());
+    }
 }
 
 /// Makes a packet of up to `len` bytes of the user's, charged to `sk`; returns how many they are.
@@ -270,6 +335,7 @@ pub(in crate::driver) fn data(
         header.flags = SeqFlags::EOM.union(eor).as_raw();
     }
     packet.overwrite(0, &header.to_bytes())?;
+    trace::made(&header);
     sender.backlog().add_unsent(header.len);
     let sent = packet.control_mut();
     sent.payload = header.len;
@@ -295,7 +361,12 @@ pub(in crate::driver) fn datagram(
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
     let sent = Sent::new(None, Cause::Payload);
-    sk.datagram(HEADROOM, |sk| header(sk).to_bytes(), msg, len, sent)
+    let header = |sk: &UserOwned<'_>| {
+        let header = header(sk);
+        trace::made(&header);
+        header.to_bytes()
+    };
+    sk.datagram(HEADROOM, header, msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.

@@ -10,9 +10,15 @@ use super::{
     tap, //
 };
 use crate::{
-    driver::stats::{
-        Counter,
-        STATS, //
+    driver::{
+        stats::{
+            Counter,
+            STATS, //
+        },
+        trace::{
+            self,
+            Why, //
+        }, //
     },
     ext::{
         mm::PageBlock,
@@ -107,12 +113,12 @@ enum Next {
     Packet(Header),
     /// One that waits for memory in [`Inner::held`].
     Held,
-    /// A buffer that is no packet, for what is to be counted.
-    Junk(Counter),
+    /// A buffer that is no packet, for this reason.
+    Junk(Why),
     /// Nothing.
     Nothing,
-    /// The device has lost count: the next packet may begin anywhere (M2).
-    Lost,
+    /// The device has lost count with this packet: the next one may begin anywhere (M2).
+    Lost(Header),
 }
 
 /// What became of a packet.
@@ -310,6 +316,10 @@ impl Rx {
                         tap::show_received(&header, &inner.payload);
                         STATS.count(Counter::RxPackets);
                         STATS.add(Counter::RxBytes, header.len);
+                        trace::received(&header);
+                        if inner.payload.is_damaged() {
+                            trace::dropped(&header, Why::Damaged);
+                        }
                     }
                     if route(&header, &mut inner.payload) == Routed::Held {
                         inner.held = Some(header);
@@ -319,11 +329,11 @@ impl Rx {
                     inner.seen = false;
                 }
                 Next::Held => return Outcome::Refill,
-                Next::Junk(counter) => STATS.count(counter),
+                Next::Junk(why) => trace::dropped(&Header::default(), why),
                 Next::Nothing => return inner.pause(),
-                Next::Lost => {
+                Next::Lost(header) => {
                     inner.lost = true;
-                    STATS.count(Counter::FramingLost);
+                    trace::dropped(&header, Why::FramingLost);
                     return Outcome::Reset;
                 }
             }
@@ -420,7 +430,7 @@ impl Inner {
         if bytes == NO_HEADER && first.len == header_len {
             // Some devices use a buffer for a packet that they then do not send.
             self.payload.add(block, 0, 0);
-            return Next::Junk(Counter::RxUnwritten);
+            return Next::Junk(Why::Unwritten);
         }
         let num_buffers = merges.then_some(num_buffers);
         let most = self.queue.as_ref().map_or(0, Virtqueue::size);
@@ -429,20 +439,17 @@ impl Inner {
         self.payload.add(block, header_len, arrived);
         let mut packet = match begun {
             Ok(packet) => packet,
-            Err(Fault::Short) => return Next::Junk(Counter::RxShort),
-            Err(Fault::FramingLost) => return Next::Lost,
+            Err(Fault::Short) => return Next::Junk(Why::Short),
+            Err(Fault::FramingLost) => return Next::Lost(header),
         };
         while packet.left() > 0 {
             let Some((block, next)) = self.take() else {
-                return Next::Lost;
+                return Next::Lost(header);
             };
             packet.add(next);
             self.payload.add(block, 0, next.len);
         }
         self.payload.complete(packet.finish());
-        if self.payload.is_damaged() {
-            STATS.count(Counter::RxDamaged);
-        }
         Next::Packet(header)
     }
 

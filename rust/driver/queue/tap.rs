@@ -5,7 +5,10 @@
 //! Source: include/uapi/linux/vsockmon.h.
 
 use super::{
-    packet::Packet,
+    packet::{
+        header_of,
+        Packet, //
+    },
     payload::Payload, //
 };
 use crate::{
@@ -22,7 +25,6 @@ use crate::{
     wire::{
         monitor_header,
         Header,
-        HEADER_LEN,
         MONITOR_LEN, //
     }, //
 };
@@ -70,11 +72,10 @@ pub(super) fn show_received(header: &Header, payload: &Payload) {
 
 impl Tapped for Packet {
     fn copy(&self) -> Option<SkBuff> {
-        let mut bytes = [0; HEADER_LEN];
-        self.read(0, &mut bytes).ok()?;
+        let header = header_of(self)?;
         let header_len = self.control().header_len();
         let payload = self.len().checked_sub(header_len)?;
-        copy(&Header::parse(&bytes), payload, |skb| {
+        copy(&header, payload, |skb| {
             skb.put_skb(self, header_len, payload)
         })
     }

@@ -24,9 +24,15 @@ use super::{
     }, //
 };
 use crate::{
-    driver::stats::{
-        Counter,
-        STATS, //
+    driver::{
+        stats::{
+            Counter,
+            STATS, //
+        },
+        trace::{
+            self,
+            Why, //
+        }, //
     },
     ext::{
         net::skbuff::SkBuffQueue,
@@ -136,9 +142,11 @@ fn open_that_goes(
 /// # Context
 ///
 /// Does not sleep, and may let sockets go.
-fn drop_lingering(lingering: KVec<Arc<dyn Sender>>) {
+fn drop_lingering(lingering: KVec<Arc<dyn Sender>>, why: Why) {
     for sender in lingering {
-        drop(sender.backlog().take_lingering());
+        if let Some(open) = sender.backlog().take_lingering() {
+            packet::drop_all(Packets::from(open), why);
+        }
     }
 }
 
@@ -187,8 +195,8 @@ impl Tx {
             (inner.queue.take(), waiting, take(&mut inner.lingering))
         };
         drop(queue);
-        drop(waiting);
-        drop_lingering(lingering);
+        packet::drop_all(waiting, Why::NoDevice);
+        drop_lingering(lingering, Why::NoDevice);
     }
 
     /// Sends `packets`, now or when there is room. The device is told of them once.
@@ -202,12 +210,17 @@ impl Tx {
     /// `ENODEV`: there is no device (any more).
     pub(in crate::driver) fn send(&self, mut packets: Packets) -> Result<Afterwards> {
         self.change(|inner, done| {
-            if inner.queue.is_none() {
-                done.append(packets);
-                return Err(ENODEV);
+            let gone = inner.queue.is_none();
+            while let Some(mut packet) = packets.pop_front() {
+                if gone {
+                    packet.control_mut().lose(Why::NoDevice);
+                    done.push_back(packet);
+                } else {
+                    inner.close_and_add(packet, done);
+                }
             }
-            while let Some(packet) = packets.pop_front() {
-                inner.close_and_add(packet, done);
+            if gone {
+                return Err(ENODEV);
             }
             Ok(())
         })
@@ -228,7 +241,9 @@ impl Tx {
                 inner.park_or_add(packet, done);
                 Ok(())
             } else {
-                done.push_back(packet.close());
+                let mut packet = packet.close();
+                packet.control_mut().lose(Why::NoDevice);
+                done.push_back(packet);
                 Err(ENODEV)
             }
         })
@@ -240,19 +255,18 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn send_if_room(&self, packet: Packet) -> Afterwards {
-        let mut dropped = None;
-        let afterwards = self.change(|inner, _| {
+        let afterwards = self.change(|inner, done| {
             let added = if inner.waiting.is_empty() {
                 inner.add(packet)
             } else {
                 Err(NotAdded::ForNow(packet))
             };
-            dropped = added.err();
+            if let Err(NotAdded::ForNow(mut packet) | NotAdded::Never(mut packet)) = added {
+                packet.control_mut().lose(Why::ReplyDropped);
+                done.push_back(packet);
+            }
             Ok(())
         });
-        if dropped.is_some() {
-            STATS.count(Counter::ReplyDropped);
-        }
         afterwards.unwrap_or_default()
     }
 
@@ -361,7 +375,7 @@ impl Tx {
             STATS.count(Counter::TxKicks);
             notify.notify();
         }
-        done.consume();
+        packet::free(done);
         result
     }
 
@@ -387,8 +401,8 @@ impl Tx {
             let mut inner = self.inner.lock();
             (inner.waiting.take_all(), take(&mut inner.lingering))
         };
-        drop(purged);
-        drop_lingering(lingering);
+        packet::drop_all(purged, Why::Reset);
+        drop_lingering(lingering, Why::Reset);
     }
 
     /// Drops the waiting packets of `sender`, its open one included; returns whether there were any. A writer who had
@@ -403,8 +417,11 @@ impl Tx {
             return false;
         }
         let open = sender.backlog().take_open();
-        let withdrawn = self.inner.lock().waiting.extract_of(sender);
-        open.is_some() || !withdrawn.is_empty()
+        let mut withdrawn = self.inner.lock().waiting.extract_of(sender);
+        withdrawn.append(open.map_or_else(SkBuffQueue::new, SkBuffQueue::from));
+        let some = !withdrawn.is_empty();
+        packet::drop_all(withdrawn, Why::Over);
+        some
     }
 
     /// Whether so much waits that writers have to wait.
@@ -509,6 +526,7 @@ impl Inner {
             return;
         };
         while let Some((mut packet, _)) = queue.get_used() {
+            packet.control_mut().come_back();
             self.underway.take();
             self.waiting.take(&packet, self.underway.in_flight());
             let after = packet.control_mut().take_back();
@@ -555,6 +573,7 @@ impl Inner {
     /// Gives the packet back, and says whether to try again.
     fn add(&mut self, mut packet: Packet) -> Result<(), NotAdded> {
         let Some(queue) = &mut self.queue else {
+            packet.control_mut().lose(Why::NoDevice);
             return Err(NotAdded::Never(packet));
         };
         if queue.num_free() == 0 {
@@ -565,24 +584,31 @@ impl Inner {
         if packet::stamp(&mut packet).is_err()
             || packet::fit_header(&mut packet, self.header_len).is_err()
         {
+            packet.control_mut().lose(Why::Over);
             return Err(NotAdded::Never(packet));
         }
         tap::show_sent(&mut packet);
+        let header = trace::before_sent(|| packet::header_of(&packet));
         let load = self.waiting.load_of(&packet);
+        packet.control_mut().give();
         match queue.add(packet) {
             Ok(()) => {
                 STATS.count(Counter::TxPackets);
+                trace::sent(header.as_ref());
                 self.underway.give();
                 self.waiting.give(load);
                 Ok(())
             }
             // No room; or, for now, nothing to map it with.
-            Err(error) if error.error == ENOSPC || error.error == ENOMEM => {
+            Err(mut error) if error.error == ENOSPC || error.error == ENOMEM => {
+                error.buffer.control_mut().come_back();
                 Err(NotAdded::ForNow(error.buffer))
             }
-            Err(error) if error.error == E2BIG => {
-                STATS.count(Counter::TooLong);
-                if let Some(sender) = error.buffer.control().sender() {
+            Err(mut error) if error.error == E2BIG => {
+                let control = error.buffer.control_mut();
+                control.come_back();
+                control.lose(Why::TooLong);
+                if let Some(sender) = control.sender() {
                     sender.begin_gap();
                 }
                 Err(NotAdded::Never(error.buffer))

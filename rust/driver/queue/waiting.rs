@@ -12,9 +12,12 @@ use super::{
     },
 };
 use crate::{
-    driver::stats::{
-        Counter,
-        STATS, //
+    driver::{
+        stats::{
+            Counter,
+            STATS, //
+        },
+        trace::Why, //
     },
     ext::net::skbuff::SkBuffQueue,
     proto::{
@@ -165,10 +168,10 @@ impl Waiting {
     }
 
     /// Has `packet` wait; returns it if it may not, as there are too many replies.
-    pub(super) fn push(&mut self, packet: Packet) -> Option<Packet> {
+    pub(super) fn push(&mut self, mut packet: Packet) -> Option<Packet> {
         let cause = packet.control().cause();
         if cause == Cause::Reply && self.replies >= REPLIES_MAX {
-            STATS.count(Counter::ReplyDropped);
+            packet.control_mut().lose(Why::ReplyDropped);
             return Some(packet);
         }
         STATS.count(Counter::TxWaited);

@@ -9,6 +9,7 @@ use super::{
     Sent, //
 };
 use crate::{
+    driver::trace,
     ext::net::{
         msg::Msg,
         skbuff::Growing,
@@ -48,6 +49,7 @@ pub(in crate::driver) fn open(
     packet.charge_to(sk);
     header.len = u32::try_from(len).map_err(|_| EINVAL)?;
     packet.overwrite(0, &header.to_bytes())?;
+    trace::made(&header);
     sender.backlog().add_unsent(header.len);
     let sent = packet.control_mut();
     sent.payload = header.len;

@@ -118,7 +118,5 @@ pub(in crate::driver::queue) fn number_of(packet: Option<&Packet>) -> u32 {
 
 /// The header of a packet.
 pub(in crate::driver::queue) fn read_header(packet: Option<&Packet>) -> Option<Header> {
-    let mut bytes = [0; HEADER_LEN];
-    packet?.read(0, &mut bytes).ok()?;
-    Some(Header::parse(&bytes))
+    header_of(packet?)
 }

@@ -20,6 +20,7 @@ pub(crate) const DRIVER: House = House {
         &["driver/conn", "driver/dgram"],
         &["driver/link"],
         &["driver/queue"],
+        &["driver/trace"],
         &["driver/stats", "driver/hash_table", "driver/parameters"],
         &["proto"],
         &["wire"],
