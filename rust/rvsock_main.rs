@@ -31,6 +31,7 @@
 #![deny(unsafe_code)]
 
 use crate::ext::{
+    debugfs::Dir,
     module_info::{
         module_softdep,
         module_version, //
@@ -39,10 +40,6 @@ use crate::ext::{
     work::Workqueues, //
 };
 use kernel::{
-    debugfs::{
-        Dir,
-        File, //
-    },
     driver::Registration,
     prelude::*, //
 };
@@ -75,8 +72,7 @@ module_softdep!("post: vsock_loopback");
 /// were served by.
 #[pin_data]
 struct Rvsock {
-    #[pin]
-    _stats: File<()>,
+    _debugfs: Dir,
     #[pin]
     driver: Registration<virtio::Adapter<driver::Driver>>,
     shared: driver::Shared,
@@ -88,12 +84,10 @@ impl kernel::InPlaceModule for Rvsock {
         pin_init::pin_init_scope(move || {
             let workqueues = Workqueues::new::<Self>()?;
             let shared = driver::Shared::new()?;
-            // It stays as long as a file in it does.
-            let debugfs = Dir::new(c"rvsock");
             Ok(try_pin_init!(Self {
                 workqueues,
                 shared,
-                _stats <- debugfs.read_callback_file(c"stats", (), &driver::show),
+                _debugfs: driver::show(),
                 driver <- Registration::new(c"rvsock", module),
             }? Error))
         })

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the driver says of the device: a line of the log, and the head of what debugfs shows.
+//! What debugfs shows: the device and the counters, and the connections.
 
 use super::{
+    conn::{
+        self,
+        Conn, //
+    },
     device::{
         self,
         Offers,
         Vsock, //
     },
+    link,
     queue::{
         Rx,
         Tx, //
@@ -15,14 +20,64 @@ use super::{
     stats::{
         Counter,
         STATS, //
-    }, //
+    },
+};
+use crate::ext::debugfs::{
+    Dir,
+    Lines, //
 };
 use kernel::{
     fmt,
-    prelude::*, //
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
 };
 
-/// What `stats` in debugfs shows: the device and the counters, a name and a value per line.
+/// Shows all that there is, until what is returned is dropped.
+///
+/// # Context
+///
+/// May sleep.
+pub(crate) fn show() -> Dir {
+    let dir = Dir::new(c"rvsock");
+    dir.lines::<Stats>(c"stats");
+    dir.lines::<Connections>(c"connections");
+    dir
+}
+
+/// `stats`: the device and the counters, a name and a value per line.
+struct Stats;
+
+impl Lines for Stats {
+    type Line = ();
+
+    fn find(position: u64) -> Option<(u64, ())> {
+        (position == 0).then_some((0, ()))
+    }
+
+    fn show((): (), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show_stats(f)
+    }
+}
+
+/// `connections`: a line for each.
+struct Connections;
+
+impl Lines for Connections {
+    type Line = Arc<Conn>;
+
+    fn find(position: u64) -> Option<(u64, Arc<Conn>)> {
+        conn::all()?.find_from(position)
+    }
+
+    fn show(conn: ArcBorrow<'_, Conn>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        conn.show(link::guest_cid(), f)
+    }
+}
+
+/// Shows the device and the counters.
 ///
 /// # Context
 ///
@@ -31,7 +86,7 @@ use kernel::{
 /// # Errors
 ///
 /// What `f` returns.
-pub(crate) fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn show_stats(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match device::running() {
         None => writeln!(f, "device: none")?,
         Some(device) => show_device(&device, f)?,

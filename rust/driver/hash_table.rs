@@ -97,6 +97,34 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
             .map(|(_, value)| value.clone())
     }
 
+    /// The first value at `position` or after it, and where that is: for whoever comes again for the next one, at
+    /// the position behind it, which is one more. As of [`for_each`](Self::for_each), some may be missed that come
+    /// meanwhile, and none that stays.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
+    pub(super) fn find_from(&self, position: u64) -> Option<(u64, Arc<V>)> {
+        let (first, mut from_top) = (position >> 32, position as u32);
+        for (number, bucket) in (0..).zip(&self.buckets).skip(usize::try_from(first).ok()?) {
+            let bucket = bucket.lock();
+            // Backwards, as `for_each()`: a position counts down from the highest index.
+            let below = u64::from(u32::MAX - from_top).saturating_add(1);
+            let left = bucket
+                .len()
+                .min(usize::try_from(below).unwrap_or(usize::MAX));
+            let last = left
+                .checked_sub(1)
+                .and_then(|index| Some((index, bucket.get(index)?)));
+            if let Some((index, (_, value))) = last {
+                let from_top = u32::MAX - u32::try_from(index).ok()?;
+                return Some((number << 32 | u64::from(from_top), value.clone()));
+            }
+            from_top = 0;
+        }
+        None
+    }
+
     /// Calls `f` with each value; perhaps not with one that comes meanwhile, and perhaps twice with one.
     ///
     /// # Context
@@ -201,6 +229,68 @@ mod tests {
         assert!(Arc::into_unique_or_drop(removed).is_some());
         assert!(Arc::into_unique_or_drop(kept).is_none());
         assert_eq!(number(&table, 1), Some(1));
+        Ok(())
+    }
+
+    /// The numbers that are found one after the other; `meanwhile` is called after each.
+    fn found_from(
+        table: &HashTable<u32, u32>,
+        mut meanwhile: impl FnMut(u32),
+    ) -> Result<KVec<u32>> {
+        let (mut numbers, mut position) = (KVec::new(), 0);
+        while let Some((at, value)) = table.find_from(position) {
+            assert!(at >= position);
+            numbers.push(*value, GFP_KERNEL)?;
+            meanwhile(*value);
+            position = at + 1;
+        }
+        Ok(numbers)
+    }
+
+    #[test]
+    fn values_are_found_one_after_the_other() -> Result {
+        let table = table()?;
+        assert!(table.find_from(0).is_none());
+        // In the first list, the next and the last.
+        let last = (BUCKETS as u32 - 1) * NEXT_LIST;
+        for key in [1, 2, 3, NEXT_LIST, last, last + 1] {
+            table.insert(key, &value(key)?)?;
+        }
+        let all = found_from(&table, |_| {})?;
+        assert_eq!(all.as_slice(), [3, 2, 1, NEXT_LIST, last + 1, last]);
+        // Where one was found, it is found again.
+        let (at, first) = table.find_from(0).ok_or(EINVAL)?;
+        let (again, same) = table.find_from(at).ok_or(EINVAL)?;
+        assert!(again == at && Arc::ptr_eq(&first, &same));
+        assert!(table.find_from(u64::from(u32::MAX)).is_some());
+        assert!(table.find_from((BUCKETS as u64) << 32).is_none());
+        assert!(table.find_from(u64::MAX).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn one_after_the_other_none_is_missed_that_stays() -> Result {
+        const MANY: u32 = 6;
+        for at in 0..MANY {
+            for goes in 0..MANY {
+                let table = table()?;
+                for key in 0..MANY {
+                    table.insert(key, &value(key)?)?;
+                }
+                table.insert(NEXT_LIST, &value(MANY)?)?;
+                let seen = found_from(&table, |number| {
+                    if number == at {
+                        if let Some(gone) = table.find(goes) {
+                            table.remove(goes, &gone);
+                        }
+                    }
+                })?;
+                for key in 0..=MANY {
+                    assert!(key == goes || seen.contains(&key));
+                }
+                assert!(seen.len() <= MANY as usize + 2);
+            }
+        }
         Ok(())
     }
 

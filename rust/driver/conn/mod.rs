@@ -12,6 +12,7 @@ mod inbox;
 mod publish;
 mod receive;
 mod send;
+mod show;
 mod table;
 mod unread;
 
@@ -68,6 +69,7 @@ use kernel::{
     sync::{
         aref::ARef,
         atomic::{
+            Atomic,
             AtomicFlag,
             Full,
             Relaxed, //
@@ -85,6 +87,8 @@ pub(super) struct Conn {
     update_waits: AtomicFlag,
     /// A packet was lost on its way to the device, and the connection is to end.
     has_gap: AtomicFlag,
+    /// Packets of the peer's that were dropped.
+    dropped: Atomic<u32>,
     table: Arc<Connections>,
     /// What waits for room in the transmit queue.
     #[pin]
@@ -150,6 +154,7 @@ impl Conn {
                 ty,
                 update_waits: AtomicFlag::new(false),
                 has_gap: AtomicFlag::new(false),
+                dropped: Atomic::new(0),
                 table,
                 backlog <- Backlog::new(buf_alloc),
                 inner <- new_spinlock_bh!(

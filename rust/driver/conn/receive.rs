@@ -112,6 +112,7 @@ impl Conn {
             _ => None,
         };
         if let Some(why) = why {
+            self.count_drop();
             trace::dropped(header, why);
         }
         if actions.reply_rst {

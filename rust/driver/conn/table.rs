@@ -160,6 +160,15 @@ impl Connections {
         self.by_address.for_each(f);
     }
 
+    /// The first connection at `position` or after it, and where that is, as [`HashTable::find_from`] does.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes a bucket's lock.
+    pub(in crate::driver) fn find_from(&self, position: u64) -> Option<(u64, Arc<Conn>)> {
+        self.by_address.find_from(position)
+    }
+
     /// Looks at the connections in a while: there is one whose time will be over, as it is closing, or
     /// abandoned.
     ///

@@ -6,6 +6,8 @@
 //! Small writes would each be a packet, of a kilobyte for a byte: while the device has not yet taken what went
 //! before, they are put together in one that stays here, open, as [`Cork`] says.
 
+mod gauge;
+
 use super::packet::{
     self,
     Cause,

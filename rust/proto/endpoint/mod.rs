@@ -131,8 +131,6 @@ impl Endpoint {
     }
 
     /// Who may send how much.
-    // For tests.
-    #[allow(dead_code)]
     pub const fn credit(&self) -> &Credit {
         &self.credit
     }
