@@ -222,6 +222,7 @@ impl Vsock {
         self.event_work.cancel_sync();
         // Not waited for: this work may be our caller.
         self.restart_work.cancel();
+        self.news.stop();
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);

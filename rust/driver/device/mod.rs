@@ -4,15 +4,19 @@
 
 mod bus;
 mod lifecycle;
+mod news;
 mod receiver;
 mod route;
 
 pub(crate) use bus::Driver;
 pub(super) use bus::Offers;
 
-use self::receiver::{
-    new_receiver,
-    Receiver, //
+use self::{
+    news::News,
+    receiver::{
+        new_receiver,
+        Receiver, //
+    }, //
 };
 use super::{
     accept::{
@@ -130,6 +134,8 @@ pub(crate) struct Vsock {
     retry_work: DelayedWork<Vsock>,
     #[pin]
     restart_work: DelayedWork<Vsock>,
+    #[pin]
+    news: News,
 }
 
 impl Vsock {
@@ -177,6 +183,7 @@ impl Vsock {
                 request_work <- new_work!(Self::run_request_work, "Vsock::request_work"),
                 retry_work <- new_delayed_work!(Self::run_retry_work, "Vsock::retry_work"),
                 restart_work <- new_delayed_work!(Self::restart, "Vsock::restart_work"),
+                news <- News::new(),
             }),
             GFP_KERNEL,
         )
@@ -270,7 +277,7 @@ impl Vsock {
     /// # Context
     ///
     /// Sleeps; called under `Vsock::config`.
-    fn handle_transport_reset(&self, config: Option<&ConfigSpace>) {
+    fn handle_transport_reset(self: &Arc<Self>, config: Option<&ConfigSpace>) {
         let before = self.link.cid();
         self.drop_connections(false);
         if let Some(Ok(cid)) = config.map(read_guest_cid) {
@@ -286,6 +293,7 @@ impl Vsock {
                 self.link.cid()
             );
         }
+        self.tell_reset_soon();
     }
 
     /// Ends all connections, and drops what waits to be sent.
@@ -334,6 +342,9 @@ impl Vsock {
                     .with(|device| core::ptr::eq(device, &raw const *self))
                     .unwrap_or(false)
         });
+        if done != Err(EAGAIN) {
+            self.tell_framing_lost();
+        }
         if net_ratelimit() {
             pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
         }

@@ -31,6 +31,7 @@ mod driver;
 mod features;
 mod queues;
 mod restart;
+mod uevent;
 mod virtqueue;
 
 pub(crate) use buffer::{
