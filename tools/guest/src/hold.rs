@@ -3,12 +3,14 @@
 //! Connections that only exist, empty or full: what they cost is measured beside them.
 
 use std::{
+    os::fd::AsRawFd,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{ensure, Context, Result};
-use nix::sys::socket::MsgFlags;
+use nix::sys::socket::{shutdown, MsgFlags, Shutdown};
 
 use crate::{
     socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
@@ -19,17 +21,20 @@ use crate::{
 const ARRIVAL: Duration = Duration::from_secs(120);
 
 /// Accepts a number of connections, waits until so many bytes are unread in each, and never reads.
-pub fn server(port: u32, connections: u64, kind: Kind, bytes: u64) -> Result<()> {
+/// With `shut` each is shut down for receiving.
+pub fn server(port: u32, connections: u64, kind: Kind, bytes: u64, shut: bool) -> Result<()> {
     stream::raise_file_limit()?;
     let listener = Socket::listening(kind, DEFAULT_BUFFER, port)?;
     println!("READY {port}");
     let mut held = Vec::new();
     for i in 0..connections {
-        held.push(
-            listener
-                .accept()
-                .with_context(|| format!("accept of connection {i}"))?,
-        );
+        let socket = listener
+            .accept()
+            .with_context(|| format!("accept of connection {i}"))?;
+        if shut {
+            shutdown(socket.as_raw_fd(), Shutdown::Read)?;
+        }
+        held.push(socket);
     }
     let until = Instant::now() + ARRIVAL;
     for (i, socket) in held.iter().enumerate() {
@@ -50,14 +55,26 @@ pub fn server(port: u32, connections: u64, kind: Kind, bytes: u64) -> Result<()>
     Ok(())
 }
 
-/// Opens a number of connections, writes so many pieces of `size` bytes to each, and holds them.
-pub fn client(peer: Peer, connections: u64, pieces: u64, size: usize, kind: Kind) -> Result<()> {
+/// What is written to each connection: so many pieces of `size` bytes, once there is a file `when`.
+pub struct Load {
+    pub pieces: u64,
+    pub size: usize,
+    pub when: Option<PathBuf>,
+}
+
+/// Opens a number of connections, writes to each, and holds them.
+pub fn client(peer: Peer, connections: u64, kind: Kind, load: Load) -> Result<()> {
     stream::raise_file_limit()?;
     let held = (0..connections)
         .map(|i| {
             Socket::connected(kind, DEFAULT_BUFFER, peer).with_context(|| format!("connection {i}"))
         })
         .collect::<Result<Vec<_>>>()?;
+    let Load { pieces, size, when } = load;
+    println!("CONNECTED {}", held.len());
+    while when.as_ref().is_some_and(|file| !file.exists()) {
+        thread::sleep(Duration::from_millis(10));
+    }
     let piece = vec![0x5a; size];
     for (i, socket) in held.iter().enumerate() {
         for _ in 0..pieces {

@@ -23,6 +23,7 @@
 //! - [`messages`]: SOCK_SEQPACKET: boundaries, flags, many and parts of them.
 //! - [`zerocopy`], [`files`], [`sockmap`]: MSG_ZEROCOPY; sendfile() and splice(); BPF.
 //! - [`probe`]: small questions: what connect() says, when a connection ends.
+//! - [`uevents`]: what the kernel tells udev.
 //! - [`waits`], [`stuck`], [`interrupted`]: those who wait; who sits in a page fault; whom a signal interrupts.
 //! - [`fill`], [`hold`]: what lies unsent, what lies unread, and what it costs.
 //! - [`mod@bench`], [`rate`], [`lateness`]: numbers.
@@ -52,6 +53,7 @@ pub mod socket;
 pub mod sockmap;
 pub mod stream;
 pub mod stuck;
+pub mod uevents;
 pub mod unix;
 pub mod waits;
 pub mod zerocopy;

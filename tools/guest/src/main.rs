@@ -2,14 +2,14 @@
 
 //! rvtest: what the tests run in the guest and on the host; `rvtest help` lists it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use guest::{
     agent, bench, dgram, files, fill, hold, interrupted, lateness, memory, messages, probe, rate,
     socket::{self, Kind, Peer},
-    sockmap, stream, stuck, waits, zerocopy,
+    sockmap, stream, stuck, uevents, waits, zerocopy,
 };
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
@@ -149,6 +149,9 @@ enum Command {
         /// How many bytes have to arrive in each before it says that they are held
         #[arg(long, default_value_t = 0)]
         bytes: u64,
+        /// Shut each down for receiving
+        #[arg(long)]
+        shut: bool,
     },
     /// Open a number of connections, write pieces to each, and hold them
     HoldClient {
@@ -162,6 +165,9 @@ enum Command {
         size: usize,
         #[arg(long, default_value = "stream")]
         kind: Kind,
+        /// Write when there is this file
+        #[arg(long)]
+        when: Option<PathBuf>,
     },
     /// Write single bytes to connections in turn until there is no room, and hold them
     FillBytes {
@@ -205,6 +211,8 @@ enum Command {
     },
     /// Say which CID this machine has
     Cid,
+    /// Say what the kernel tells udev
+    Uevents,
     /// Say how large a buffer is, before and after connect()
     BufferSize {
         #[command(flatten)]
@@ -361,14 +369,16 @@ fn main() -> Result<()> {
             connections,
             kind,
             bytes,
-        } => hold::server(port, connections, kind, bytes),
+            shut,
+        } => hold::server(port, connections, kind, bytes, shut),
         Command::HoldClient {
             peer,
             connections,
             pieces,
             size,
             kind,
-        } => hold::client(peer, connections, pieces, size, kind),
+            when,
+        } => hold::client(peer, connections, kind, hold::Load { pieces, size, when }),
         Command::FillBytes { peer, connections } => fill::bytes(peer, connections),
         Command::GiveUp { peer, ms } => fill::given_up(peer, Duration::from_millis(ms)),
         Command::Connect { peer, patience } => probe::connect(peer.cid, peer.port, patience),
@@ -380,6 +390,7 @@ fn main() -> Result<()> {
         } => interrupted::client(peer, times, then, lossy),
         Command::InterruptedServer { port } => interrupted::server(port),
         Command::Cid => probe::local_cid(),
+        Command::Uevents => uevents::print(),
         Command::BufferSize { peer, buffer } => probe::buffer_size(peer, buffer),
         Command::WaitEndClient { peer } => probe::wait_end_client(peer.cid, peer.port),
         Command::WaitEndServer { port } => probe::wait_end_server(port),

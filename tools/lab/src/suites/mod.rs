@@ -5,7 +5,7 @@
 //! The head of each file says what its tests are about. Against vhost-vsock, or whatever the session has: [`kernel`] (the
 //! kernel's own), [`streams`], [`messages`], [`zerocopy`], [`interfaces`], [`programs`], [`samples`], [`faults`],
 //! [`lifecycle`], [`device`], [`second_device`], [`snapshot`], [`platform`]. On devices in user space: [`vhost_user`] (another's),
-//! [`our_device`], [`profiles`], [`machines`], [`dgram`], [`hosts`] (ours, as others) with [`played`], [`ext`].
+//! [`our_device`], [`profiles`], [`machines`], [`dgram`], [`seen`], [`hosts`] (ours, as others) with [`played`], [`ext`].
 
 pub mod device;
 pub mod dgram;
@@ -24,6 +24,7 @@ pub mod profiles;
 pub mod programs;
 pub mod samples;
 pub mod second_device;
+pub mod seen;
 pub mod snapshot;
 pub mod streams;
 pub mod vhost_user;
@@ -94,6 +95,7 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
         .chain(profiles::SETUPS)
         .chain(machines::SETUPS)
         .chain(dgram::SETUPS)
+        .chain(seen::SETUPS)
         .chain(hosts::EMULATED)
         .chain(ext::SETUPS)
 }

@@ -14,8 +14,8 @@ pub(super) mod resets;
 mod starved;
 pub(super) mod streams;
 mod transmit;
-mod victim;
-mod waits;
+pub(super) mod victim;
+pub(super) mod waits;
 
 pub use streams::little as echoes;
 
@@ -470,7 +470,7 @@ pub(super) fn uds(s: &Session) -> Result<PathBuf> {
 }
 
 /// A socket of a program on the host that connections to a new port arrive at.
-pub(super) fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
+pub fn listen(s: &mut Session) -> Result<(u32, UnixListener)> {
     let port = s.fresh_port();
     let path = format!("{}_{port}", uds(s)?.display());
     let _ = std::fs::remove_file(&path);

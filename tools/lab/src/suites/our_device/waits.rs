@@ -33,7 +33,7 @@ const HANG: Duration = Duration::from_secs(40);
 const OTHER_CID: u32 = 78;
 
 /// A file in the guest that a program waits for.
-pub(super) struct Signal(String);
+pub struct Signal(String);
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,11 +42,11 @@ impl fmt::Display for Signal {
 }
 
 impl Signal {
-    pub(super) fn new(s: &mut Session) -> Self {
+    pub fn new(s: &mut Session) -> Self {
         Self(format!("/tmp/signal-{}", s.fresh_port()))
     }
 
-    pub(super) fn give(&self, s: &Session) -> Result<()> {
+    pub fn give(&self, s: &Session) -> Result<()> {
         s.guest_sh(&format!("touch {self}")).map(drop)
     }
 }
