@@ -168,6 +168,10 @@ class Series:
         self.write(path, f"// SPDX-License-Identifier: GPL-2.0\n\n{includes}\n{code}")
         self.sorted_line("rust/helpers/helpers.c", f'#include "{path[len("rust/helpers/"):]}"\n', r'#include "[\w/.-]+"\n')
 
+    def copy(self, source, target):
+        """A C file that the driver keeps as it is."""
+        self.write(target, self.source(source))
+
     def own_helpers(self, path):
         moved = [n for n in self.moved]
         code = c.without(self.source(plan.EXT + "net/helpers.c"), moved)
@@ -230,7 +234,7 @@ class Series:
                 text += "\n" + match[0].rstrip() + "\n"
         text = re.sub(r"\s*\((?:see )?(?:``)?Documentation/datagrams\.rst(?:``)?\)", "", text)
         text = text.replace("``rust/driver/mod.rs``", "``driver/mod.rs``").replace("``rust/ext/virtio/mod.rs``", "``rust/kernel/virtio.rs``")
-        text = text.replace("``ext/virtio``", "``kernel::virtio``")
+        text = text.replace("``ext/virtio``", "``kernel::virtio``").replace(" is in :doc:`tracing`.", " is below.")
         self.write(target, text)
 
 

@@ -91,7 +91,7 @@ def series(p):
     p.kernel("mm/page_block.rs", "page/block.rs",
              BLOCK + unused('cfg_attr(not(CONFIG_VIRTIO = "y"), expect(dead_code))'))
     p.kernel("virtio/device.rs", "virtio/device.rs", [("points to the [`Queues`] of that", "points to the `Queues` of that")])
-    for name in ("buffer", "config", "driver", "features", "queues", "restart", "virtqueue"):
+    for name in ("buffer", "config", "driver", "features", "queues", "restart", "uevent", "virtqueue"):
         p.kernel(f"virtio/{name}.rs", f"virtio/{name}.rs")
     p.kernel("virtio/mod.rs", "virtio.rs")
     p.helpers("rust/helpers/device.c")
@@ -111,7 +111,7 @@ def series(p):
     p.patch("06-net")
     p.kernel("net/msg.rs", "net/msg.rs")
     p.kernel("net/sock.rs", "net/sock.rs")
-    for name in ("device", "growing", "paged", "queue", "user"):
+    for name in ("device", "growing", "paged", "queue", "reason", "user"):
         p.kernel(f"net/skbuff/{name}.rs", f"net/skbuff/{name}.rs")
     p.kernel("net/skbuff/mod.rs", "net/skbuff.rs", [("mod device;\n", '#[cfg(CONFIG_VIRTIO = "y")]\nmod device;\n')])
     p.kernel("mm/page_block.rs", "page/block.rs", BLOCK)
@@ -145,14 +145,16 @@ def series(p):
     p.tree(EXT + "net/vsock/", DRIVER + "ext/vsock/")
     p.driver(EXT + "net/zerocopy.rs", "ext/zerocopy.rs")
     p.driver(EXT + "module_info.rs", "ext/module_info.rs", THIS_MODULE)
-    for name in ("module_param", "time", "work", "workqueues"):
+    for name in ("debugfs", "module_param", "time", "trace", "work", "workqueues"):
         p.driver(f"{EXT}{name}.rs", f"ext/{name}.rs")
     p.add(DRIVER + "ext/mod.rs")
     p.own_helpers(DRIVER + "helpers")
+    for name in ("rvsock_trace.h", "trace.c", "trace_helpers.h"):
+        p.copy(EXT + name, DRIVER + name)
     p.covers("RUST [SOCKET BUFFERS]")
 
     p.patch("12-queues")
-    for name in ("queue/", "stats", "hash_table", "parameters"):
+    for name in ("queue/", "trace", "stats", "hash_table", "parameters"):
         p.tree(f"rust/driver/{name}", f"{DRIVER}driver/{name}")
 
     p.patch("13-connections")
@@ -177,7 +179,8 @@ def series(p):
             "obj-$(CONFIG_VIRTIO_VSOCKETS_RUST) += rvsock/\n")
     p.bind("linux/vm_sockets.h", "linux/vsockmon.h", "net/af_vsock.h")
     p.before("rust/bindings/bindings_helper.h", "/*\n * The driver-core Rust code needs to know about some C",
-             "#if IS_ENABLED(CONFIG_VIRTIO_VSOCKETS_RUST)\n#include \"../../net/vmw_vsock/rvsock/helpers.h\"\n#endif\n\n")
+             "#if IS_ENABLED(CONFIG_VIRTIO_VSOCKETS_RUST)\n#include \"../../net/vmw_vsock/rvsock/helpers.h\"\n"
+             "#include \"../../net/vmw_vsock/rvsock/trace_helpers.h\"\n#endif\n\n")
 
     p.patch("15-documentation")
     p.document("Documentation/networking/rvsock.rst", [
@@ -185,6 +188,7 @@ def series(p):
         ("Documentation/architecture.rst",
          ["How a packet is sent", "How a packet is received", "Datagrams", "What the device is",
           "Nothing waits for lock_sock()", "When connect() gives up", "The order of the locks", "When the device goes"]),
+        ("Documentation/tracing.rst", ["Connections", "Tracepoints", "Why packets are dropped", "Events"]),
     ])
     p.after("Documentation/networking/index.rst", "   rds\n   regulatory\n   representors\n", "   rvsock\n")
     p.covers("VIRTIO VSOCK GUEST DRIVER IN RUST", "Documentation/networking/rvsock.rst")

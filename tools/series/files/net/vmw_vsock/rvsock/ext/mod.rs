@@ -6,9 +6,11 @@
 //! This is not in the `kernel` crate, which is always built in: AF_VSOCK may be a module, and what
 //! is here is about the module that it is compiled into.
 
+pub(crate) mod debugfs;
 pub(crate) mod module_info;
 pub(crate) mod module_param;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod vsock;
 pub(crate) mod work;
 mod workqueues;
