@@ -23,7 +23,7 @@ pub(crate) enum NetError {
     AddrNotAvail = bindings::EADDRNOTAVAIL,
     /// `ECONNRESET`: the peer, or the network, has reset the connection.
     ConnReset = bindings::ECONNRESET,
-    /// `ENOBUFS`: there is no room for what was received.
+    /// `ENOBUFS`: there is no room, for what was received or in memory.
     NoBufs = bindings::ENOBUFS,
     /// `ECONNREFUSED`: nobody listens.
     ConnRefused = bindings::ECONNREFUSED,

@@ -61,6 +61,9 @@ const PINNED_MAX: usize = 64 * 1024;
 /// in pages.
 const LINEAR_MAX: usize = 256;
 
+/// The same for datagrams.
+const DGRAM_LINEAR_MAX: usize = 4096;
+
 /// Who sends packets, as far as a packet asks.
 pub(in crate::driver) trait Sender: Send + Sync {
     /// What of its packets waits.
@@ -366,7 +369,7 @@ pub(in crate::driver) fn datagram(
         trace::made(&header);
         header.to_bytes()
     };
-    sk.datagram(HEADROOM, header, msg, len, sent)
+    sk.datagram(HEADROOM, DGRAM_LINEAR_MAX, header, msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.

@@ -11,7 +11,7 @@ use kernel::prelude::*;
 
 fn enqueue(sk: Sending<'_>, msg: &mut Msg) -> Result<SkBuff> {
     let waited = sk.wait_until(msg, || true)?;
-    let skb = waited.datagram(0, |_| [0; 4], msg, 1, ());
-    let skb = sk.datagram(0, |_| [0; 4], msg, 1, ()); //~ E0382 use of moved value: `sk`
+    let skb = waited.datagram(0, 1, |_| [0; 4], msg, 1, ());
+    let skb = sk.datagram(0, 1, |_| [0; 4], msg, 1, ()); //~ E0382 use of moved value: `sk`
     skb
 }

@@ -7,6 +7,7 @@
 use super::UserOwned;
 use crate::ext::{
     bindings,
+    error::NetError,
     mm::order_of,
     net::{
         msg::Msg,
@@ -79,7 +80,8 @@ impl Sending<'_> {
     }
 
     /// Makes a packet of a header and `len` bytes from the user, charged to the send buffer; before
-    /// the header, `headroom` bytes stay free.
+    /// the header, `headroom` bytes stay free. The first `linear` bytes lie behind the header, in one piece with it,
+    /// if there is memory for that; what is left lies in pages, in pieces of up to 32 KiB.
     ///
     /// Waits for room in the send buffer, unless the message says `MSG_DONTWAIT`; meanwhile it lets
     /// the socket go. `header` is called when the waiting is over.
@@ -93,27 +95,53 @@ impl Sending<'_> {
     /// - `EFAULT`: the user's memory cannot be read.
     /// - What [`report_error`](super::VsockSock::report_error) was told.
     pub(crate) fn datagram<C: ControlBlock, const N: usize>(
-        self,
+        mut self,
         headroom: usize,
+        linear: usize,
         header: impl FnOnce(&UserOwned<'_>) -> [u8; N],
         msg: &mut Msg,
         len: usize,
         control: C,
     ) -> Result<SkBuff<C>> {
-        /// More lies in pages, in pieces of up to 32 KiB.
-        const LINEAR_MAX: usize = 4096;
+        /// There is memory for so much in one piece.
+        const LINEAR_SURE: usize = 4096;
+
+        let front = headroom.checked_add(N).ok_or(EINVAL)?;
+        let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
+        let mut linear = linear.min(len);
+        let mut skb = self.alloc(front, linear, len, noblock);
+        if linear > LINEAR_SURE && skb == Err(NetError::NoBufs.into()) {
+            linear = LINEAR_SURE;
+            skb = self.alloc(front, linear, len, noblock);
+        }
+        // SAFETY: The buffer is new and ours alone, and has no data yet.
+        let mut skb = unsafe { SkBuff::from_raw(skb?, control) };
+        skb.reserve(headroom)?;
+        skb.put_slice(&header(&self.0))?;
+        skb.with_msg_paged(msg, linear, len)
+    }
+
+    /// Allocates a buffer for `front` bytes and `len` behind them, of which `linear` are in one piece with them, as
+    /// [`datagram`](Self::datagram) does.
+    ///
+    /// # Errors
+    ///
+    /// As of [`datagram`](Self::datagram), but for `EFAULT`.
+    fn alloc(
+        &mut self,
+        front: usize,
+        linear: usize,
+        len: usize,
+        noblock: bool,
+    ) -> Result<NonNull<bindings::sk_buff>> {
+        /// What lies in pages is in pieces of up to 32 KiB.
         const ORDER: i32 = order_of(32 * 1024) as i32;
 
-        let linear = len.min(LINEAR_MAX);
-        let front = headroom
-            .checked_add(N)
-            .and_then(|front| front.checked_add(linear))
-            .ok_or(EINVAL)?;
-        let noblock = msg.flags() & bindings::MSG_DONTWAIT != 0;
+        let front = front.checked_add(linear).ok_or(EINVAL)?;
         let mut error = 0;
         // SAFETY: The socket is alive and owned by the call that we run in, which holds a reference
         // to it, and owns it again when this is over. Nobody holds on to the proof of that, which is this
-        // value; `with_kept()` keeps the socket's data meanwhile.
+        // value, borrowed for us alone; `with_kept()` keeps the socket's data meanwhile.
         let skb = unsafe {
             bindings::release_sock(self.sock());
             let skb = bindings::sock_alloc_send_pskb(
@@ -131,10 +159,6 @@ impl Sending<'_> {
             to_result(error)?;
             return Err(ENOMEM);
         };
-        // SAFETY: The buffer is new and ours alone, and has no data yet.
-        let mut skb = unsafe { SkBuff::from_raw(skb, control) };
-        skb.reserve(headroom)?;
-        skb.put_slice(&header(&self.0))?;
-        skb.with_msg_paged(msg, linear, len)
+        Ok(skb)
     }
 }
