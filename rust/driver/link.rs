@@ -16,7 +16,8 @@ use super::{
         Packets,
         Rx,
         Sender,
-        Tx, //
+        Tx,
+        Whose, //
     },
     trace::{
         self,
@@ -394,12 +395,12 @@ impl Link {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(super) fn is_full_for(&self, backlog: &Backlog) -> bool {
-        if !self.streams.tx.is_full() {
+        if !self.streams.tx.is_full(Whose::Connections) {
             return false;
         }
         backlog.note_refusal();
         // Writers that are noted before the queue ceases to be full are woken.
-        self.streams.tx.is_full_still()
+        self.streams.tx.is_full_still(Whose::Connections)
     }
 
     /// Drops the packets of `sender` that wait to be sent; returns whether there were any.
@@ -507,13 +508,13 @@ impl Outbox {
         self.tx.ask_for_completion();
     }
 
-    /// Whether so much waits to be sent that more has to wait for it.
+    /// Whether so many datagrams wait to be sent that more have to wait for them.
     ///
     /// # Context
     ///
     /// Any.
     pub(super) fn is_full(&self) -> bool {
-        self.tx.is_full()
+        self.tx.is_full(Whose::Datagrams)
     }
 
     /// The same, for a writer who waits to be told of room.
@@ -522,7 +523,7 @@ impl Outbox {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(super) fn is_full_still(&self) -> bool {
-        self.tx.is_full_still()
+        self.tx.is_full_still(Whose::Datagrams)
     }
 
     /// What waits, and how large the queue is.

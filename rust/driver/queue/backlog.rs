@@ -10,7 +10,6 @@ mod gauge;
 
 use super::packet::{
     self,
-    Cause,
     Open,
     Packet,
     Sent, //
@@ -310,7 +309,7 @@ impl Backlog {
 impl Inner {
     /// Where `packet` waits, if none of the connection does: payload goes first with none before it.
     fn place(&self, packet: &Packet) -> Place {
-        if packet.control().cause() == Cause::Payload && self.cork.has_before_last() {
+        if packet.control().cause().has_bytes() && self.cork.has_before_last() {
             Place::Turn
         } else {
             Place::First
@@ -336,6 +335,7 @@ mod tests {
                 number_of,
                 TestSender, //
             },
+            Cause,
             Sender, //
         },
         *, //

@@ -8,10 +8,12 @@
 //! - `packet`: a packet to be sent, and what it asks of its [`Sender`];
 //! - `waiting`, `backlog`: packets that wait for room, whose turn it is, and what of one sender does, small writes that are
 //!   put together included;
+//! - `bound`: how much memory may wait, of connections and of datagrams;
 //! - `events`: what the device tells of itself;
 //! - `tap`: copies for monitors.
 
 mod backlog;
+mod bound;
 mod events;
 mod packet;
 mod payload;
@@ -22,6 +24,7 @@ mod waiting;
 
 pub(super) use self::{
     backlog::Backlog,
+    bound::Whose,
     events::Events,
     packet::{
         control,

@@ -129,12 +129,21 @@ pub(in crate::driver) enum Cause {
     Call,
     /// It carries a user's bytes.
     Payload,
+    /// The same, as a datagram.
+    Datagram,
     /// It tells the peer of room.
     CreditUpdate,
     /// It answers a packet: the peer decides how many there are.
     Reply,
     /// It ends its connection.
     Last,
+}
+
+impl Cause {
+    /// Whether a user's bytes are in it, whose memory counts, and which wait for a turn.
+    pub(super) const fn has_bytes(self) -> bool {
+        matches!(self, Self::Payload | Self::Datagram)
+    }
 }
 
 impl ControlBlock for Sent {
@@ -205,7 +214,7 @@ impl Sent {
 
     /// Notes that it is not open any more, and before what its sender sends next.
     pub(super) fn close(&mut self) {
-        if let (Cause::Payload, false, Some(sender)) = (self.cause, self.ahead, &self.sender) {
+        if let (true, false, Some(sender)) = (self.cause.has_bytes(), self.ahead, &self.sender) {
             sender.backlog().send();
             self.ahead = true;
         }
@@ -363,7 +372,7 @@ pub(in crate::driver) fn datagram(
     len: usize,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
-    let sent = Sent::new(None, Cause::Payload);
+    let sent = Sent::new(None, Cause::Datagram);
     let header = |sk: &UserOwned<'_>| {
         let header = header(sk);
         trace::made(&header);

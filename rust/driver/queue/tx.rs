@@ -8,6 +8,7 @@
 
 use super::{
     backlog::Backlog,
+    bound::Whose,
     packet::{
         self,
         Cause,
@@ -69,8 +70,10 @@ use kernel::{
 /// The transmit queue.
 #[pin_data]
 pub(in crate::driver) struct Tx {
-    /// So much waits that writers have to wait; said under the lock as well.
+    /// So much waits that writers of connections have to wait; said under the lock as well.
     full: AtomicFlag,
+    /// The same for datagrams.
+    full_of_datagrams: AtomicFlag,
     #[pin]
     inner: SpinLockBh<Inner>,
 }
@@ -155,6 +158,7 @@ impl Tx {
     pub(in crate::driver) fn new(streams: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             full: AtomicFlag::new(false),
+            full_of_datagrams: AtomicFlag::new(false),
             inner <- new_spinlock_bh!(
                 Inner {
                     queue: None,
@@ -192,6 +196,7 @@ impl Tx {
             inner.underway = Underway::new();
             let waiting = inner.waiting.end();
             self.full.store(false, Relaxed);
+            self.full_of_datagrams.store(false, Relaxed);
             (inner.queue.take(), waiting, take(&mut inner.lingering))
         };
         drop(queue);
@@ -424,14 +429,17 @@ impl Tx {
         some
     }
 
-    /// Whether so much waits that writers have to wait.
+    /// Whether so much waits that `whose` writers have to wait.
     ///
     /// # Context
     ///
     /// Any.
-    pub(in crate::driver) fn is_full(&self) -> bool {
+    pub(in crate::driver) fn is_full(&self, whose: Whose) -> bool {
         // Relaxed: nobody waits for it to change; for that there is `is_full_still()`.
-        self.full.load(Relaxed)
+        match whose {
+            Whose::Connections => self.full.load(Relaxed),
+            Whose::Datagrams => self.full_of_datagrams.load(Relaxed),
+        }
     }
 
     /// The same, in order with [`Afterwards::tell_of_room`]: a writer who is told that it is full, and can be
@@ -440,8 +448,8 @@ impl Tx {
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn is_full_still(&self) -> bool {
-        self.inner.lock().waiting.is_full()
+    pub(in crate::driver) fn is_full_still(&self, whose: Whose) -> bool {
+        self.inner.lock().waiting.is_full(whose)
     }
 
     /// Waits until the device has taken all packets, `limit` at most.
@@ -497,7 +505,11 @@ impl Tx {
     /// Called under `Tx::inner`; does not sleep.
     fn afterwards(&self, inner: &mut Inner) -> Afterwards {
         let tell_of_room = inner.waiting.has_room_again();
-        self.full.store(inner.waiting.is_full(), Relaxed);
+        let waiting = &mut inner.waiting;
+        self.full
+            .store(waiting.is_full(Whose::Connections), Relaxed);
+        self.full_of_datagrams
+            .store(waiting.is_full(Whose::Datagrams), Relaxed);
         Afterwards {
             start_timer: inner.underway.start_timer(!inner.waiting.is_empty()),
             tell_of_room,

@@ -4,6 +4,10 @@
 
 use super::{
     backlog,
+    bound::{
+        Bound,
+        Whose, //
+    },
     packet::{
         Cause,
         Packet,
@@ -31,12 +35,6 @@ use kernel::sync::Arc;
 /// How many replies wait at most (C6): more are dropped, and their peers have time-outs.
 const REPLIES_MAX: usize = 1024;
 
-/// With payload of so much memory, in bytes, all writers have to wait (K5).
-const MEMORY_MAX: usize = 16 << 20;
-
-/// Down to this it must come before they go on, so that they are not woken for each packet.
-const MEMORY_LOW: usize = MEMORY_MAX / 4 * 3;
-
 /// Packets that wait.
 ///
 /// Of each sender one packet is in one of the lists, and the rest in its [`Backlog`](super::Backlog); what has no order
@@ -55,13 +53,13 @@ pub(super) struct Waiting {
     len: usize,
     /// How many of them are replies.
     replies: usize,
-    /// The memory of those with payload, in bytes.
-    memory: usize,
+    /// The memory of connections' packets.
+    connections: Bound,
+    /// That of datagrams.
+    datagrams: Bound,
     /// For packets of connections, of which small writes are put together before they wait here; their memory counts
     /// too.
     streams: bool,
-    /// There was too much, and has been since.
-    full: bool,
 }
 
 /// A packet that has left.
@@ -86,9 +84,10 @@ pub(super) struct Next {
 
 /// The memory that a packet counts for.
 fn weight(packet: &Packet) -> usize {
-    match packet.control().cause() {
-        Cause::Payload => packet.truesize(),
-        Cause::Call | Cause::CreditUpdate | Cause::Reply | Cause::Last => 0,
+    if packet.control().cause().has_bytes() {
+        packet.truesize()
+    } else {
+        0
     }
 }
 
@@ -97,20 +96,24 @@ fn ordered(packet: &Packet) -> Option<&Arc<dyn Sender>> {
     let sent = packet.control();
     match sent.cause() {
         Cause::CreditUpdate => None,
-        Cause::Call | Cause::Payload | Cause::Reply | Cause::Last => sent.sender(),
+        Cause::Call | Cause::Payload | Cause::Datagram | Cause::Reply | Cause::Last => {
+            sent.sender()
+        }
     }
 }
 
 /// Where `packet` waits that keeps its order among nobody's.
 fn place(packet: &Packet) -> Place {
-    match packet.control().cause() {
-        Cause::Payload => Place::Turn,
-        Cause::Call | Cause::CreditUpdate | Cause::Reply | Cause::Last => Place::First,
+    if packet.control().cause().has_bytes() {
+        Place::Turn
+    } else {
+        Place::First
     }
 }
 
 impl Waiting {
-    /// None. `streams`: for packets of connections; if not, for datagrams, which are in flight as the queue has room.
+    /// None. `streams`: for packets of connections; if not, for datagrams alone, which are in flight as the queue has
+    /// room.
     pub(super) const fn new(streams: bool) -> Self {
         Self {
             first: SkBuffQueue::new(),
@@ -118,9 +121,9 @@ impl Waiting {
             fair: Fair::new(),
             len: 0,
             replies: 0,
-            memory: 0,
+            connections: Bound::new(),
+            datagrams: Bound::new(),
             streams,
-            full: false,
         }
     }
 
@@ -136,25 +139,42 @@ impl Waiting {
 
     /// The memory of those with payload, open ones included, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let open = if self.streams {
+        let datagrams = self.datagrams.memory();
+        let connections = self.connections.memory().saturating_add(datagrams);
+        connections.saturating_add(self.open_memory())
+    }
+
+    /// The memory of connections' open packets, in bytes.
+    fn open_memory(&self) -> usize {
+        if self.streams {
             backlog::open_memory()
         } else {
             0
-        };
-        self.memory.saturating_add(open)
+        }
     }
 
-    /// Whether writers have to wait.
-    pub(super) fn is_full(&mut self) -> bool {
-        self.full |= self.memory() >= MEMORY_MAX;
-        self.full
+    /// Whether `whose` writers have to wait.
+    pub(super) fn is_full(&mut self, whose: Whose) -> bool {
+        match whose {
+            Whose::Connections => self.connections.is_full(self.open_memory()),
+            Whose::Datagrams => self.datagrams.is_full(0),
+        }
     }
 
-    /// Whether writers that had to wait may go on; said once.
+    /// Whether any writers that had to wait may go on; said once.
     pub(super) fn has_room_again(&mut self) -> bool {
-        let room = self.full && self.memory() <= MEMORY_LOW;
-        self.full &= !room;
-        room
+        let open = self.open_memory();
+        self.connections.has_room_again(open) | self.datagrams.has_room_again(0)
+    }
+
+    /// What the memory of `packet` counts for.
+    fn bound_of(&mut self, packet: &Packet) -> &mut Bound {
+        match packet.control().cause() {
+            Cause::Datagram => &mut self.datagrams,
+            Cause::Call | Cause::Payload | Cause::CreditUpdate | Cause::Reply | Cause::Last => {
+                &mut self.connections
+            }
+        }
     }
 
     /// Whether `packet` need not wait, as none does, and the device may be given it.
@@ -309,7 +329,8 @@ impl Waiting {
 
     /// The same for a device that is no more: it has nothing, and nobody has to wait any more.
     pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
-        self.full = false;
+        self.connections.end();
+        self.datagrams.end();
         self.fair = Fair::new();
         self.take_all()
     }
@@ -327,7 +348,7 @@ impl Waiting {
             self.replies = self.replies.saturating_add(1);
         }
         let weight = weight(packet);
-        self.memory = self.memory.saturating_add(weight);
+        self.bound_of(packet).add(weight);
         if let Some(sender) = packet.control().sender() {
             sender.backlog().count_in(weight);
         }
@@ -340,7 +361,7 @@ impl Waiting {
             self.replies = self.replies.saturating_sub(1);
         }
         let weight = weight(packet);
-        self.memory = self.memory.saturating_sub(weight);
+        self.bound_of(packet).subtract(weight);
         if let Some(sender) = packet.control().sender() {
             sender.backlog().count_out(weight);
         }
@@ -358,12 +379,19 @@ impl Drop for Waiting {
 #[kernel::macros::kunit_tests(rvsock_waiting)]
 mod tests {
     use super::{
-        super::packet::{
-            testing::{
-                number_of,
-                TestSender, //
+        super::{
+            bound::{
+                MEMORY_LOW,
+                MEMORY_MAX, //
             },
-            Sender, //
+            packet::{
+                testing::{
+                    datagram,
+                    number_of,
+                    TestSender, //
+                },
+                Sender, //
+            },
         },
         *, //
     };
@@ -408,13 +436,17 @@ mod tests {
             && memory
     }
 
-    /// Has a packet wait that takes much memory.
-    fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
-        let mut packet = sender.data(1, 0)?;
+    /// Has `packet` wait with much memory.
+    fn push_large_one(waiting: &mut Waiting, mut packet: Packet) -> Result {
         let mut block = PageBlock::alloc(order_of(32 * 1024), GFP_KERNEL)?;
         block.copy_to(0, &[0])?;
         packet.add_block(block, 0, 1).map_err(|(error, _)| error)?;
         waiting.push(packet).map_or(Ok(()), |_| Err(EIO))
+    }
+
+    /// Has a packet wait that takes much memory.
+    fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
+        push_large_one(waiting, sender.data(1, 0)?)
     }
 
     #[test]
@@ -502,22 +534,22 @@ mod tests {
     fn k5_writers_wait_with_too_much_and_go_on_with_much_less() -> Result {
         let (sender, mut waiting) = (TestSender::new(BUF_ALLOC)?, Waiting::new(true));
         while waiting.memory() < MEMORY_MAX {
-            assert!(!waiting.is_full());
+            assert!(!waiting.is_full(Whose::Connections));
             push_large(&mut waiting, &sender)?;
         }
-        assert!(waiting.is_full());
+        assert!(waiting.is_full(Whose::Connections));
         while waiting.memory() > MEMORY_LOW {
             assert!(!waiting.has_room_again());
-            assert!(waiting.is_full());
+            assert!(waiting.is_full(Whose::Connections));
             next(&mut waiting);
         }
-        assert!(waiting.is_full());
+        assert!(waiting.is_full(Whose::Connections));
         // Said once.
         assert!(waiting.has_room_again());
         assert!(!waiting.has_room_again());
-        assert!(!waiting.is_full());
+        assert!(!waiting.is_full(Whose::Connections));
         // Whoever had to wait is told as well when all was thrown away.
-        while !waiting.is_full() {
+        while !waiting.is_full(Whose::Connections) {
             push_large(&mut waiting, &sender)?;
         }
         drop(waiting.take_all());
@@ -620,6 +652,32 @@ mod tests {
         assert!(!waiting.fair.has_room(1));
         drop(waiting.end());
         assert!(waiting.fair.has_room(1));
+        assert!(is_at_zero(&waiting, &sender));
+        Ok(())
+    }
+
+    #[test]
+    fn d7_neither_waits_for_memory_that_the_others_take() -> Result {
+        let mut waiting = Waiting::new(true);
+        let sender = TestSender::new(BUF_ALLOC)?;
+        while !waiting.is_full(Whose::Datagrams) {
+            push_large_one(&mut waiting, datagram(1, 0)?)?;
+        }
+        assert!(!waiting.is_full(Whose::Connections));
+        while !waiting.is_full(Whose::Connections) {
+            push_large(&mut waiting, &sender)?;
+        }
+        assert!(waiting.memory() >= 2 * MEMORY_MAX);
+        // Each is told by itself.
+        while !waiting.has_room_again() {
+            next(&mut waiting);
+        }
+        let other = [Whose::Connections, Whose::Datagrams].map(|whose| waiting.is_full(whose));
+        assert!(other[0] != other[1]);
+        while !waiting.has_room_again() {
+            next(&mut waiting);
+        }
+        drop(waiting.take_all());
         assert!(is_at_zero(&waiting, &sender));
         Ok(())
     }

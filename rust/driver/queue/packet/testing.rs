@@ -83,6 +83,15 @@ impl TestSender {
     }
 }
 
+/// Datagram `number`, of `len` bytes, which nobody has sent.
+pub(in crate::driver::queue) fn datagram(number: u32, len: u32) -> Result<Packet> {
+    let bytes = KVec::from_elem(0, len as usize, GFP_KERNEL)?;
+    let mut packet = blank(bytes.len(), GFP_KERNEL, Sent::new(None, Cause::Datagram))?;
+    packet.overwrite(0, &header(number, len).to_bytes())?;
+    packet.put_slice(&bytes)?;
+    Ok(packet)
+}
+
 impl Sender for TestSender {
     fn backlog(&self) -> &Backlog {
         &self.backlog
