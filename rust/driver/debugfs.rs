@@ -122,7 +122,9 @@ fn show_device(device: &Vsock, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             "dgram_registered: {}",
             if registered { "yes" } else { "no" }
         )?;
-        show_queues(f, "dgram_", device.dgram_rx(), link.datagrams.tx())?;
+        if !link.profile.shares_queues() {
+            show_queues(f, "dgram_", device.dgram_rx(), link.datagrams.tx())?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Datagrams: sockets without connections, on queues of their own.
+//! Datagrams: sockets without connections, on queues of their own, or on those of connections, as the link knows.
 //!
 //! A datagram is sent at once or waits for the device, charged to its socket's send buffer (D3). One
 //! that was received is offered to the socket at its port, or refused (D4, D6); no socket waits for
@@ -14,8 +14,7 @@ use super::{
     },
     link::{
         self,
-        Link,
-        Outbox, //
+        Link, //
     },
     queue::{
         self,
@@ -274,14 +273,15 @@ impl Datagrams for DatagramTransport {
             return Err(ENODEV);
         }
         // The buffers of sockets that were closed hold memory still (K5).
-        let full = |is_full: fn(&Outbox) -> bool| link::with(|link| is_full(&link.datagrams));
-        if full(Outbox::is_full) == Some(true) {
-            sk = sk.wait_until(msg, || full(Outbox::is_full_still) != Some(true))?;
+        if link::with(Link::is_full_of_datagrams) == Some(true) {
+            sk = sk.wait_until(msg, || {
+                link::with(Link::is_full_of_datagrams_still) != Some(true)
+            })?;
         }
         if sk.sndbuf_is_full() {
             // What the device has taken makes room at once, and what it takes from now on, when it
             // does.
-            link::with(|link| link.datagrams.ask_for_completion());
+            link::with(Link::ask_for_datagrams);
         }
         let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
         // The CID, like the device, may be another after the waiting.
@@ -300,18 +300,20 @@ impl Datagrams for DatagramTransport {
                 Op::Rw,
             )
         };
-        let packet = queue::datagram(header, sk, msg, len)?;
+        // Hosts of streams' queues want what is behind the header in one piece (G9).
+        let whole = link::with(|link| link.profile.shares_queues()).unwrap_or(false);
+        let packet = queue::datagram(header, sk, msg, len, whole)?;
         link::running().ok_or(ENODEV)?.send_datagram(packet)
     }
 }
 
-/// Gives the socket that it is for a packet that has come on the queue of datagrams.
+/// Gives the socket that it is for a packet that brings a datagram.
 ///
 /// # Context
 ///
 /// Does not sleep; takes `Tx::inner`.
 pub(super) fn receive(link: &Arc<Link>, ports: &Ports, header: &Header, payload: &mut Payload) {
-    match proto::datagram(header, link.cid()) {
+    match proto::datagram(header, link.cid(), &link.profile) {
         // It is counted already, and what remains of it is for no socket (M2).
         _ if payload.is_damaged() => {}
         Datagram::Payload { from, port } => {

@@ -5,12 +5,15 @@
 //! Whoever sends needs no more than this; socket calls find it by RCU, as it may go at any time. It knows no
 //! connection: those are above it.
 
+mod datagrams;
+
 use super::{
     queue::{
         self,
         Afterwards,
         Backlog,
         Cause,
+        Crowd,
         Open,
         Packet,
         Packets,
@@ -90,13 +93,15 @@ pub(super) struct Link {
     /// For the packets of connections.
     #[pin]
     pub(super) streams: Outbox,
-    /// For datagrams, where there are some.
+    /// For datagrams, where they have queues of their own.
     #[pin]
     pub(super) datagrams: Outbox,
+    /// Who sends datagrams where they have none (G8).
+    crowd: Option<Arc<Crowd>>,
 }
 
-/// A transmit queue, and what works on it: there is one for connections, and one for datagrams, so that neither
-/// waits for the other (D7).
+/// A transmit queue, and what works on it: there is one for connections, and one for datagrams, if the device has such,
+/// so that neither waits for the other (D7).
 #[pin_data]
 pub(super) struct Outbox {
     #[pin]
@@ -202,6 +207,7 @@ impl Link {
         (streams, streams_have_room): (Arc<Rx>, fn()),
         (datagrams, datagrams_have_room): (Arc<Rx>, fn()),
     ) -> Result<Arc<Self>> {
+        let crowd = profile.shares_queues().then(Crowd::new).transpose()?;
         Arc::pin_init(
             pin_init!(Self {
                 profile,
@@ -209,6 +215,7 @@ impl Link {
                 leaving: AtomicFlag::new(false),
                 streams <- new_outbox!(streams, true, streams, streams_have_room),
                 datagrams <- new_outbox!(datagrams, false, datagrams, datagrams_have_room),
+                crowd,
             }),
             GFP_KERNEL,
         )
@@ -286,19 +293,6 @@ impl Link {
         self.streams.send(self, packets)
     }
 
-    /// Sends the datagram `packet`.
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    ///
-    /// # Errors
-    ///
-    /// `ENODEV`: the queue does not run.
-    pub(super) fn send_datagram(self: &Arc<Self>, packet: Packet) -> Result {
-        self.datagrams.send(self, Packets::from(packet))
-    }
-
     /// The RST that answers `header`'s packet, unless it is one itself (C2), or memory is lacking.
     ///
     /// # Context
@@ -322,18 +316,6 @@ impl Link {
     pub(super) fn refuse(self: &Arc<Self>, header: &Header) {
         if let Some(packet) = self.refusal(header) {
             let _ = self.send(packet);
-        }
-    }
-
-    /// Answers a datagram by RST, if there is room to (D6).
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn refuse_datagram(self: &Arc<Self>, header: &Header) {
-        if let Some(packet) = self.refusal(header) {
-            let afterwards = self.datagrams.tx.send_if_room(packet);
-            self.datagrams.follow(self, afterwards);
         }
     }
 
@@ -506,24 +488,6 @@ impl Outbox {
     /// Does not sleep; takes `Tx::inner`.
     pub(super) fn ask_for_completion(&self) {
         self.tx.ask_for_completion();
-    }
-
-    /// Whether so many datagrams wait to be sent that more have to wait for them.
-    ///
-    /// # Context
-    ///
-    /// Any.
-    pub(super) fn is_full(&self) -> bool {
-        self.tx.is_full(Whose::Datagrams)
-    }
-
-    /// The same, for a writer who waits to be told of room.
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn is_full_still(&self) -> bool {
-        self.tx.is_full_still(Whose::Datagrams)
     }
 
     /// What waits, and how large the queue is.

@@ -32,7 +32,7 @@
 //! 4. `Connections::unsettled`: the list of connections that could not publish what is new.
 //! 5. `Conn::inner`: the state of one connection, its credit, what it has received; `Ports::next`: where to look
 //!    for a port.
-//! 6. One of `HashTable::buckets`, of connections or of ports; `Backlog::inner`: what of one connection waits for
+//! 6. One of `HashTable::buckets`, of connections or of ports; `Backlog::inner`: what of one sender waits for
 //!    room.
 //!
 //! Nothing else is locked within these: `Requests::waiting` (requests that wait to be handled), `Events::queue`,

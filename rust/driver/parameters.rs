@@ -38,10 +38,10 @@ module_param_u32!(
 
 module_param_choice!(
     profile,
-    ["auto", "ratified", "draft"],
+    ["auto", "ratified", "draft", "shared"],
     0,
     0o444,
-    "what feature bits 2 and 3 mean: read from the number of queues, as virtio 1.3 has it, or as the drafts of datagrams do"
+    "what feature bits 2 and 3 mean: read from the number of queues, as virtio 1.3 has it, as the drafts of datagrams do, or bit 3 as datagrams on the streams' queues"
 );
 
 module_param_u32!(

@@ -51,7 +51,8 @@ counters! {
     RxDamaged = "rx_damaged",
     /// Resets of the device, as it had lost count: the next packet may begin anywhere (M2).
     FramingLost = "rx_framing_lost",
-    /// Datagrams that were dropped, as their socket had no room for them or did not want them (D4).
+    /// Datagrams that were dropped, as their socket had no room for them or did not want them (D4), or as they were for
+    /// nobody, who cannot refuse them (G7).
     DgramDropped = "rx_dgram_dropped",
     /// Packets with addresses that are none, or not ours.
     BadAddress = "rx_bad_address",

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Datagrams: what a packet on their queues means, where one may be sent, and which port is free.
+//! Datagrams: what such a packet means, where one may be sent, and which port is free.
 //!
-//! Source: the draft "datagram queues" of 2021.
+//! Source: the draft "datagram queues" of 2021; for those on the streams' queues, Documentation/shared.rst.
 
+use super::Profile;
 use crate::wire::{
     is_reserved_cid,
     Address,
@@ -13,7 +14,7 @@ use crate::wire::{
     CID_HOST, //
 };
 
-/// The greatest payload of a datagram in bytes (D2).
+/// The greatest payload of a datagram in bytes (D2, G4).
 pub const DGRAM_MAX: usize = 64 * 1024;
 
 /// The last of the ports that only the privileged may bind (D5).
@@ -45,17 +46,25 @@ pub enum Datagram {
     BadOp,
 }
 
-/// Reads a packet on the queue of datagrams; `own_cid` is this machine's (D1).
+/// Reads a packet that brings a datagram, where `own_cid` is this machine's, and `profile` what the device
+/// offers (D1, G2).
 ///
 /// `buf_alloc` and `fwd_cnt` mean nothing here.
-pub fn datagram(header: &Header, own_cid: u32) -> Datagram {
-    let (Ok(from), Ok(to)) = (header.src(), header.dst()) else {
+pub fn datagram(header: &Header, own_cid: u32, profile: &Profile) -> Datagram {
+    let (Ok(mut from), Ok(mut to)) = (header.src(), header.dst()) else {
         return Datagram::BadAddress;
     };
+    if profile.shares_queues() && from.cid == own_cid && to.cid == CID_HOST {
+        // From the host, whatever it says: libkrun has the CIDs of what it passes on the wrong way round (G6).
+        from.cid = CID_HOST;
+        to.cid = own_cid;
+    }
     if to.cid != own_cid || to.port == PORT_ANY {
         return Datagram::BadAddress;
     }
-    let fits = usize::try_from(header.len).is_ok_and(|len| len <= DGRAM_MAX);
+    // On the streams' queues the buffer is the bound: libkrun fills its answers up to that (G5).
+    let fits =
+        profile.shares_queues() || usize::try_from(header.len).is_ok_and(|len| len <= DGRAM_MAX);
     match (header.socket_type(), header.operation()) {
         (Ok(SocketType::Dgram), Ok(Op::Rw)) if fits => Datagram::Payload {
             from,
@@ -127,12 +136,26 @@ impl Iterator for Candidates {
 #[cfg_attr(not(test), kernel::macros::kunit_tests(rvsock_dgram))]
 mod tests {
     use super::*;
+    use crate::proto::{
+        first_attempt,
+        Choice, //
+    };
 
     const HERE: Address = Address { cid: 3, port: 1024 };
     const THERE: Address = Address {
         cid: CID_HOST,
         port: 99,
     };
+
+    /// Datagrams have queues of their own.
+    fn own_queues() -> Profile {
+        first_attempt(4, Choice::Auto).profile()
+    }
+
+    /// They go over the streams' queues.
+    fn shared_queues() -> Profile {
+        first_attempt(8, Choice::Shared).profile()
+    }
 
     fn packet(ty: SocketType, op: Op) -> Header {
         Header::new(THERE, HERE, ty, op)
@@ -160,28 +183,37 @@ mod tests {
                 },
                 _ => Datagram::BadOp,
             };
-            assert_eq!(datagram(&packet(SocketType::Dgram, op), 3), expected);
+            assert_eq!(
+                datagram(&packet(SocketType::Dgram, op), 3, &own_queues()),
+                expected
+            );
         }
     }
 
     #[test]
     fn d1_other_types_have_no_business_here() {
         for ty in [SocketType::Stream, SocketType::Seqpacket] {
-            assert_eq!(datagram(&packet(ty, Op::Rw), 3), Datagram::BadOp);
-            assert_eq!(datagram(&packet(ty, Op::Rst), 3), Datagram::BadOp);
+            assert_eq!(
+                datagram(&packet(ty, Op::Rw), 3, &own_queues()),
+                Datagram::BadOp
+            );
+            assert_eq!(
+                datagram(&packet(ty, Op::Rst), 3, &own_queues()),
+                Datagram::BadOp
+            );
         }
         let mut unknown = packet(SocketType::Dgram, Op::Rw);
         unknown.ty = 0;
-        assert_eq!(datagram(&unknown, 3), Datagram::BadOp);
+        assert_eq!(datagram(&unknown, 3, &own_queues()), Datagram::BadOp);
     }
 
     #[test]
     fn d1_credit_fields_mean_nothing() {
         let mut header = packet(SocketType::Dgram, Op::Rw);
-        let expected = datagram(&header, 3);
+        let expected = datagram(&header, 3, &own_queues());
         header.buf_alloc = 7;
         header.fwd_cnt = u32::MAX;
-        assert_eq!(datagram(&header, 3), expected);
+        assert_eq!(datagram(&header, 3, &own_queues()), expected);
     }
 
     #[test]
@@ -195,20 +227,68 @@ mod tests {
             (u32::MAX, false),
         ] {
             header.len = len;
-            let refused = datagram(&header, 3) == Datagram::BadOp;
+            let refused = datagram(&header, 3, &own_queues()) == Datagram::BadOp;
             assert_eq!(refused, !fits);
         }
     }
 
     #[test]
+    fn g2_on_shared_queues_too_payload_and_refusals_are_all_there_is() {
+        for op in 0..9 {
+            let mut header = packet(SocketType::Dgram, Op::Rw);
+            header.op = op;
+            let expected = match op {
+                5 => Datagram::Payload {
+                    from: THERE,
+                    port: 1024,
+                },
+                3 => Datagram::Refused {
+                    by: THERE,
+                    port: 1024,
+                },
+                _ => Datagram::BadOp,
+            };
+            assert_eq!(datagram(&header, 3, &shared_queues()), expected);
+        }
+    }
+
+    #[test]
+    fn g5_the_buffer_bounds_what_comes_on_shared_queues() {
+        let mut header = packet(SocketType::Dgram, Op::Rw);
+        for len in [0, 65536, 65537, u32::MAX] {
+            header.len = len;
+            let refused = datagram(&header, 3, &shared_queues()) == Datagram::BadOp;
+            assert!(!refused);
+        }
+    }
+
+    #[test]
+    fn g6_what_the_host_passes_on_may_have_its_cids_the_wrong_way_round() {
+        let mut header = packet(SocketType::Dgram, Op::Rw);
+        (header.src_cid, header.src_port) = (3, 0);
+        header.dst_cid = u64::from(CID_HOST);
+        let expected = Datagram::Payload {
+            from: Address {
+                cid: CID_HOST,
+                port: 0,
+            },
+            port: 1024,
+        };
+        assert_eq!(datagram(&header, 3, &shared_queues()), expected);
+        // Nowhere else, and of nobody else.
+        assert_eq!(datagram(&header, 3, &own_queues()), Datagram::BadAddress);
+        assert_eq!(datagram(&header, 4, &shared_queues()), Datagram::BadAddress);
+    }
+
+    #[test]
     fn h4_addresses_that_are_none() {
         let mut header = packet(SocketType::Dgram, Op::Rw);
-        assert_eq!(datagram(&header, 4), Datagram::BadAddress);
+        assert_eq!(datagram(&header, 4, &own_queues()), Datagram::BadAddress);
         header.src_cid |= 1 << 32;
-        assert_eq!(datagram(&header, 3), Datagram::BadAddress);
+        assert_eq!(datagram(&header, 3, &own_queues()), Datagram::BadAddress);
         header = packet(SocketType::Dgram, Op::Rw);
         header.dst_port = PORT_ANY;
-        assert_eq!(datagram(&header, 3), Datagram::BadAddress);
+        assert_eq!(datagram(&header, 3, &own_queues()), Datagram::BadAddress);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! Feature bits, which mean different things to different hosts, and what follows from them.
 //!
 //! Bits 0 and 1 mean the same everywhere. Bit 2 is NO_IMPLIED_STREAM in virtio 1.3 and DGRAM in the
-//! drafts of 2021 and 2022; bit 3 is MRG_RXBUF in the draft of 2022, and others use it otherwise.
+//! drafts of 2021 and 2022; bit 3 is MRG_RXBUF in the draft of 2022, and DGRAM on the streams' queues in
+//! Linux's patches of 2023 and 2024 and in libkrun (G1).
 //! What a device means is read from the number of its queues, or said by the administrator:
 //!
 //! 1. [`first_attempt`] says which bits to accept and how many queues to look for.
 //! 2. If five queues were looked for and not found: reset the device, and [`after_no_five_queues`].
 //! 3. [`Attempt::profile`] of the attempt that went well says what the device then offers.
 //!
-//! Source: virtio 1.3, "Socket Device", "Feature bits", and the drafts.
+//! Source: virtio 1.3, "Socket Device", "Feature bits", and the drafts; Documentation/shared.rst.
 
 use crate::wire::{
     SocketType,
@@ -28,7 +29,8 @@ pub enum Feature {
     Seqpacket = 1,
     /// In the drafts: datagrams on their own queues. In virtio 1.3: NO_IMPLIED_STREAM.
     Dgram = 2,
-    /// In the draft of 2022: packets over several receive buffers.
+    /// In the draft of 2022: packets over several receive buffers. In the patches of 2023: datagrams on the
+    /// streams' queues.
     MrgRxbuf = 3,
 }
 
@@ -64,6 +66,8 @@ pub enum Choice {
     Ratified,
     /// The drafts, whatever is found: a device that offers DGRAM must have five queues.
     Draft,
+    /// Virtio 1.3, and bit 3 stands for datagrams on the streams' queues.
+    Shared,
 }
 
 /// Which text gives bits 2 and 3 their meaning.
@@ -73,6 +77,8 @@ pub enum Dialect {
     Ratified,
     /// The drafts of 2021 and 2022.
     Draft,
+    /// Virtio 1.3 with the patches of 2023 and 2024, which libkrun follows.
+    Shared,
 }
 
 /// The queues of a device, and at which index each is.
@@ -135,6 +141,7 @@ pub const fn first_attempt(offered: u64, choice: Choice) -> Attempt {
     let dialect = match choice {
         Choice::Ratified => Dialect::Ratified,
         Choice::Draft => Dialect::Draft,
+        Choice::Shared => Dialect::Shared,
         // Bit 3 alone is ambiguous, and bits 0 and 1 need no draft.
         Choice::Auto if dgram => Dialect::Draft,
         Choice::Auto => Dialect::Ratified,
@@ -144,6 +151,11 @@ pub const fn first_attempt(offered: u64, choice: Choice) -> Attempt {
         Dialect::Draft => Attempt {
             accept: offered & known(),
             queues: if dgram { Queues::Five } else { Queues::Three },
+            dialect,
+        },
+        Dialect::Shared => Attempt {
+            accept: offered & known(),
+            queues: Queues::Three,
             dialect,
         },
     }
@@ -182,13 +194,14 @@ impl Attempt {
         let bit2 = Feature::Dgram.is_in(self.accept);
         let bit3 = Feature::MrgRxbuf.is_in(self.accept);
         let draft = matches!(self.dialect, Dialect::Draft);
+        let shared = matches!(self.dialect, Dialect::Shared);
         let no_implied_stream = bit2 && !draft;
         Profile {
             dialect: self.dialect,
             // Implied without any bit, and with SEQPACKET alone, which is what vhost-vsock offers.
             stream: Feature::Stream.is_in(self.accept) || !no_implied_stream,
             seqpacket: Feature::Seqpacket.is_in(self.accept),
-            dgram: bit2 && draft,
+            dgram: (bit2 && draft) || (bit3 && shared),
             mrg_rxbuf: bit3 && draft,
             no_implied_stream,
             queues: self.queues,
@@ -205,7 +218,7 @@ pub struct Profile {
     pub stream: bool,
     /// SOCK_SEQPACKET works.
     pub seqpacket: bool,
-    /// SOCK_DGRAM works, on queues of its own.
+    /// SOCK_DGRAM works; [on which queues](Self::shares_queues) is another matter.
     pub dgram: bool,
     /// A packet may go over several receive buffers, and headers have 46 bytes (M1).
     pub mrg_rxbuf: bool,
@@ -232,6 +245,11 @@ impl Profile {
             SocketType::Seqpacket => self.seqpacket,
             SocketType::Dgram => self.dgram,
         }
+    }
+
+    /// Whether datagrams go over the queues of connections (G1).
+    pub const fn shares_queues(&self) -> bool {
+        self.dgram && matches!(self.queues, Queues::Three)
     }
 
     /// Whether no type of socket works at all: NO_IMPLIED_STREAM with nothing beside it.
@@ -360,6 +378,35 @@ mod tests {
         assert!(profile.stream);
         assert!(!profile.dgram);
         assert_eq!(profile.header_len(), 46);
+    }
+
+    #[test]
+    fn g1_bit_3_is_datagrams_on_three_queues_if_that_is_named() {
+        for offered in 0..16u64 {
+            let attempt = first_attempt(BUS | offered, Choice::Shared);
+            assert_eq!(attempt.accept, offered);
+            assert_eq!(attempt.queues, Queues::Three);
+            let profile = attempt.profile();
+            assert_eq!(profile.dialect, Dialect::Shared);
+            assert_eq!(profile.dgram, offered & 8 != 0);
+            assert_eq!(profile.shares_queues(), offered & 8 != 0);
+            assert_eq!(profile.seqpacket, offered & 2 != 0);
+            // Bit 2 is what it is in virtio 1.3.
+            assert_eq!(profile.no_implied_stream, offered & 4 != 0);
+            assert_eq!(profile.stream, offered & 5 != 4);
+            assert!(!profile.mrg_rxbuf);
+            assert_eq!(profile.header_len(), 44);
+            assert_eq!(after_no_five_queues(offered, Choice::Shared), None);
+        }
+    }
+
+    #[test]
+    fn g1_nobody_shares_queues_unless_that_is_named() {
+        for offered in 0..16u64 {
+            for choice in [Choice::Auto, Choice::Ratified, Choice::Draft] {
+                assert!(!settled(offered, choice).shares_queues());
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whom a received packet is for, if it is none of the queues of datagrams: a connection, a listener, or nobody.
+//! Whom a received packet is for, if it is none of the queues of datagrams: a connection, a listener, a datagram
+//! socket where these share the queue, or nobody.
 //!
 //! [`route`] says it of the header alone; whether there is such a connection is the caller's to find out, and
 //! [`Destination::without_connection`] says what to do if there is none. Datagrams have
@@ -19,6 +20,8 @@ use crate::wire::{
 pub enum Route {
     /// The connection between two addresses.
     Connection(Destination),
+    /// A datagram socket, as [`datagram`](super::datagram) says (G2).
+    Datagram,
     /// No connection.
     Nobody(Stray),
     /// Not from or for an address of a machine, or for another machine than this one: drop it and count it (H4).
@@ -57,6 +60,7 @@ pub fn route(header: &Header, own_cid: u32, profile: &Profile) -> Route {
         return Route::BadAddress;
     };
     let ty = match header.socket_type() {
+        Ok(SocketType::Dgram) if profile.shares_queues() => return Route::Datagram,
         Ok(SocketType::Dgram) if profile.serves(SocketType::Dgram) => return Route::BadOp,
         Ok(ty) if profile.serves(ty) => ty,
         Ok(_) | Err(_) => return Route::Nobody(Stray::Refuse),
@@ -187,6 +191,20 @@ mod tests {
         // To a device without datagrams it is one of the types that do not work.
         let refuse = Route::Nobody(Stray::Refuse);
         assert_eq!(route(&header, 3, &profile(3)), refuse);
+    }
+
+    #[test]
+    fn g2_a_datagram_comes_on_the_streams_queue_where_they_share_it() {
+        let shared = first_attempt(8, Choice::Shared).profile();
+        for op in OPS {
+            let header = packet(SocketType::Dgram, op);
+            assert_eq!(route(&header, 3, &shared), Route::Datagram);
+            // Whatever machine it is for (G6).
+            assert_eq!(route(&header, 4, &shared), Route::Datagram);
+        }
+        let stream = packet(SocketType::Stream, Op::Rw);
+        let expected = Route::Connection(destination(SocketType::Stream, Op::Rw));
+        assert_eq!(route(&stream, 3, &shared), expected);
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn choice() -> Choice {
     match parameters::profile.get() {
         1 => Choice::Ratified,
         2 => Choice::Draft,
+        3 => Choice::Shared,
         _ => Choice::Auto,
     }
 }
@@ -223,6 +224,7 @@ impl Vsock {
         match self.link.profile.dialect {
             Dialect::Ratified => "ratified",
             Dialect::Draft => "draft",
+            Dialect::Shared => "shared",
         }
     }
 }

@@ -142,35 +142,41 @@ impl Vsock {
         Ok(())
     }
 
-    /// The receive buffers of connections; with datagrams they have half of the memory.
+    /// The receive buffers of connections; half of the memory is for datagrams, if these have queues of their own.
+    /// If they share these, each buffer has room for the greatest: some hosts cut off what has none (G5).
     fn layout(&self) -> BufferLayout {
+        let profile = &self.link.profile;
+        let shares = profile.shares_queues();
         let memory = parameters::rx_pool_kb.get() as usize * 1024;
-        let memory = if self.link.profile.dgram {
+        let memory = if profile.dgram && !shares {
             memory / 2
         } else {
             memory
         };
-        let merges = self.link.profile.mrg_rxbuf;
-        BufferLayout {
-            order: if merges {
+        let layout = BufferLayout {
+            order: if profile.mrg_rxbuf {
                 parameters::mrg_buffer_order.get()
             } else {
                 parameters::rx_buffer_order.get()
             },
             memory,
             at_rest: memory.min(RX_AT_REST),
-            header_len: self.link.profile.header_len(),
-            merges,
+            header_len: profile.header_len(),
+            merges: profile.mrg_rxbuf,
+        };
+        if shares {
+            for_datagrams(layout)
+        } else {
+            layout
         }
     }
 
     /// The receive buffers of datagrams: where one is all that a datagram has, it must have room for
-    /// the greatest, and there are four at the least (D8). All are there at any time: what finds none is lost.
+    /// the greatest (D8). All are there at any time: what finds none is lost.
     fn datagram_layout(&self) -> BufferLayout {
         let mut layout = self.layout();
         if !layout.merges {
-            layout.order = order_of(DGRAM_MAX.saturating_add(layout.header_len));
-            layout.memory = layout.memory.max(layout.buffer().saturating_mul(4));
+            layout = for_datagrams(layout);
         }
         layout.at_rest = layout.memory;
         layout
@@ -229,4 +235,13 @@ impl Vsock {
         // Connections that were made meanwhile; from here on none is made.
         self.table.for_each(|conn| conn.break_off(false));
     }
+}
+
+/// Buffers of which each has room for the greatest datagram; there are four at the least, at rest too (D8, G5).
+fn for_datagrams(mut layout: BufferLayout) -> BufferLayout {
+    layout.order = order_of(DGRAM_MAX.saturating_add(layout.header_len));
+    let four = layout.buffer().saturating_mul(4);
+    layout.memory = layout.memory.max(four);
+    layout.at_rest = layout.at_rest.max(four);
+    layout
 }

@@ -113,7 +113,7 @@ pub(crate) struct Vsock {
     /// What comes for connections.
     #[pin]
     streams: Receiver,
-    /// Datagrams that come, where there are some.
+    /// Datagrams that come, where they have queues of their own.
     #[pin]
     datagrams: Receiver,
     #[pin]
@@ -156,9 +156,14 @@ impl Vsock {
         let ports = dgram::ports().ok_or(ENODEV)?;
         let streams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
         let datagrams = Arc::pin_init(Rx::new(), GFP_KERNEL)?;
+        let streams_have_room = if profile.shares_queues() {
+            tell_all_of_room
+        } else {
+            conn::tell_of_room
+        };
         let link = Link::new(
             profile,
-            (streams.clone(), conn::tell_of_room),
+            (streams.clone(), streams_have_room),
             (datagrams.clone(), dgram::tell_of_room),
         )?;
         Arc::pin_init(
@@ -391,6 +396,16 @@ impl Vsock {
             }
         }
     }
+}
+
+/// Tells writers of either kind of room that had to wait, where they share a queue.
+///
+/// # Context
+///
+/// Does not sleep; may let a socket go.
+fn tell_all_of_room() {
+    conn::tell_of_room();
+    dgram::tell_of_room();
 }
 
 /// Our own CID, as the device says now.

@@ -26,7 +26,7 @@ use crate::{
 };
 use kernel::sync::Arc;
 
-/// Gives a packet to the connection that it is for.
+/// Gives a packet to the connection that it is for, or to the datagram socket where these share the queue.
 ///
 /// # Context
 ///
@@ -52,6 +52,7 @@ pub(super) fn route(device: &Arc<Vsock>, header: &Header, payload: &mut Payload)
             }
             to.without_connection(is_taken, payload.is_damaged())
         }
+        Route::Datagram => return route_datagram(device, header, payload),
         Route::Nobody(stray) => stray,
         Route::BadAddress => {
             trace::dropped(header, Why::BadAddress);

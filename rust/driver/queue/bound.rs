@@ -8,7 +8,8 @@ pub(super) const MEMORY_MAX: usize = 16 << 20;
 /// Down to this it must come before they go on, so that they are not woken for each packet.
 pub(super) const MEMORY_LOW: usize = MEMORY_MAX / 4 * 3;
 
-/// Whose packets are bounded together. Neither waits for room that the others take (D7).
+/// Whose packets are bounded together. Neither waits for room that the others take, though they may share a queue
+/// (D7, G8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::driver) enum Whose {
     /// Those of connections.

@@ -8,12 +8,14 @@
 //! - `packet`: a packet to be sent, and what it asks of its [`Sender`];
 //! - `waiting`, `backlog`: packets that wait for room, whose turn it is, and what of one sender does, small writes that are
 //!   put together included;
+//! - `crowd`: all datagram sockets as one sender, where they share the queue of connections;
 //! - `bound`: how much memory may wait, of connections and of datagrams;
 //! - `events`: what the device tells of itself;
 //! - `tap`: copies for monitors.
 
 mod backlog;
 mod bound;
+mod crowd;
 mod events;
 mod packet;
 mod payload;
@@ -25,6 +27,7 @@ mod waiting;
 pub(super) use self::{
     backlog::Backlog,
     bound::Whose,
+    crowd::Crowd,
     events::Events,
     packet::{
         control,

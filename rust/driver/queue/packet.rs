@@ -61,7 +61,7 @@ const PINNED_MAX: usize = 64 * 1024;
 /// in pages.
 const LINEAR_MAX: usize = 256;
 
-/// The same for datagrams.
+/// The same for datagrams, where these have queues of their own.
 const DGRAM_LINEAR_MAX: usize = 4096;
 
 /// Who sends packets, as far as a packet asks.
@@ -212,6 +212,11 @@ impl Sent {
         self.sender.as_ref()
     }
 
+    /// Notes that it is one of the packets of `sender`, with which it keeps its order.
+    pub(in crate::driver) fn join(&mut self, sender: Arc<dyn Sender>) {
+        self.sender = Some(sender);
+    }
+
     /// Notes that it is not open any more, and before what its sender sends next.
     pub(super) fn close(&mut self) {
         if let (true, false, Some(sender)) = (self.cause.has_bytes(), self.ahead, &self.sender) {
@@ -356,7 +361,7 @@ pub(in crate::driver) fn data(
 }
 
 /// Makes a datagram of `len` bytes of the user's, charged to `sk`'s send buffer. Calls `header` when the
-/// waiting is over.
+/// waiting is over. `whole`: it lies in one piece, if there is memory for that.
 ///
 /// # Context
 ///
@@ -370,15 +375,17 @@ pub(in crate::driver) fn datagram(
     sk: Sending<'_>,
     msg: &mut Msg,
     len: usize,
+    whole: bool,
 ) -> Result<Packet> {
     const HEADROOM: usize = HEADER_LEN_MRG - HEADER_LEN;
     let sent = Sent::new(None, Cause::Datagram);
+    let linear = if whole { len } else { DGRAM_LINEAR_MAX };
     let header = |sk: &UserOwned<'_>| {
         let header = header(sk);
         trace::made(&header);
         header.to_bytes()
     };
-    sk.datagram(HEADROOM, DGRAM_LINEAR_MAX, header, msg, len, sent)
+    sk.datagram(HEADROOM, linear, header, msg, len, sent)
 }
 
 /// Whether payload stays in the user's pages.

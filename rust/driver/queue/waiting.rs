@@ -58,7 +58,7 @@ pub(super) struct Waiting {
     /// That of datagrams.
     datagrams: Bound,
     /// For packets of connections, of which small writes are put together before they wait here; their memory counts
-    /// too.
+    /// too. Datagrams may share the queue.
     streams: bool,
 }
 
@@ -384,6 +384,7 @@ mod tests {
                 MEMORY_LOW,
                 MEMORY_MAX, //
             },
+            crowd::Crowd,
             packet::{
                 testing::{
                     datagram,
@@ -447,6 +448,14 @@ mod tests {
     /// Has a packet wait that takes much memory.
     fn push_large(waiting: &mut Waiting, sender: &Arc<TestSender>) -> Result {
         push_large_one(waiting, sender.data(1, 0)?)
+    }
+
+    /// A datagram of `crowd`.
+    fn datagram_of(crowd: &Arc<Crowd>, number: u32) -> Result<Packet> {
+        let mut packet = datagram(number, 5)?;
+        packet.control_mut().join(crowd.clone());
+        packet.control_mut().close();
+        Ok(packet)
     }
 
     #[test]
@@ -657,11 +666,50 @@ mod tests {
     }
 
     #[test]
-    fn d7_neither_waits_for_memory_that_the_others_take() -> Result {
+    fn g8_datagrams_of_all_sockets_have_the_share_of_one_connection() -> Result {
         let mut waiting = Waiting::new(true);
-        let sender = TestSender::new(BUF_ALLOC)?;
+        let (sender, crowd) = (TestSender::new(BUF_ALLOC)?, Crowd::new()?);
+        for number in 1..=900 {
+            waiting.push(datagram_of(&crowd, 1000 + number)?);
+        }
+        for number in 1..=300 {
+            push_data(&mut waiting, &sender, number)?;
+        }
+        // What the connection has sent, less what the datagrams have, in packets: a turn at the most. All keep their order.
+        let (mut ahead, mut last) = (0i32, [0, 1000]);
+        for _ in 0..600 {
+            let number = next(&mut waiting);
+            let of = usize::from(number > 1000);
+            assert_eq!(number, last[of] + 1);
+            last[of] = number;
+            ahead += if of == 0 { 1 } else { -1 };
+            assert!(ahead.abs() <= 124);
+        }
+        drop(waiting.end());
+        assert!(is_at_zero(&waiting, &sender));
+        assert!(!crowd.backlog().has_packets());
+        Ok(())
+    }
+
+    #[test]
+    fn g8_what_has_few_datagrams_before_it_goes_before_turns() -> Result {
+        let mut waiting = Waiting::new(true);
+        let (bulk, crowd) = (TestSender::new(BUF_ALLOC)?, Crowd::new()?);
+        for number in 1..=4 {
+            push_data(&mut waiting, &bulk, number)?;
+        }
+        assert_eq!(next(&mut waiting), 1);
+        waiting.push(datagram_of(&crowd, 10)?);
+        assert!(are(&mut waiting, &[10, 2, 3, 4]));
+        Ok(())
+    }
+
+    #[test]
+    fn g8_neither_waits_for_memory_that_the_others_take() -> Result {
+        let mut waiting = Waiting::new(true);
+        let (sender, crowd) = (TestSender::new(BUF_ALLOC)?, Crowd::new()?);
         while !waiting.is_full(Whose::Datagrams) {
-            push_large_one(&mut waiting, datagram(1, 0)?)?;
+            push_large_one(&mut waiting, datagram_of(&crowd, 1)?)?;
         }
         assert!(!waiting.is_full(Whose::Connections));
         while !waiting.is_full(Whose::Connections) {

@@ -728,7 +728,12 @@ fn edges(script: &mut &[u8]) {
         assert!(cid > 2 && cid < u32::MAX);
     }
     let offered = u64::from_le_bytes(take(script));
-    for choice in [Choice::Auto, Choice::Ratified, Choice::Draft] {
+    for choice in [
+        Choice::Auto,
+        Choice::Ratified,
+        Choice::Draft,
+        Choice::Shared,
+    ] {
         let first = first_attempt(offered, choice);
         for attempt in [Some(first), after_no_five_queues(offered, choice)]
             .into_iter()

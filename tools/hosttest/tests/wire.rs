@@ -75,16 +75,23 @@ fn settle(offered: u64, has: Queues, choice: Choice) -> Option<Profile> {
     Some(second.profile())
 }
 
+const CHOICES: [Choice; 4] = [
+    Choice::Auto,
+    Choice::Ratified,
+    Choice::Draft,
+    Choice::Shared,
+];
+
 #[test]
 fn every_device_under_every_choice() {
     for offered in 0..16u64 {
         let bit = |n: u32| offered & (1 << n) != 0;
         for has in [Queues::Three, Queues::Five] {
-            for choice in [Choice::Auto, Choice::Ratified, Choice::Draft] {
+            for choice in CHOICES {
                 let profile = settle(offered, has, choice);
                 let draft = match choice {
                     Choice::Auto => bit(2) && has == Queues::Five,
-                    Choice::Ratified => false,
+                    Choice::Ratified | Choice::Shared => false,
                     Choice::Draft => true,
                 };
                 if choice == Choice::Draft && bit(2) && has == Queues::Three {
@@ -92,14 +99,14 @@ fn every_device_under_every_choice() {
                     continue;
                 }
                 let expected = Profile {
-                    dialect: if draft {
-                        Dialect::Draft
-                    } else {
-                        Dialect::Ratified
+                    dialect: match (choice, draft) {
+                        (Choice::Shared, _) => Dialect::Shared,
+                        (_, true) => Dialect::Draft,
+                        (_, false) => Dialect::Ratified,
                     },
                     stream: draft || bit(0) || !bit(2),
                     seqpacket: bit(1),
-                    dgram: draft && bit(2),
+                    dgram: draft && bit(2) || choice == Choice::Shared && bit(3),
                     mrg_rxbuf: draft && bit(3),
                     no_implied_stream: !draft && bit(2),
                     queues: if draft && bit(2) {
