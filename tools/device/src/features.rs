@@ -11,6 +11,8 @@ pub const DGRAM: u64 = 1 << 2;
 /// The same bit with three queues.
 pub const NO_IMPLIED_STREAM: u64 = 1 << 2;
 pub const MRG_RXBUF: u64 = 1 << 3;
+/// The same bit where it stands for datagrams on the streams' queues.
+pub const SHARED_DGRAM: u64 = 1 << 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Feature {
@@ -24,7 +26,7 @@ pub enum Feature {
     MrgRxbuf,
     /// Bit 2 of the standard, with three queues
     NoImpliedStream,
-    /// Bit 3 as libkrun offers it: datagrams on the streams' queues, which this device does not serve
+    /// Bit 3 as libkrun offers it: datagrams on the streams' queues
     SharedDgram,
     /// No bit at all
     None,

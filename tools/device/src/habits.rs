@@ -96,6 +96,13 @@ pub struct Habits {
     /// When a connection has gone, a buffer comes back as if it held a packet, and nothing was written to it.
     pub stale: bool,
     pub reset_ack: ResetAck,
+    /// A datagram to nobody is answered by RST.
+    pub refuses_dgrams: bool,
+    /// Where datagrams share the streams' queues: of one that is longer than the driver's buffer, what fits is sent. It is
+    /// dropped otherwise.
+    pub cuts_dgrams: bool,
+    /// There, too: the CIDs of a datagram to the guest are the wrong way round, and its source has port 0.
+    pub swaps_cids: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -168,6 +175,15 @@ pub struct Single {
     /// After a reset of the transport hold back all that goes to the guest until this
     #[arg(long, value_enum)]
     reset_ack: Option<ResetAck>,
+    /// Answer a datagram to nobody by RST
+    #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
+    refuse_dgrams: Option<Switch>,
+    /// Send what fits of a datagram that is longer than the driver's buffer, where they share the streams' queues
+    #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
+    cut_dgrams: Option<Switch>,
+    /// Have datagrams come from the guest's own CID and port 0, to CID 2, where they share the streams' queues
+    #[arg(long, value_enum, value_name = "ON|OFF", hide_possible_values = true)]
+    swap_cids: Option<Switch>,
 }
 
 pub fn size_of_queue(text: &str) -> Result<u16, String> {
@@ -204,6 +220,9 @@ impl Habits {
             host_end: HostEnd::Half,
             stale: false,
             reset_ack: ResetAck::None,
+            refuses_dgrams: true,
+            cuts_dgrams: false,
+            swaps_cids: false,
         }
     }
 
@@ -245,6 +264,9 @@ impl Habits {
                 ..Self::monitor()
             },
             Kind::Libkrun => Self {
+                features: vec![Feature::SharedDgram],
+                refuses_dgrams: false,
+                cuts_dgrams: true,
                 rx_pieces: 2,
                 buffer: 8 * MIB,
                 updates: Updates::Below(4 * MIB + 1),
@@ -253,7 +275,6 @@ impl Habits {
                 ..Self::monitor()
             },
             Kind::LibkrunNew => Self {
-                features: vec![Feature::SharedDgram],
                 updates: Updates::HalfOfGuests,
                 answers_requests: false,
                 ..Self::of(Kind::Libkrun)?
@@ -261,7 +282,7 @@ impl Habits {
             Kind::VhostDeviceVsock => Self {
                 event_idx: true,
                 in_order: false,
-            packed: false,
+                packed: false,
                 queue_size: 1024,
                 rx_pieces: 2,
                 contiguous: Some(32 << 10),
@@ -334,6 +355,9 @@ impl Single {
         set(&mut habits.host_end, self.host_end);
         set(&mut habits.stale, on(self.stale));
         set(&mut habits.reset_ack, self.reset_ack);
+        set(&mut habits.refuses_dgrams, on(self.refuse_dgrams));
+        set(&mut habits.cuts_dgrams, on(self.cut_dgrams));
+        set(&mut habits.swaps_cids, on(self.swap_cids));
         Ok(habits)
     }
 }

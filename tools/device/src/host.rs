@@ -23,12 +23,7 @@ use nix::{
     },
 };
 
-use crate::{
-    features::{DGRAM, SEQPACKET},
-    options::Profile,
-    packet::kind,
-    switch::lock,
-};
+use crate::{features::SEQPACKET, options::Profile, packet::kind, switch::lock};
 
 /// What a unix socket of ours may hold: a datagram of 64 KiB must fit with room to spare.
 const SEND_BUFFER: usize = 1 << 20;
@@ -57,7 +52,7 @@ impl Host {
             seqpacket = Some(add(named(uds, ".seqpacket"), SockType::SeqPacket)?);
         }
         let mut dgram = None;
-        if profile.has_dgram_queues() && profile.features & DGRAM != 0 {
+        if profile.has_dgrams() {
             dgram = Some(add(named(uds, ".dgram"), SockType::Datagram)?.into());
         }
         for fd in [Some(&stream), seqpacket.as_ref()].into_iter().flatten() {

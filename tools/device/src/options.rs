@@ -8,7 +8,7 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::Parser;
 
 use crate::{
-    features::{Feature, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
+    features::{Feature, DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, SHARED_DGRAM, STREAM},
     habits::{Habits, Single},
     packet::reserved,
 };
@@ -73,12 +73,19 @@ pub struct Profile {
     pub queue_size: u16,
     /// Bit 3 is offered, and stands for mergeable buffers.
     pub mergeable: bool,
+    /// Bit 3 is offered, and stands for datagrams on the streams' queues.
+    pub shared_dgram: bool,
 }
 
 impl Profile {
     /// There are queues for datagrams.
     pub fn has_dgram_queues(&self) -> bool {
         self.queues == 5
+    }
+
+    /// There are datagrams, on whichever queues.
+    pub fn has_dgrams(&self) -> bool {
+        self.shared_dgram || self.has_dgram_queues() && self.features & DGRAM != 0
     }
 }
 
@@ -98,6 +105,10 @@ impl Options {
             "--features: mrg-rxbuf and shared-dgram are the same bit"
         );
         ensure!(
+            !(has(Feature::Dgram) && has(Feature::SharedDgram)),
+            "--features: dgram and shared-dgram: datagrams have queues of their own, or share the streams'"
+        );
+        ensure!(
             !has(Feature::None) || habits.features.len() == 1,
             "--features: none goes with nothing else"
         );
@@ -113,10 +124,8 @@ impl Options {
             (has(Feature::Seqpacket), SEQPACKET),
             (has(Feature::Dgram), DGRAM),
             (has(Feature::NoImpliedStream), NO_IMPLIED_STREAM),
-            (
-                has(Feature::MrgRxbuf) || has(Feature::SharedDgram),
-                MRG_RXBUF,
-            ),
+            (has(Feature::MrgRxbuf), MRG_RXBUF),
+            (has(Feature::SharedDgram), SHARED_DGRAM),
             (habits.indirect, INDIRECT),
             (habits.event_idx, EVENT_IDX),
             (habits.access_platform, ACCESS_PLATFORM),
@@ -129,6 +138,7 @@ impl Options {
             queues,
             queue_size: habits.queue_size,
             mergeable: has(Feature::MrgRxbuf),
+            shared_dgram: has(Feature::SharedDgram),
         })
     }
 
@@ -221,6 +231,8 @@ mod tests {
         assert_eq!(bits("--queues 4"), None);
         assert_eq!(bits("--queue-size 100"), None);
         assert_eq!(bits("--features mrg-rxbuf,shared-dgram"), None);
+        assert_eq!(bits("--features stream,shared-dgram"), Some((9, 3)));
+        assert_eq!(bits("--features dgram,shared-dgram"), None);
     }
 
     #[test]
@@ -231,7 +243,7 @@ mod tests {
             ("default", 3 | event_idx | indirect | v1),
             ("firecracker", event_idx | v1 | in_order),
             ("cloud-hypervisor", v1 | in_order),
-            ("libkrun", v1 | in_order),
+            ("libkrun", 8 | v1 | in_order),
             ("libkrun-1.19", 8 | v1 | in_order),
             ("vhost-device-vsock", event_idx | v1),
             ("linux-old", 2 | event_idx | indirect | v1),

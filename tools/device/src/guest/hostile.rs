@@ -10,7 +10,6 @@ use super::{Guest, DGRAM_RX, RX};
 use crate::{
     command::Injection,
     fault::Queue,
-    packet::kind,
     ring::{Head, Memory, Vring},
 };
 
@@ -35,7 +34,8 @@ impl Guest {
     ) -> Result<(), String> {
         let (index, dgram) = match queue {
             Queue::Rx => (RX, false),
-            Queue::DgramRx if self.negotiated(kind::DGRAM) => (DGRAM_RX, true),
+            Queue::DgramRx if self.has_dgram_rings() => (DGRAM_RX, true),
+            Queue::DgramRx if self.shares_dgrams() => (RX, true),
             Queue::Event => (self.event_queue(), false),
             _ => return Err("that queue brings nothing to the guest".into()),
         };

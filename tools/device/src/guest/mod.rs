@@ -32,7 +32,7 @@ use crate::{
     connection::{Connection, Key},
     counters::Counters,
     fault::{Fault, Queue},
-    features::{DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, STREAM},
+    features::{DGRAM, MRG_RXBUF, NO_IMPLIED_STREAM, SEQPACKET, SHARED_DGRAM, STREAM},
     habits::Habits,
     host::Host,
     options::{Options, Profile, RING_PACKED},
@@ -97,6 +97,8 @@ pub struct Guest {
     pub replies: VecDeque<Reply>,
     /// The next packet on rx comes from another guest, if there is one.
     pub others_first: bool,
+    /// The next packet on rx is a datagram, if there is one and they share it.
+    pub dgrams_first: bool,
     /// What of a packet from another guest did not fit.
     pub rest: Option<crate::packet::Packet>,
     /// Packets from tx wait for something that rx must do first.
@@ -146,6 +148,7 @@ impl Guest {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             others_first: false,
+            dgrams_first: false,
             rest: None,
             tx_stalled: false,
             dgrams,
@@ -192,14 +195,24 @@ impl Guest {
                     || features & NO_IMPLIED_STREAM == 0
             }
             kind::SEQPACKET => features & SEQPACKET != 0,
-            kind::DGRAM => profile.has_dgram_queues() && features & DGRAM != 0,
+            kind::DGRAM => self.has_dgram_rings() || self.shares_dgrams(),
             _ => false,
         }
     }
 
+    /// Whether the driver has queues for datagrams.
+    pub fn has_dgram_rings(&self) -> bool {
+        self.limits.profile.has_dgram_queues() && self.shared.features() & DGRAM != 0
+    }
+
+    /// Whether datagrams share the streams' queues.
+    pub fn shares_dgrams(&self) -> bool {
+        self.limits.profile.shared_dgram && self.shared.features() & SHARED_DGRAM != 0
+    }
+
     /// Behind the datagrams' queues, if the driver knows of these.
     pub fn event_queue(&self) -> usize {
-        if self.negotiated(kind::DGRAM) {
+        if self.has_dgram_rings() {
             4
         } else {
             2

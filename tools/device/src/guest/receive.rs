@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a try to put something on rx came to.
-enum Put {
+pub enum Put {
     Done,
     /// There was nothing to put there after all.
     Nothing,
@@ -44,11 +44,7 @@ impl Guest {
             } else if self.stale > 0 {
                 self.put_stale(&mut ring)
             } else {
-                self.others_first = !self.others_first;
-                match self.put_from_one(&mut ring, self.others_first) {
-                    Put::Nothing => self.put_from_one(&mut ring, !self.others_first),
-                    put => put,
-                }
+                self.put_from_any(&mut ring)
             };
             match put {
                 Put::Done => {}
@@ -80,6 +76,27 @@ impl Guest {
             || !self.ready.is_empty()
             || self.rest.is_some()
             || self.shared.has_packets(false)
+            || self.has_shared_datagrams()
+    }
+
+    /// From whoever's turn it is, or from another. Datagrams, where they share the queue, have every other turn.
+    fn put_from_any(&mut self, ring: &mut Ring) -> Put {
+        self.dgrams_first = !self.dgrams_first;
+        if self.dgrams_first {
+            match self.put_shared_datagram(ring) {
+                Put::Nothing => {}
+                put => return put,
+            }
+        }
+        self.others_first = !self.others_first;
+        let mut put = self.put_from_one(ring, self.others_first);
+        if matches!(put, Put::Nothing) {
+            put = self.put_from_one(ring, !self.others_first);
+        }
+        if matches!(put, Put::Nothing) && !self.dgrams_first {
+            put = self.put_shared_datagram(ring);
+        }
+        put
     }
 
     /// From another guest, or from a connection with the host.
@@ -95,7 +112,7 @@ impl Guest {
     }
 
     /// Takes buffers for so much payload; false if there are none.
-    fn reserve(&mut self, ring: &mut Ring, payload: usize) -> bool {
+    pub fn reserve(&mut self, ring: &mut Ring, payload: usize) -> bool {
         let (want, mergeable) = (self.header_size() + payload, self.mergeable());
         let bad = ring.reserve(&mut self.room, want, mergeable);
         if bad > 0 {
@@ -105,7 +122,7 @@ impl Guest {
     }
 
     /// Fills the buffers that were taken, unless the packet is to be lost or held back.
-    fn fill(&mut self, ring: &mut Ring, header: &Header, data: &[u8]) {
+    pub fn fill(&mut self, ring: &mut Ring, header: &Header, data: &[u8]) {
         match self.fault(Queue::Rx).fate() {
             Fate::Pass => self.fill_now(ring, header, data),
             Fate::Drop => {
@@ -177,6 +194,11 @@ impl Guest {
             ring.release(&mut self.room);
             self.fault(Queue::Rx).put_back(packet);
             return Put::NoBuffers;
+        }
+        if packet.header.kind == kind::DGRAM && room < len {
+            ring.release(&mut self.room);
+            self.counters().dgram_rx_too_big.count();
+            return Put::Done;
         }
         let (first, rest) = cut(packet, room);
         self.fill_now(ring, &first.header, &first.data);

@@ -126,7 +126,7 @@ impl Guest {
         );
         let header = header_of(&bytes);
         let most = match self.limits.habits.contiguous {
-            Some(most) if header.kind != kind::DGRAM => most,
+            Some(most) if header.kind != kind::DGRAM || self.shares_dgrams() => most,
             _ => usize::MAX,
         };
         let fits =
@@ -152,6 +152,10 @@ impl Guest {
 
     /// Handles a packet from tx; false if it must wait.
     fn packet(&mut self, header: &Header, data: &[u8]) -> bool {
+        if header.kind == kind::DGRAM && self.shares_dgrams() {
+            self.shared_datagram(header, data);
+            return true;
+        }
         if header.kind == kind::DGRAM || !self.negotiated(header.kind) {
             self.counters().tx_wrong_kind.count();
             if header.kind != kind::DGRAM {

@@ -3,6 +3,7 @@
 //! Datagrams: which port of the guest's is which unix datagram socket on the host, and what waits.
 
 mod receive;
+mod shared;
 mod transmit;
 
 use std::{
@@ -62,7 +63,7 @@ pub struct Dgrams {
     ready: VecDeque<Option<u32>>,
     own_readable: bool,
     resets: VecDeque<Header>,
-    /// A datagram that waits for buffers, and until when.
+    /// A datagram that waits for buffers, and until when; none does where they share the streams' queues.
     waiting: Option<(Packet, Instant)>,
     others_first: bool,
 }
@@ -113,7 +114,7 @@ impl Dgrams {
         }
     }
 
-    fn has_something(&self) -> bool {
+    pub fn has_something(&self) -> bool {
         self.waiting.is_some() || !self.resets.is_empty() || !self.ready.is_empty()
     }
 

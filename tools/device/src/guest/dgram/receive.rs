@@ -19,7 +19,7 @@ impl Guest {
         let something = self.dgrams.has_something()
             || self.shared.has_packets(true)
             || self.fault(Queue::DgramRx).has_due();
-        if !self.negotiated(kind::DGRAM) || self.fault(Queue::DgramRx).paused || !something {
+        if !self.has_dgram_rings() || self.fault(Queue::DgramRx).paused || !something {
             return false;
         }
         let Some(mut ring) = self.ring(vrings, DGRAM_RX, mem) else {
@@ -118,7 +118,8 @@ impl Guest {
         None
     }
 
-    fn new_datagram(&mut self) -> Option<Packet> {
+    /// The same, whatever is done to their queue.
+    pub fn new_datagram(&mut self) -> Option<Packet> {
         if let Some(header) = self.dgrams.resets.pop_front() {
             return Some(Packet {
                 header,

@@ -18,7 +18,7 @@ use crate::{
 impl Guest {
     /// Takes datagrams from their tx; true if there may be more.
     pub fn dgram_tx(&mut self, vrings: &[Vring], mem: &Memory) -> bool {
-        if !self.negotiated(kind::DGRAM) || self.fault(Queue::DgramTx).paused {
+        if !self.has_dgram_rings() || self.fault(Queue::DgramTx).paused {
             return false;
         }
         while let Some(packet) = self.fault(Queue::DgramTx).due() {
@@ -64,7 +64,7 @@ impl Guest {
     }
 
     /// One datagram from the guest.
-    fn datagram(&mut self, header: &Header, data: &[u8]) {
+    pub fn datagram(&mut self, header: &Header, data: &[u8]) {
         let counters = self.counters();
         counters.dgram_tx_packets.count();
         counters.dgram_tx_bytes.add(data.len() as u64);
@@ -151,7 +151,7 @@ impl Guest {
 
     /// Tells the guest that nobody got its datagram.
     fn dgram_reset(&mut self, header: &Header) {
-        if header.op == op::RST {
+        if header.op == op::RST || !self.limits.habits.refuses_dgrams {
             return;
         }
         if self.dgrams.resets.len() >= MAX_RESETS {
