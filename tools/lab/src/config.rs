@@ -135,6 +135,8 @@ pub struct VhostUser {
     pub qemu: String,
     /// The driver of the other guest, if there are two.
     pub neighbour: Option<Driver>,
+    /// What our driver is loaded with.
+    pub parameters: String,
     pub hardware: Hardware,
 }
 

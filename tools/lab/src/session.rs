@@ -389,12 +389,21 @@ impl Session {
     /// Loads the driver, if it is not in the kernel itself.
     pub fn load(&self) -> Result<()> {
         for module in self.driver.modules() {
+            let parameters = self.parameters();
             self.guest_sh(&format!(
-                "[ ! -e /modules/{module}.ko ] && [ -e /sys/module/{module} ] || insmod /modules/{module}.ko"
+                "[ ! -e /modules/{module}.ko ] && [ -e /sys/module/{module} ] || insmod /modules/{module}.ko {parameters}"
             ))
                 .with_context(|| format!("loading {module} into the guest"))?;
         }
         Ok(())
+    }
+
+    /// What our driver is loaded with.
+    fn parameters(&self) -> &str {
+        match (&self.config.backend, self.driver) {
+            (Backend::VhostUser(device), Driver::Rvsock) => &device.parameters,
+            _ => "",
+        }
     }
 
     /// Loads the driver under test anew, with `parameters`; gives the place in the guest's log before that. User-mode Linux

@@ -133,6 +133,18 @@ pub enum Task {
         #[command(flatten)]
         peer: PeerPort,
     },
+    /// Say how long the next datagrams are, and from whom, each in a line
+    Lengths {
+        #[arg(long)]
+        port: u32,
+        #[arg(long)]
+        count: usize,
+    },
+    /// Send to a port where nobody is, and hear nothing of it
+    Unheard {
+        #[command(flatten)]
+        peer: Address,
+    },
     /// Tell a notify socket that all is well, as sd_notify() does
     Notify {
         #[command(flatten)]
@@ -178,6 +190,8 @@ impl Task {
             Task::OnlyPeer { port, peer_port } => peers::only_peer(port, peer_port),
             Task::Many { peer, count } => peers::many(peer, count),
             Task::Outlive { port, peer } => peers::outlive(port, peer.peer_port),
+            Task::Lengths { port, count } => sizes::lengths(port, count),
+            Task::Unheard { peer } => peers::unheard(peer),
             Task::Notify { peer } => notify::ready(peer),
         }
     }

@@ -123,6 +123,24 @@ pub fn refused(peer: Address) -> Result<()> {
     Ok(())
 }
 
+/// Sends to a port where nobody is, on a host that does not say so.
+pub fn unheard(peer: Address) -> Result<()> {
+    let socket = Dgram::bound(ANY_PORT)?;
+    socket.connect(peer)?;
+    for _ in 0..3 {
+        socket.send(b"x", NONE)?;
+        let events = socket.poll(PollFlags::POLLIN, Duration::from_millis(300))?;
+        ensure!(events.is_empty(), "poll() says {events:?}");
+    }
+    fails(
+        "recv()",
+        socket.receive(&mut [0; 16], MsgFlags::MSG_DONTWAIT),
+        Errno::EAGAIN,
+    )?;
+    println!("OK");
+    Ok(())
+}
+
 /// Hears both others, then one alone, then both again.
 pub fn only_peer(port: u32, peer_port: u32) -> Result<()> {
     let socket = Dgram::bound(port)?;

@@ -19,6 +19,24 @@ pub const SIZES: &[usize] = &[
 const ANY_PORT: u32 = u32::MAX;
 const NONE: MsgFlags = MsgFlags::empty();
 
+/// Says of each of the next datagrams how long it is, and from whom; it may be longer than one that can be sent.
+pub fn lengths(port: u32, count: usize) -> Result<()> {
+    let socket = Dgram::bound(port)?;
+    println!("READY {port}");
+    let mut buffer = vec![0; 4 * LARGEST];
+    for _ in 0..count {
+        let got = socket.receive(&mut buffer, NONE)?;
+        let from = got.from.context("a datagram without a sender")?;
+        let zeros = buffer[..got.len].iter().all(|byte| *byte == 0);
+        println!(
+            "GOT len={} cid={} port={} zeros={zeros}",
+            got.len, from.cid, from.port
+        );
+    }
+    println!("OK");
+    Ok(())
+}
+
 /// Sends one of each size; every other by a socket that is connected. The peer sends them back.
 pub fn send(peer: Address) -> Result<()> {
     let connected = Dgram::bound(ANY_PORT)?;

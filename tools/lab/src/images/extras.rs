@@ -4,9 +4,14 @@
 
 /// Whether a test has [`PROGRAMS`] in its machines: its name says so.
 pub fn wanted_by(test: &str) -> bool {
-    ["programs: ", "Python", "ss --vsock"]
-        .iter()
-        .any(|word| test.contains(word))
+    [
+        "programs: ",
+        "Python",
+        "ss --vsock",
+        "systemd's own program",
+    ]
+    .iter()
+    .any(|word| test.contains(word))
 }
 
 /// What is unpacked into the machines of these tests, with libraries.
@@ -18,6 +23,7 @@ pub const PROGRAMS: &[&str] = &[
     "/usr/bin/ss",
     "/usr/bin/ssh",
     "/usr/bin/ssh-keygen",
+    "/usr/bin/systemd-notify",
     "/usr/bin/tcpdump",
     "/usr/lib/openssh/sshd-auth",
     "/usr/lib/openssh/sshd-session",

@@ -27,6 +27,20 @@ pub fn needs_counting(s: &Session, side: Side) -> bool {
     }
 }
 
+/// Whether datagrams share the streams' queues.
+pub fn shares_dgrams(s: &Session) -> bool {
+    matches!(&s.config.backend, Backend::VhostUser(device) if device.parameters.contains("profile=shared"))
+}
+
+/// The queue by which the guest sends datagrams.
+pub fn dgram_tx(s: &Session) -> &'static str {
+    if shares_dgrams(s) {
+        "tx"
+    } else {
+        "dgram-tx"
+    }
+}
+
 /// What has rvtest count in place of closing a half, where it must.
 pub fn counted(s: &Session, side: Side) -> &'static str {
     if needs_counting(s, side) {

@@ -47,6 +47,7 @@ pub fn device(places: &Places) -> VhostUser {
             .collect(),
         qemu: "vhost-user-vsock-pci".into(),
         neighbour: None,
+        parameters: String::new(),
         hardware: Hardware::default(),
     }
 }

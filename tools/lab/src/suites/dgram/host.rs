@@ -177,7 +177,7 @@ impl Counters {
 }
 
 /// What was counted since.
-pub struct Since(Counters);
+pub struct Since(pub Counters);
 
 impl Since {
     /// From when the device has counted what the test before has sent: it may have the last of that still.

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SOCK_DGRAM, rule by rule, on our device: with merging receive buffers and without.
+//! SOCK_DGRAM, rule by rule, on our device: with merging receive buffers and without, and on the streams' queues.
 
 mod fallback;
 pub mod flow;
 pub mod host;
 pub mod rules;
+mod shared;
 mod users;
 
 use anyhow::Result;
 
 use super::{
     kernel::Direction,
-    our_device::{Machine, Setup},
+    our_device::{self, Machine, Setup},
     samples, Test, LONG,
 };
 use crate::session::{Session, Side};
@@ -26,7 +27,7 @@ macro_rules! tests {
     };
 }
 
-macro_rules! common_tests {
+macro_rules! any_tests {
     ($setup:literal: $($rule:literal $name:literal => $run:expr,)*) => {
         tests! { $setup:
             $($rule $name => $run,)*
@@ -45,12 +46,22 @@ macro_rules! common_tests {
             "D5" "60 senders to one socket, host to guest and back" => rules::many_senders,
             "D6" "EINVAL where nobody can be, EMSGSIZE for 65537 bytes" => |s| alone_at(s, "destinations"),
             "D6" "EPIPE after shutdown(), and the end of receiving" => |s| alone_at(s, "shutdown"),
+            "D6" "who is connected hears the peer only" => rules::only_peer,
+            "D9" "a notify socket is one of datagrams" => rules::notify,
+            "D9" "systemd's own program for that" => users::systemd,
+            "D9" "a socket outlives its device" => rules::outlive,
+        }
+    };
+}
+
+/// Where they have queues of their own.
+macro_rules! common_tests {
+    ($setup:literal: $($rule:literal $name:literal => $run:expr,)*) => {
+        any_tests! { $setup:
+            $($rule $name => $run,)*
             "D6" "ECONNREFUSED, once, for who is connected" => rules::refused,
             "D6" "what is for nobody in the guest is refused" => rules::nobody,
-            "D6" "who is connected hears the peer only" => rules::only_peer,
             "D7" "streams go on while the datagrams' queues stand still" => flow::stalled,
-            "D9" "a notify socket is one of datagrams" => rules::notify,
-            "D9" "a socket outlives its device" => rules::outlive,
         }
     };
 }
@@ -90,6 +101,59 @@ pub const SETUPS: &[Setup] = &[
             "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
         },
     )
+    .on(Machine::ANY),
+    Setup::alone(
+        &["--host", "libkrun"],
+        3,
+        any_tests! { "libkrun":
+            "G3 G5" "longer than a buffer is dropped and counted, longer than a datagram received" => shared::lengths,
+            "G5" "four datagrams of 64 KiB fit, each in a buffer" => rules::d8,
+            "G7" "who sends to nobody hears nothing" => shared::silence,
+            "G7" "what is for nobody in the guest is counted, and no more" => shared::nobody,
+            "G8" "datagrams go on beside streams that stand still, both ways" => shared::stalled,
+            "G8" "a stream goes on while all the memory of datagrams is full" => shared::full,
+            "K5" "datagrams of closed sockets hold a bounded memory" => our_device::memory::closed_datagram_sockets,
+            "M2" "what is no packet is dropped and counted, and what follows is received" => |s| rules::m2(s, false),
+            "streams" "of either side, beside datagrams" => our_device::echoes,
+        },
+    )
+    .given("profile=shared")
+    .on(Machine::ANY),
+    Setup::alone(
+        &["--host", "libkrun", "--swap-cids", "on", "--contiguous", "65536"],
+        3,
+        tests! { "libkrun's proxies":
+            "G6" "what comes with its CIDs the wrong way round comes from the host" => shared::swapped,
+            "G9" "each lies in one piece, from 0 to 65536 bytes" => shared::pieces,
+        },
+    )
+    .given("profile=shared")
+    .on(Machine::ANY),
+    Setup::alone(
+        &["--features", "stream,seqpacket,shared-dgram"],
+        3,
+        tests! { "shared":
+            "G1" "all types of sockets work, by the parameter" => shared::works,
+            "G7" "ECONNREFUSED, once, for who is connected, of a host that says so" => rules::refused,
+            "D2" "boundaries and content from 0 to 65536 bytes, guest to host" => rules::d2_from_guest,
+            "D2" "boundaries and content from 0 to 65536 bytes, host to guest, read in all ways" => rules::d2_from_host,
+            "C5" "the transport is reset" => our_device::resets::same_cid_with_datagrams,
+            "C5" "the transport is reset, and the CID is another" => our_device::resets::other_cid_with_datagrams,
+            "H3" "3200 packets in which anything may be" => our_device::anything::all_queues,
+            "messages" "of 1 byte to 256 KiB from the guest, and back" => our_device::messages::from_guest,
+        },
+    )
+    .given("profile=shared")
+    .on(Machine::ANY),
+    // With windows so wide that a stream waits for nothing but its turn.
+    Setup::alone(
+        &["--features", "stream,shared-dgram", "--buffer", "4194304"],
+        3,
+        tests! { "shared, wide":
+            "G8" "a stream keeps half of the way in a flood of datagrams of eight sockets" => shared::half,
+        },
+    )
+    .given("profile=shared buffer_kb=2048")
     .on(Machine::ANY),
     Setup::pair(
         &["--features", "stream,seqpacket,dgram,mrg-rxbuf"],

@@ -79,6 +79,29 @@ print('READY', connected.getsockname()[1], flush=True)
 bound.recv(1)
 "#;
 
+/// The message of its own program; SOCK_DGRAM is what that tries first.
+pub fn systemd(s: &mut Session) -> Result<()> {
+    unpack(s)?;
+    let port = Port::new(s)?;
+    let address = format!("NOTIFY_SOCKET=vsock:2:{}", port.number);
+    let words = ["systemd-notify", "--no-block", "--ready", "--status=up"];
+    let client = s.spawn(Side::Guest, &[&["env", &address], &words[..]].concat())?;
+    let mut heard = Vec::new();
+    port.while_runs(&client, |bytes, _| {
+        heard.push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(())
+    })?;
+    client.success(LONG)?;
+    ensure!(
+        heard.len() == 1
+            && ["READY=1", "STATUS=up"]
+                .iter()
+                .all(|line| heard[0].lines().any(|l| l == *line)),
+        "the host heard {heard:?}"
+    );
+    Ok(())
+}
+
 pub fn ss(s: &mut Session) -> Result<()> {
     unpack(s)?;
     let (port, own) = (Port::new(s)?, s.fresh_port());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     session::{Session, Side},
-    suites::{dgram::host::Port, LONG},
+    suites::{dgram::host::Port, played::shares_dgrams, LONG},
 };
 
 /// The memory that packets of a connection with the default buffer may wait in, in bytes.
@@ -146,7 +146,12 @@ pub fn not_loaded(s: &mut Session) -> Result<()> {
 /// Datagrams of sockets that were closed hold a bounded memory; who comes later waits, as for his own buffer.
 pub fn closed_datagram_sockets(s: &mut Session) -> Result<()> {
     let port = Port::new(s)?;
-    let program = paused(s, "dgram-tx", |s| {
+    let (queue, gauge) = if shares_dgrams(s) {
+        ("tx", "tx_waiting_bytes")
+    } else {
+        ("dgram-tx", "dgram_tx_waiting_bytes")
+    };
+    let program = paused(s, queue, |s| {
         let before = held(s)?;
         let program = s.rvtest(
             Side::Guest,
@@ -156,7 +161,7 @@ pub fn closed_datagram_sockets(s: &mut Session) -> Result<()> {
             ),
         )?;
         program.expect("FILLED", LONG)?;
-        let (more, waiting) = (held(s)? - before, stats(s)?["dgram_tx_waiting_bytes"]);
+        let (more, waiting) = (held(s)? - before, stats(s)?[gauge]);
         // The ring may be full of the greatest ones.
         let most = OF_ALL + 256 * (66 << 10) + slack(s);
         ensure!(

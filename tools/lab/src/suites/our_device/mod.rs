@@ -2,11 +2,11 @@
 
 //! Against the device of tools/device, in each of the profiles that it can offer.
 
-mod anything;
+pub(super) mod anything;
 pub(super) mod control;
 mod guests;
 mod hostile;
-mod memory;
+pub(super) mod memory;
 mod merged;
 pub(super) mod messages;
 mod receive;
@@ -50,6 +50,8 @@ pub struct Setup {
     /// The C driver can be the one under test.
     pub c_driver: bool,
     neighbour: Neighbour,
+    /// What our driver is loaded with.
+    parameters: &'static str,
     /// In which the kernel's tests run between the guests.
     pub directions: &'static [Direction],
     pub tests: &'static [Test],
@@ -119,6 +121,7 @@ pub const SETUPS: &[Setup] = &[
         machine: Machine::ANY,
         c_driver: true,
         neighbour: Neighbour::None,
+        parameters: "",
         directions: &[],
         tests: tests! { "three queues":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -140,6 +143,7 @@ pub const SETUPS: &[Setup] = &[
         machine: Machine::USUAL,
         c_driver: false,
         neighbour: Neighbour::None,
+        parameters: "",
         directions: &[],
         tests: tests! { "five queues":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -170,6 +174,7 @@ pub const SETUPS: &[Setup] = &[
         machine: Machine::ANY,
         c_driver: true,
         neighbour: Neighbour::None,
+        parameters: "",
         directions: &[],
         tests: tests! { "no features":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -183,6 +188,7 @@ pub const SETUPS: &[Setup] = &[
         machine: Machine::USUAL,
         c_driver: true,
         neighbour: Neighbour::Same,
+        parameters: "",
         directions: &[
             Direction::to_neighbour("rvsock-device, two guests: kernel, 3 is client: "),
             Direction::from_neighbour("rvsock-device, two guests: kernel, 4 is client: "),
@@ -199,6 +205,7 @@ pub const SETUPS: &[Setup] = &[
         machine: Machine::USUAL,
         c_driver: false,
         neighbour: Neighbour::C,
+        parameters: "",
         directions: &[
             Direction::to_neighbour("rvsock-device, two drivers: kernel, rvsock is client: "),
             Direction::from_neighbour(
@@ -384,9 +391,15 @@ impl Setup {
             machine: Machine::USUAL,
             c_driver: false,
             neighbour: Neighbour::None,
+            parameters: "",
             directions: &[],
             tests,
         }
+    }
+
+    /// The same with the driver loaded with these parameters.
+    pub const fn given(self, parameters: &'static str) -> Self {
+        Self { parameters, ..self }
     }
 
     /// The same in another machine.
@@ -450,6 +463,7 @@ impl Setup {
                 if machine.dma { "on" } else { "off" }
             ),
             neighbour,
+            parameters: self.parameters.into(),
             hardware: Hardware {
                 bus: machine.bus,
                 processors: machine.processors,
