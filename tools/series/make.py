@@ -111,7 +111,7 @@ class Series:
             text = text.replace(old, new)
         module = match[1].replace("/", "::") if match else None
         text = Rewriter(to, module, self.moved).file(text)
-        text = re.sub(r"Documentation/(admin-guide|architecture|datagrams|conformance)\.rst",
+        text = re.sub(r"Documentation/(admin-guide|architecture|datagrams|shared|conformance)\.rst",
                       "Documentation/networking/rvsock.rst", text)
         self.write(target, comments.fit(text))
 
