@@ -21,11 +21,13 @@ IN_KERNEL = {
     "virtio": "virtio",
 }
 IN_DRIVER = {
+    "debugfs": "debugfs",
     "module_info": "module_info",
     "module_param": "module_param",
     "net::vsock": "vsock",
     "net::zerocopy": "zerocopy",
     "time": "time",
+    "trace": "trace",
     "work": "work",
     "workqueues": "workqueues",
 }
