@@ -5,7 +5,7 @@
 //! C header: `rvsock_trace.h`. [`kernel::tracepoint`] is for code in the kernel's tree: it asks for a file of the build
 //! there. So a tracepoint costs the call of a C function, in which a static key says whether anybody traces.
 
-use super::bindings;
+use crate::ext::bindings;
 
 /// A packet's header, in host byte order.
 pub(crate) use bindings::rvsock_trace_pkt as Packet;
@@ -47,7 +47,10 @@ pub(crate) mod reason {
 }
 
 macro_rules! tracepoints {
-    ($($(#[$doc:meta])* $is_on:ident $tell:ident: $enabled:ident $trace:ident($($more:ident: $type:ty)?);)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $is_on:ident $tell:ident: $enabled:ident $trace:ident($($more:ident: $type:ty)?);
+    )*) => {
         $(
             /// Whether anybody wants to know the same as of the function behind this one. Any context.
             #[inline]

@@ -15,7 +15,6 @@ use kernel::{
     bindings,
     error::to_result,
     prelude::*,
-    str::CStrExt as _,
     sync::Arc, //
 };
 
