@@ -12,6 +12,7 @@ use crate::ext::bindings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DropReason(bindings::skb_drop_reason);
 
+/// Makes a constant of each reason.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $raw:ident,)*) => {
         impl DropReason {
