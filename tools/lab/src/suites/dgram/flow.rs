@@ -322,6 +322,16 @@ fn lateness(
     number(&threads.success(LONG)?, "latest")
 }
 
+/// A way to a socket in the guest that nobody reads: what goes there costs the least, and comes the fastest.
+fn unread(s: &mut Session) -> Result<(Port, Process)> {
+    let (port, guest) = (Port::new(s)?, s.fresh_port());
+    s.fresh_port();
+    let command = format!("dgram collect --port {guest} --sleepy --buffer 60000");
+    let server = s.server(Side::Guest, &command)?;
+    port.aim(guest)?;
+    Ok((port, server))
+}
+
 /// A turn of the receive queue is a few packets, and then others have theirs, however many there are.
 pub fn lets_go(s: &mut Session) -> Result<()> {
     let time = allowed(HELD) * 2;
@@ -330,12 +340,7 @@ pub fn lets_go(s: &mut Session) -> Result<()> {
     // With PREEMPT_RT, the threads of interrupts have 50.
     for (priority, what) in [(80, "above"), (1, "below")] {
         let alone = lateness(s, priority, Duration::from_secs(1), |_| Ok(()))?;
-        let (port, guest) = (Port::new(s)?, s.fresh_port());
-        s.fresh_port();
-        // What nobody reads costs the least, and comes the fastest.
-        let command = format!("dgram collect --port {guest} --sleepy --buffer 60000");
-        let _server = s.server(Side::Guest, &command)?;
-        port.aim(guest)?;
+        let (port, _server) = unread(s)?;
         let since = Since::now(s)?;
         let beside = lateness(s, priority, time, |threads| {
             let deadline = Instant::now() + time * 5;
@@ -359,11 +364,7 @@ pub fn lets_go(s: &mut Session) -> Result<()> {
 
 /// Small ones come faster than they are taken: turns are over with packets left.
 fn takes_turns(s: &mut Session) -> Result<()> {
-    let (port, guest) = (Port::new(s)?, s.fresh_port());
-    s.fresh_port();
-    let command = format!("dgram collect --port {guest} --sleepy --buffer 60000");
-    let _server = s.server(Side::Guest, &command)?;
-    port.aim(guest)?;
+    let (port, _server) = unread(s)?;
     let since = Since::now(s)?;
     let deadline = Instant::now() + allowed(HELD) * 5;
     while since.driver(&Counters::read(s)?, "rx_turns")? == 0 {
