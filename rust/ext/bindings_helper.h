@@ -18,5 +18,6 @@
 #include <uapi/linux/vsockmon.h>
 
 #include "helpers.h"
+#include "net/device_helpers.h"
 #include "net/helpers.h"
 #include "trace_helpers.h"

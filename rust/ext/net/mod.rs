@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Networking: socket buffers, messages, AF_VSOCK.
+//! Networking: socket buffers, messages, network devices, AF_VSOCK.
 
+pub(crate) mod device;
 pub(crate) mod msg;
 pub(crate) mod skbuff;
 pub(crate) mod sock;

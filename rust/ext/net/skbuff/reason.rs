@@ -38,10 +38,10 @@ reasons! {
 
 impl DropReason {
     /// Not dropped: the buffer has reached its end.
-    pub(super) const CONSUMED: Self = Self(bindings::skb_drop_reason_SKB_CONSUMED);
+    pub(in crate::ext) const CONSUMED: Self = Self(bindings::skb_drop_reason_SKB_CONSUMED);
 
     /// As C has it.
-    pub(super) fn as_raw(self) -> bindings::skb_drop_reason {
+    pub(in crate::ext) fn as_raw(self) -> bindings::skb_drop_reason {
         self.0
     }
 }
