@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A module has its own copy of what ext/net needs of C. */
+
+#include "../rust/ext/net/helpers.c"
+#include "../rust/ext/net/device_helpers.c"
