@@ -2,3 +2,4 @@
 /* A module has its own copy of what ext/net needs of C. */
 
 #include "../ext/net/helpers.c"
+#include "../ext/net/device_helpers.c"

@@ -12,6 +12,10 @@ use crate::ext::{
     error::NetError,
     mm::PageBlock,
     net::{
+        device::{
+            Token,
+            Turn, //
+        },
         msg::Msg,
         skbuff::{
             Growing,
@@ -31,6 +35,7 @@ use crate::ext::{
         },
         zerocopy::ZeroCopy, //
     },
+    sync::RcuArc,
     virtio::{
         self,
         virtio_device_table, //
@@ -84,6 +89,9 @@ declare_vsock_transport! {
 
 virtio_device_table!(ID_TABLE, MODULE_ID_TABLE, [virtio::DeviceId::new(19)]);
 
+/// A turn that is charged to a socket which may be closed meanwhile, until another connects.
+static KEPT: RcuArc<Turn> = RcuArc::new();
+
 /// Says how a test went.
 fn check(ok: bool, what: &str) {
     let verdict = if ok { "ok" } else { "not ok" };
@@ -109,6 +117,10 @@ impl Serves for TestTransport {
     }
 
     fn destruct(sock: Arc<Sock>) {
+        check(
+            KEPT.is_empty(),
+            "a socket's memory is there as long as a turn of it",
+        );
         check(
             sock.way.upgrade().is_none(),
             "nor once it is served no longer",
@@ -138,6 +150,7 @@ impl Transport for TestTransport {
     const ZEROCOPY: bool = true;
 
     fn connect(sock: ArcBorrow<'_, Sock>, _sk: &UserOwned<'_>) -> Result {
+        drop(KEPT.replace(None));
         // The rest when connect() waits.
         sock.way.own_or_defer(|_| {})
     }
@@ -155,6 +168,7 @@ impl Transport for TestTransport {
         test_charged(sk, msg)?;
         test_fill(msg)?;
         test_user_pages(sk, msg)?;
+        test_turn(sk)?;
         Ok(len)
     }
 
@@ -314,6 +328,21 @@ fn test_fill(msg: &mut Msg) -> Result {
     whole.read(8190, &mut last)?;
     check(last == [1, 1] && whole.len() == 8192, "one that is, is");
     whole.consume();
+    Ok(())
+}
+
+/// A turn for a packet of a socket is charged to that, for longer than the packet.
+fn test_turn(sk: &UserOwned<'_>) -> Result {
+    let mut skb = SkBuff::alloc(HEADER, GFP_KERNEL, ())?;
+    skb.put_slice(&[0; HEADER])?;
+    skb.charge_to(sk);
+    let token = Token::new(&skb, HEADER, 1, 0, 1)?;
+    drop(KEPT.replace(Some(Arc::new(token.turn(Some(&skb))?, GFP_KERNEL)?)));
+    drop(skb);
+    check(
+        token.is_out() && KEPT.with(|turn| token.matches(turn)) == Some(true),
+        "a turn of a socket outlives its packet",
+    );
     Ok(())
 }
 

@@ -49,11 +49,13 @@ const BUILT: &[&str] = &[
     "vsock_dgram_test",
 ];
 
-/// The modules that the tests load beside the driver: those of rust/tests/.
+/// The modules that the tests load beside the driver: those of rust/tests/, and a sample.
 const TEST_MODULES: &[&str] = &[
+    "rust_device_test",
     "rust_ext_test",
     "rust_net_test",
     "rust_fake_virtio",
+    "rust_turnstile",
     "rvsock_namesake",
 ];
 

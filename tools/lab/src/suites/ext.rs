@@ -2,7 +2,7 @@
 
 //! `rust/ext/` in a guest: the modules of rust/tests/, on an entropy device, on a socket device and on sockets.
 
-use std::{io::Write, time::Duration};
+use std::{collections::HashMap, io::Write, time::Duration};
 
 use anyhow::{ensure, Context, Result};
 
@@ -36,6 +36,14 @@ pub const SETUPS: &[Setup] = &[Setup::alone(
         Test {
             name: "ext: in a guest: what is misused on sockets says so, Python calls",
             run: on_sockets,
+        },
+        Test {
+            name: "ext: in a guest: an interface whose queues order turns, Python sends into it",
+            run: on_an_interface,
+        },
+        Test {
+            name: "ext: in a guest: the sample that carries nothing counts its turns",
+            run: sample_counts,
         },
     ],
 )];
@@ -204,7 +212,55 @@ const ON_SOCKETS: &[&str] = &[
     "nor are they there without a notification",
     "a notification ends with its call",
     "with both they are",
+    "a turn of a socket outlives its packet",
+    "a socket's memory is there as long as a turn of it",
 ];
+
+/// The same of an interface.
+const ON_AN_INTERFACE: &[&str] = &[
+    "a turn has a header, which its packet has",
+    "and no more than fits",
+    "a turn is as long as its packet",
+    "at first no turn is out",
+    "there is one turn of a token at a time",
+    "a turn knows its key",
+    "a turn is of one token, whatever their keys",
+    "a turn that was used is out no more",
+    "nor is one that was refused",
+    "a turn outlives its token, and is nobody's",
+    "before it is registered no turn is taken",
+    "and it is said so",
+    "an interface has the first name that is free",
+    "there is one interface at a time",
+    "an interface is dropped",
+    "while it is down no turn is kept",
+    "once there is a qdisc turns come",
+    "a turn comes out of its queue",
+    "its end is in the hand of whoever takes it",
+    "that of a queue that is none, out of the first",
+    "a queue that is stopped keeps turns",
+    "and gives them out in order when it is woken",
+    "without a carrier turns are lost",
+    "with one they come again",
+    "more is completed than was sent, and nothing happens",
+    "too many bytes in the hardware keep turns",
+    "no number of bytes is too large",
+    "bytes are sent by many and completed by many",
+    "all tests of an interface that is up have run",
+    "turns wait while the interface goes",
+    "and are lost then",
+    "once it is unregistered no turn is taken",
+];
+
+/// Sends what is no turn: what looks like one, and what does not.
+const SENDS: &str = r#"
+import socket, sys
+for protocol in 0x88b5, 0x88b5, 0x88b5, 0x0800, 0x86dd:
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind((sys.argv[1], protocol))
+    s.send(b'x' * 1000)
+    s.close()
+"#;
 
 /// Sends; has a connection fail twice; and has a socket served by the loopback's transport afterwards, with nothing in its
 /// receive queue, and without lingering.
@@ -275,5 +331,93 @@ fn on_sockets(s: &mut Session) -> Result<()> {
     }
     s.guest_sh("rmmod vsock_loopback 2>/dev/null; rmmod rust_net_test")?;
     s.discard_guest();
+    Ok(())
+}
+
+fn on_an_interface(s: &mut Session) -> Result<()> {
+    s.ensure_guest()?;
+    unpack(s)?;
+    let mark = s.machine()?.serial.mark();
+    s.guest_sh("insmod /modules/rust_device_test.ko")?;
+    let class = "/sys/class/net/turntest0";
+    let reads = |s: &Session, name: &str| -> Result<String> {
+        Ok(s.guest_sh(&format!("cat {class}/{name}"))?
+            .trim()
+            .to_owned())
+    };
+    for (name, value) in [
+        ("mtu", "32768"),
+        ("type", "65534"),
+        ("addr_len", "0"),
+        ("tx_queue_len", "1000"),
+        // NOARP alone.
+        ("flags", "0x80"),
+    ] {
+        let text = reads(s, name)?;
+        ensure!(text == value, "{name} is {text}, not {value}");
+    }
+    s.guest_sh("ifconfig turntest0 up")?;
+    let end = "all tests of an interface that is up have run";
+    let serial = &s.machine()?.serial;
+    serial
+        .wait_for(mark, end, LONG)
+        .context("its tests have not come to an end")?;
+    let dropped = |s: &Session| -> Result<u64> { Ok(reads(s, "statistics/tx_dropped")?.parse()?) };
+    let before = dropped(s)?;
+    python_runs(s, Side::Guest, SENDS, &["turntest0"])?.success(LONG)?;
+    let after = dropped(s)?;
+    ensure!(
+        after == before + 2,
+        "of what is no turn {} were dropped, not 2",
+        after - before
+    );
+    for (name, value) in [
+        ("rx_packets", "1"),
+        ("rx_bytes", "2"),
+        ("tx_packets", "3"),
+        ("tx_bytes", "4"),
+        ("rx_dropped", "5"),
+    ] {
+        let text = reads(s, &format!("statistics/{name}"))?;
+        ensure!(text == value, "{name} is {text}, not {value}");
+    }
+    s.guest_sh(
+        "for i in $(seq 20); do ifconfig turntest0 down; ifconfig turntest0 up; done; rmmod rust_device_test",
+    )?;
+    let lines = said(s, "rust_device_test", mark)?;
+    none_failed(&lines)?;
+    for name in ON_AN_INTERFACE {
+        ensure!(
+            lines.contains(&format!("ok: {name}")),
+            "{name:?} was not tested: {lines:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What `samples/turnstile.rs` has counted, by name.
+fn counted(s: &Session) -> Result<HashMap<String, u64>> {
+    let text = s.guest_sh("cat /sys/module/rust_turnstile/parameters/counters")?;
+    text.lines()
+        .map(|line| {
+            let (name, number) = line.split_once(' ').context("no number")?;
+            Ok((name.to_owned(), number.parse()?))
+        })
+        .collect()
+}
+
+/// Nothing is in their way: all turns pass.
+fn sample_counts(s: &mut Session) -> Result<()> {
+    s.ensure_guest()?;
+    s.guest_sh("insmod /modules/rust_turnstile.ko flows=100 length=32812")?;
+    let before = counted(s)?;
+    ensure!(before.values().all(|n| *n == 0), "down: {before:?}");
+    s.guest_sh("ifconfig turn0 up && sleep 1 && ifconfig turn0 down")?;
+    let up = counted(s)?;
+    ensure!(
+        up["passed"] > 1000 && up["given"] == up["passed"] && up["strangers"] == 0,
+        "up, with room for all: {up:?}"
+    );
+    s.guest_sh("rmmod rust_turnstile")?;
     Ok(())
 }
