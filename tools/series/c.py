@@ -24,11 +24,13 @@ def blocks(text):
 
 
 def name(block):
-    """The function or macro that a block defines."""
+    """The function, macro or structure that a block defines."""
     code = re.sub(r"/\*.*?\*/\s*", "", block, flags=re.S)
     match = re.search(r"(?:rvsock_helper_)?(\w+)\(", code.split("\n")[0] + code.split("\n{")[0])
     if define := re.match(r"#define (\w+)", code):
         return define[1]
+    if struct := re.match(r"struct (\w+) \{", code):
+        return struct[1]
     if code.startswith("#"):
         return None
     return match[1] if match else None
@@ -59,6 +61,8 @@ def helper(block):
     """A function as rust/helpers has it."""
     comment = re.match(r"(?:/\*.*?\*/\n)?", block, re.S)[0]
     code = block[len(comment):]
+    if re.match(r"struct \w+ \{", code):
+        return block
     if "rvsock_helper_" not in code:
         # Helpers may be inlined into Rust code, and what they call with them.
         return re.sub(r"^static (?!inline)", "static inline ", block, flags=re.M)

@@ -145,7 +145,8 @@ class Series:
         return text[text.index(f"\n{start}") + 1:].replace("pub(crate)", "pub")
 
     def c_sources(self):
-        return self.source(plan.EXT + "helpers.c") + "\n" + self.source(plan.EXT + "net/helpers.c")
+        files = ("helpers.c", "net/helpers.c", "net/device_helpers.c")
+        return "\n".join(self.source(plan.EXT + name) for name in files)
 
     def named(self, text):
         for old, new in plan.RENAMED.items():

@@ -17,6 +17,12 @@ HELPERS = {
         "alloc_skb", "free_skb", "skb_is_charged", "skb_headlen", "skb_tailroom", "skb_headroom", "skb_reserve",
         "skb_nr_frags", "skb_frag", "skb_add_page", "skb_grow_frag", "task_frag", "zerocopy_from_msg",
     ],
+    "rust/helpers/net/device.c": [
+        "device_priv", "device_setup", "net_device_alloc", "net_device_interface", "net_device_name", "net_device_start",
+        "net_device_submit", "net_device_refuse", "net_device_xmit_more", "can_stop", "net_device_stop_queue",
+        "net_device_wake_queue", "outstanding", "net_device_sent", "net_device_completed", "charged_to", "take_marks",
+        "token_alloc", "token_turn", "token_is_out", "token_matches", "skb_is_turn", "turn_key", "skb_queue",
+    ],
     "rust/helpers/net/msg.c": ["msg_pages", "msg_data_left", "msg_read", "msg_over", "msg_over_nothing"],
 }
 # What the kernel has in another way, or is for our own tests; and what only declares modules, as the kernel's files do.
@@ -34,6 +40,9 @@ NEW_HELPERS = {
         ["linux/pci.h", "linux/platform_device.h", "linux/virtio_config.h", "uapi/linux/virtio_mmio.h",
          "uapi/linux/virtio_pci.h"], None),
     "rust/helpers/net/skbuff.c": (["linux/netdevice.h", "linux/skbuff.h", "linux/socket.h"], "CONFIG_NET"),
+    "rust/helpers/net/device.c": (
+        ["linux/if_arp.h", "linux/if_ether.h", "linux/netdevice.h", "linux/pgtable.h", "linux/skbuff.h", "net/pkt_sched.h",
+         "net/sch_generic.h", "net/sock.h"], "CONFIG_NET"),
     "rust/helpers/net/msg.c": (["linux/socket.h", "linux/uio.h"], "CONFIG_NET"),
 }
 
@@ -46,6 +55,9 @@ BLOCK = [
      "    ///   `GFP_KERNEL`, `GFP_KERNEL_ACCOUNT`, `GFP_ATOMIC`, `GFP_NOWAIT`.\n",
      "    /// - `EINVAL` if `order` is above [`MAX_ORDER`](Self::MAX_ORDER).\n"),
 ]
+
+# What is in the kernel has the kernel's version, and the name of its parent's driver: the core says so.
+NO_DRVINFO = [("        get_drvinfo: Some(bindings::rvsock_helper_net_device_drvinfo),\n", "")]
 
 # A module's metadata have it by now.
 THIS_MODULE = [
@@ -125,23 +137,34 @@ def series(p):
                   ["rust/helpers/net/msg.c", "rust/helpers/net/skbuff.c", "rust/kernel/net/msg.rs",
                    "rust/kernel/net/skbuff.rs", "rust/kernel/net/skbuff/", "rust/kernel/net/sock.rs"])
 
-    p.patch("07-wire")
+    p.patch("07-net-device")
+    p.kernel("net/device/mod.rs", "net/device.rs")
+    p.kernel("net/device/callbacks.rs", "net/device/callbacks.rs", NO_DRVINFO)
+    for name in ("registration", "turn"):
+        p.kernel(f"net/device/{name}.rs", f"net/device/{name}.rs")
+    p.helpers("rust/helpers/net/device.c")
+    p.bind("linux/ethtool.h", "linux/netdevice.h", "linux/rtnetlink.h")
+    p.replace("rust/kernel/net/mod.rs", "pub mod msg;\n", "pub mod device;\npub mod msg;\n")
+    p.maintainers("RUST [NETWORK DEVICES]", ["rust-for-linux@vger.kernel.org", "netdev@vger.kernel.org"],
+                  ["rust/helpers/net/device.c", "rust/kernel/net/device.rs", "rust/kernel/net/device/"])
+
+    p.patch("08-wire")
     p.tree("rust/wire/", DRIVER + "wire/")
     p.maintainers("VIRTIO VSOCK GUEST DRIVER IN RUST",
                   ["virtualization@lists.linux.dev", "netdev@vger.kernel.org", "rust-for-linux@vger.kernel.org"],
                   [DRIVER])
 
-    p.patch("08-connection")
+    p.patch("09-connection")
     for name in ("actions", "credit", "connection"):
         p.tree(f"rust/proto/{name}", f"{DRIVER}proto/{name}")
 
-    p.patch("09-endpoint")
+    p.patch("10-endpoint")
     p.tree("rust/proto/endpoint/", DRIVER + "proto/endpoint/")
 
-    p.patch("10-rules")
+    p.patch("11-rules")
     p.tree("rust/proto/", DRIVER + "proto/")
 
-    p.patch("11-af-vsock")
+    p.patch("12-af-vsock")
     p.tree(EXT + "net/vsock/", DRIVER + "ext/vsock/")
     p.driver(EXT + "net/zerocopy.rs", "ext/zerocopy.rs")
     p.driver(EXT + "module_info.rs", "ext/module_info.rs", THIS_MODULE)
@@ -153,15 +176,15 @@ def series(p):
         p.copy(EXT + name, DRIVER + name)
     p.covers("RUST [SOCKET BUFFERS]")
 
-    p.patch("12-queues")
+    p.patch("13-queues")
     for name in ("queue/", "trace", "stats", "hash_table", "parameters"):
         p.tree(f"rust/driver/{name}", f"{DRIVER}driver/{name}")
 
-    p.patch("13-connections")
+    p.patch("14-connections")
     for name in ("link", "conn/"):
         p.tree(f"rust/driver/{name}", f"{DRIVER}driver/{name}")
 
-    p.patch("14-driver")
+    p.patch("15-driver")
     p.tree("rust/driver/", DRIVER + "driver/")
     p.driver("rust/rvsock_main.rs", "rvsock_main.rs", [
         ("// Their items are public to the tests on the host, which compile the same files.\n",
@@ -182,7 +205,7 @@ def series(p):
              "#if IS_ENABLED(CONFIG_VIRTIO_VSOCKETS_RUST)\n#include \"../../net/vmw_vsock/rvsock/helpers.h\"\n"
              "#include \"../../net/vmw_vsock/rvsock/trace_helpers.h\"\n#endif\n\n")
 
-    p.patch("15-documentation")
+    p.patch("16-documentation")
     p.document("Documentation/networking/rvsock.rst", [
         ("Documentation/admin-guide.rst", ["What it says", "Parameters", "Counters", "Memory"]),
         ("Documentation/architecture.rst",

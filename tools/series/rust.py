@@ -13,6 +13,7 @@ IN_KERNEL = {
     "bindings": "bindings",
     "mm::PageBlock": "page::PageBlock",
     "mm::order_of": "page::order_of",
+    "net::device": "net::device",
     "net::msg": "net::msg",
     "net::net_ratelimit": "net::net_ratelimit",
     "net::skbuff": "net::skbuff",
