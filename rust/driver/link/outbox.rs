@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A transmit queue, and what works on it.
+
+use super::Link;
+use crate::{
+    driver::queue::{
+        Afterwards,
+        Packets,
+        Rx,
+        Tx, //
+    },
+    ext::{
+        virtio::{
+            Queue,
+            Virtqueue, //
+        },
+        work::{
+            DelayedWork,
+            Where,
+            Work, //
+        }, //
+    },
+    proto::{
+        Start,
+        Timer, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    }, //
+};
+
+/// When the timer reclaims sent packets, if no call that sends does before, in milliseconds.
+const RECLAIM_INTERVAL: u32 = 20;
+
+/// How often a device is looked at that is to interrupt for what it takes, in milliseconds.
+const SLOW_INTERVAL: u32 = 1000;
+
+/// A transmit queue, and what works on it: there is one for connections, and one for datagrams, if the device has such,
+/// so that neither waits for the other (D7).
+#[pin_data]
+pub(in crate::driver) struct Outbox {
+    #[pin]
+    pub(super) tx: Tx,
+    #[pin]
+    pub(super) tx_work: Work<Link>,
+    #[pin]
+    pub(super) reclaim_work: DelayedWork<Link>,
+    /// Sends what lingers.
+    #[pin]
+    pub(super) linger_work: Work<Link>,
+    /// The other queue of the pair.
+    pub(super) rx: Arc<Rx>,
+    /// Tells writers of room that had to wait, as too much waited to be sent.
+    pub(super) tell_of_room: fn(),
+}
+
+/// Makes an [`Outbox`] initialiser; what the works do is for the outbox in this field.
+macro_rules! new_outbox {
+    ($field:ident, $streams:expr, $rx:expr, $tell_of_room:expr) => {
+        pin_init!($crate::driver::link::outbox::Outbox {
+            tx <- $crate::driver::queue::Tx::new($streams),
+            tx_work <- new_work!(
+                |link: Arc<Link>| link.$field.reclaim(&link, false),
+                "Outbox::tx_work"
+            ),
+            reclaim_work <- new_delayed_work!(
+                |link: Arc<Link>| link.$field.reclaim(&link, true),
+                "Outbox::reclaim_work"
+            ),
+            linger_work <- new_work!(
+                |link: Arc<Link>| link.$field.send_lingering(&link),
+                "Outbox::linger_work"
+            ),
+            rx: $rx,
+            tell_of_room: $tell_of_room,
+        })
+    };
+}
+pub(super) use new_outbox;
+
+impl Outbox {
+    /// Has what the device has taken be reclaimed soon.
+    ///
+    /// # Context
+    ///
+    /// Any, hard interrupts included.
+    pub(in crate::driver) fn schedule_reclaim(&self, link: &Arc<Link>) {
+        self.tx_work.queue(link, Where::Bh);
+    }
+
+    /// Takes back what was sent; `timer` if that is why.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner`. A bottom half, or the timer.
+    pub(super) fn reclaim(&self, link: &Arc<Link>, timer: bool) {
+        let afterwards = self.tx.reclaim(timer);
+        self.follow(link, afterwards);
+    }
+
+    /// Sends the open packets that linger.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. A worker.
+    pub(super) fn send_lingering(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.send_lingering();
+        self.follow(link, afterwards);
+    }
+
+    /// Sends `packets`, and does what follows from that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV`: the queue does not run.
+    pub(super) fn send(&self, link: &Arc<Link>, packets: Packets) -> Result {
+        let afterwards = self.tx.send(packets)?;
+        self.follow(link, afterwards);
+        Ok(())
+    }
+
+    /// Does what is left to do after something was sent.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Rx::inner` if `afterwards` is of the timer, and may let sockets go.
+    pub(super) fn follow(&self, link: &Arc<Link>, afterwards: Afterwards) {
+        if afterwards.stuck {
+            // The device may as well sleep for want of buffers that are there.
+            self.rx.notify();
+        }
+        if afterwards.tell_of_room {
+            (self.tell_of_room)();
+        }
+        if afterwards.lingers {
+            // Of this processor's: where there is but one, the user who writes goes on until it is the worker's turn.
+            self.linger_work.queue(link, Where::Percpu);
+        }
+        let Some(Start { timer, instead }) = afterwards.start_timer else {
+            return;
+        };
+        let delay = msecs_to_jiffies(match timer {
+            Timer::Late => SLOW_INTERVAL,
+            Timer::Idle | Timer::Soon => RECLAIM_INTERVAL,
+        });
+        if instead {
+            self.reclaim_work.requeue_in(link, delay);
+        } else {
+            self.reclaim_work.queue_in(link, delay);
+        }
+    }
+
+    /// Asks the device to say when it has taken all that was sent so far, as a caller waits for that.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn ask_for_completion(&self) {
+        self.tx.ask_for_completion();
+    }
+
+    /// What waits, and how large the queue is.
+    pub(in crate::driver) fn tx(&self) -> &Tx {
+        &self.tx
+    }
+
+    /// Sends through `queue` from now on, with headers of `header_len` bytes.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn start(&self, queue: Queue, header_len: usize) {
+        self.tx.start(Virtqueue::new(queue), header_len);
+    }
+
+    /// Waits until the device has taken all packets, `limit` at most.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    pub(in crate::driver) fn drain(&self, limit: Delta) {
+        self.tx.drain(limit);
+    }
+
+    /// Stops: the queue is no more.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
+    pub(in crate::driver) fn stop(&self) {
+        self.tx.stop();
+        // Writers that wait for room find that there is no device.
+        (self.tell_of_room)();
+        self.tx_work.cancel_sync();
+        self.reclaim_work.cancel_sync();
+        self.linger_work.cancel_sync();
+    }
+}
