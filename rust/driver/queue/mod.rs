@@ -9,6 +9,7 @@
 //! - `waiting`, `backlog`: packets that wait for room, whose turn it is, and what of one sender does, small writes that are
 //!   put together included;
 //! - `crowd`: all datagram sockets as one sender, where they share the queue of connections;
+//! - `lingering`: whose open packets wait for a worker;
 //! - `bound`: how much memory may wait, of connections and of datagrams;
 //! - `events`: what the device tells of itself;
 //! - `tap`: copies for monitors.
@@ -17,6 +18,7 @@ mod backlog;
 mod bound;
 mod crowd;
 mod events;
+mod lingering;
 mod packet;
 mod payload;
 mod rx;

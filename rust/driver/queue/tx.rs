@@ -9,6 +9,7 @@
 use super::{
     backlog::Backlog,
     bound::Whose,
+    lingering::Lingering,
     packet::{
         self,
         Cause,
@@ -44,20 +45,17 @@ use crate::{
         virtio::Virtqueue, //
     },
     proto::{
-        After,
         Start,
         Underway, //
     }, //
 };
-use core::mem::take;
 use kernel::{
     prelude::*,
     sync::{
         atomic::{
             AtomicFlag,
             Relaxed, //
-        },
-        Arc, //
+        }, //
     },
     time::{
         delay::fsleep,
@@ -88,8 +86,7 @@ struct Inner {
     underway: Underway,
     /// The length of the header of each packet in bytes.
     header_len: usize,
-    /// Who has an open packet that lingers, or had.
-    lingering: KVec<Arc<dyn Sender>>,
+    lingering: Lingering,
 }
 
 /// Why a packet was not given to the device. It is to be freed with nothing locked: the last reference to
@@ -125,34 +122,6 @@ pub(in crate::driver) struct Gauge {
     pub(in crate::driver) memory: usize,
 }
 
-/// The open packet of `packet`'s sender, of which this is `after` that was taken, if it goes. If it lingers, the sender
-/// is added to those `lingering`.
-fn open_that_goes(
-    packet: &Packet,
-    after: After,
-    lingering: &mut KVec<Arc<dyn Sender>>,
-) -> Option<Packet> {
-    let sender = packet.control().sender()?;
-    match after {
-        After::Waits => None,
-        After::Lingers if lingering.push(sender.clone(), GFP_ATOMIC).is_ok() => None,
-        After::Lingers | After::Goes => sender.backlog().take_open(),
-    }
-}
-
-/// Drops the open packets of those `lingering`.
-///
-/// # Context
-///
-/// Does not sleep, and may let sockets go.
-fn drop_lingering(lingering: KVec<Arc<dyn Sender>>, why: Why) {
-    for sender in lingering {
-        if let Some(open) = sender.backlog().take_lingering() {
-            packet::drop_all(Packets::from(open), why);
-        }
-    }
-}
-
 impl Tx {
     /// Not running. `streams`: for packets of connections; for one queue of all.
     pub(in crate::driver) fn new(streams: bool) -> impl PinInit<Self> {
@@ -165,7 +134,7 @@ impl Tx {
                     waiting: Waiting::new(streams),
                     underway: Underway::new(),
                     header_len: 0,
-                    lingering: KVec::new(),
+                    lingering: Lingering::new(),
                 },
                 "Tx::inner"
             ),
@@ -197,11 +166,11 @@ impl Tx {
             let waiting = inner.waiting.end();
             self.full.store(false, Relaxed);
             self.full_of_datagrams.store(false, Relaxed);
-            (inner.queue.take(), waiting, take(&mut inner.lingering))
+            (inner.queue.take(), waiting, inner.lingering.take())
         };
         drop(queue);
         packet::drop_all(waiting, Why::NoDevice);
-        drop_lingering(lingering, Why::NoDevice);
+        lingering.drop_all(Why::NoDevice);
     }
 
     /// Sends `packets`, now or when there is room. The device is told of them once.
@@ -296,13 +265,11 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`. A worker's: its turn is what they linger for.
     pub(in crate::driver) fn send_lingering(&self) -> Afterwards {
-        let mut lingering = KVec::new();
+        let mut lingering = Lingering::new();
         let afterwards = self.change(|inner, done| {
-            lingering = take(&mut inner.lingering);
-            for sender in &lingering {
-                if let Some(open) = sender.backlog().take_lingering() {
-                    inner.add_or_wait(open, done);
-                }
+            lingering = inner.lingering.take();
+            for open in lingering.packets() {
+                inner.add_or_wait(open, done);
             }
             Ok(())
         });
@@ -404,10 +371,10 @@ impl Tx {
     pub(in crate::driver) fn purge(&self) {
         let (purged, lingering) = {
             let mut inner = self.inner.lock();
-            (inner.waiting.take_all(), take(&mut inner.lingering))
+            (inner.waiting.take_all(), inner.lingering.take())
         };
         packet::drop_all(purged, Why::Reset);
-        drop_lingering(lingering, Why::Reset);
+        lingering.drop_all(Why::Reset);
     }
 
     /// Drops the waiting packets of `sender`, its open one included; returns whether there were any. A writer who had
@@ -542,7 +509,7 @@ impl Inner {
             self.underway.take();
             self.waiting.take(&packet, self.underway.in_flight());
             let after = packet.control_mut().take_back();
-            if let Some(mut open) = open_that_goes(&packet, after, &mut self.lingering) {
+            if let Some(mut open) = self.lingering.open_that_goes(&packet, after) {
                 open.control_mut().close();
                 if let Some(open) = self.waiting.push(open) {
                     done.push_back(open);
