@@ -26,6 +26,7 @@ mod profile;
 mod route;
 mod storage;
 mod supply;
+mod turns;
 mod underway;
 
 pub use self::actions::{
@@ -97,6 +98,11 @@ pub use self::storage::{
     Store, //
 };
 pub use self::supply::Supply;
+pub use self::turns::{
+    flow,
+    Backoff,
+    LOOK_INTERVAL, //
+};
 pub use self::underway::{
     Start,
     Timer,
