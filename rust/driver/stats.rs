@@ -20,6 +20,9 @@ macro_rules! counters {
             /// All of them, with the names under which they are shown.
             pub(super) const ALL: &'static [(Counter, &'static str)] =
                 &[$((Counter::$name, $file),)*];
+
+            /// The names alone.
+            pub(super) const NAMES: &'static [&'static str] = &[$($file,)*];
         }
     };
 }
@@ -64,6 +67,10 @@ counters! {
     Overrun = "rx_overrun",
     /// Replies that were dropped, as the host takes no packets (C6).
     ReplyDropped = "tx_reply_dropped",
+    /// Turns that the scheduler of the network interface has dropped: those of connections are asked for again (N3).
+    TurnsLost = "tx_turns_lost",
+    /// Datagrams that were dropped, as their turns were (N3).
+    TurnLost = "tx_dgram_dropped",
     /// Packets in more pieces than the transmit queue has descriptors: their connections were reset, as
     /// datagrams they were lost.
     TooLong = "tx_too_long",

@@ -85,6 +85,8 @@ reasons! {
     Reset = TX_RESET, None, QUEUE_PURGE;
     /// There is no device any more.
     NoDevice = TX_NO_DEVICE, None, DEV_READY;
+    /// The scheduler of the network interface has dropped its turn (N3).
+    TurnLost = TX_DGRAM_DROPPED, Some(Counter::TurnLost), QDISC_DROP;
 }
 
 /// A header, as it is told.

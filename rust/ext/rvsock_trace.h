@@ -55,6 +55,7 @@ TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_TOO_LONG);
 TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_OVER);
 TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_RESET);
 TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_NO_DEVICE);
+TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_DGRAM_DROPPED);
 
 #define rvsock_show_reason(reason)					\
 	__print_symbolic(reason,					\
@@ -73,7 +74,8 @@ TRACE_DEFINE_ENUM(RVSOCK_DROP_TX_NO_DEVICE);
 			 { RVSOCK_DROP_TX_TOO_LONG, "tx_too_long" },	\
 			 { RVSOCK_DROP_TX_OVER, "tx_over" },		\
 			 { RVSOCK_DROP_TX_RESET, "tx_reset" },		\
-			 { RVSOCK_DROP_TX_NO_DEVICE, "tx_no_device" })
+			 { RVSOCK_DROP_TX_NO_DEVICE, "tx_no_device" },	\
+			 { RVSOCK_DROP_TX_DGRAM_DROPPED, "tx_dgram_dropped" })
 
 DECLARE_EVENT_CLASS(rvsock_pkt,
 	TP_PROTO(const struct rvsock_trace_pkt *pkt),

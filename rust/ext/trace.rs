@@ -43,6 +43,7 @@ pub(crate) mod reason {
         TX_OVER = rvsock_drop_reason_RVSOCK_DROP_TX_OVER,
         TX_RESET = rvsock_drop_reason_RVSOCK_DROP_TX_RESET,
         TX_NO_DEVICE = rvsock_drop_reason_RVSOCK_DROP_TX_NO_DEVICE,
+        TX_DGRAM_DROPPED = rvsock_drop_reason_RVSOCK_DROP_TX_DGRAM_DROPPED,
     }
 }
 

@@ -54,6 +54,8 @@ enum rvsock_drop_reason {
 	RVSOCK_DROP_TX_RESET,
 	/* There is no device any more. */
 	RVSOCK_DROP_TX_NO_DEVICE,
+	/* The scheduler of the network interface has dropped it. */
+	RVSOCK_DROP_TX_DGRAM_DROPPED,
 };
 
 bool rvsock_helper_trace_alloc_enabled(void);

@@ -8,6 +8,7 @@
 //! - `packet`: a packet to be sent, and what it asks of its [`Sender`];
 //! - `waiting`, `backlog`: packets that wait for room, whose turn it is, and what of one sender does, small writes that are
 //!   put together included;
+//! - `scheduled`, `slots`: packets whose turn a network interface's scheduler gives, and the table of those turns;
 //! - `crowd`: all datagram sockets as one sender, where they share the queue of connections;
 //! - `lingering`: whose open packets wait for a worker;
 //! - `bound`: how much memory may wait, of connections and of datagrams;
@@ -22,6 +23,8 @@ mod lingering;
 mod packet;
 mod payload;
 mod rx;
+mod scheduled;
+mod slots;
 mod tap;
 mod tx;
 mod waiting;

@@ -118,6 +118,8 @@ pub(in crate::driver) struct Sent {
     wide: bool,
     /// Monitors have seen it.
     tapped: bool,
+    /// An interface's scheduler has given it its turn.
+    has_had_turn: bool,
     /// Why it is dropped, if it is now.
     lost: Option<Why>,
 }
@@ -185,6 +187,7 @@ impl Sent {
             ahead: false,
             wide: false,
             tapped: false,
+            has_had_turn: false,
             lost: None,
         }
     }
@@ -238,6 +241,16 @@ impl Sent {
         if let (Cause::CreditUpdate, Some(sender)) = (self.cause, &self.sender) {
             sender.update_left();
         }
+    }
+
+    /// Notes that an interface's scheduler has given it its turn.
+    pub(super) fn have_turn(&mut self) {
+        self.has_had_turn = true;
+    }
+
+    /// Whether an interface's scheduler has given it its turn.
+    pub(super) fn has_had_turn(&self) -> bool {
+        self.has_had_turn
     }
 
     /// Notes that monitors have seen the packet; returns whether they had.

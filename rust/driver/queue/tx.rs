@@ -6,6 +6,8 @@
 //! the next call that sends, or by a timer if none comes. They are asked for when a caller waits, or the
 //! device is slow; [`Underway`] says when.
 
+mod turns;
+
 use super::{
     backlog::Backlog,
     bound::Whose,
@@ -107,6 +109,10 @@ pub(in crate::driver) struct Afterwards {
     pub(in crate::driver) tell_of_room: bool,
     /// Have a worker call [`Tx::send_lingering`].
     pub(in crate::driver) lingers: bool,
+    /// There are turns that an interface's scheduler is to be given: [`Tx::take_due`].
+    pub(in crate::driver) asks: bool,
+    /// Have [`Tx::look`] called in a while.
+    pub(in crate::driver) watch: bool,
     /// The device has not moved for long: it may not know that there is anything for it.
     pub(in crate::driver) stuck: bool,
 }
@@ -152,6 +158,7 @@ impl Tx {
         inner.queue = Some(queue);
         inner.underway = Underway::new();
         inner.header_len = header_len;
+        inner.waiting.begin_schedule();
     }
 
     /// Takes back all packets; the device must not use them any more, or is reset by this.
@@ -160,7 +167,7 @@ impl Tx {
     ///
     /// May sleep.
     pub(in crate::driver) fn stop(&self) {
-        let (queue, waiting, lingering) = {
+        let (queue, (waiting, turns), lingering) = {
             let mut inner = self.inner.lock();
             inner.underway = Underway::new();
             let waiting = inner.waiting.end();
@@ -169,6 +176,7 @@ impl Tx {
             (inner.queue.take(), waiting, inner.lingering.take())
         };
         drop(queue);
+        drop(turns);
         packet::drop_all(waiting, Why::NoDevice);
         lingering.drop_all(Why::NoDevice);
     }
@@ -230,7 +238,7 @@ impl Tx {
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn send_if_room(&self, packet: Packet) -> Afterwards {
         let afterwards = self.change(|inner, done| {
-            let added = if inner.waiting.is_empty() {
+            let added = if inner.waiting.is_idle() {
                 inner.add(packet)
             } else {
                 Err(NotAdded::ForNow(packet))
@@ -333,6 +341,15 @@ impl Tx {
         &self,
         what: impl FnOnce(&mut Inner, &mut SkBuffQueue<Sent>) -> Result,
     ) -> Result<Afterwards> {
+        self.change_and_kick(|_| true, what)
+    }
+
+    /// As [`change`](Self::change); the device is told if `kick` says so, which is asked under the lock.
+    fn change_and_kick(
+        &self,
+        kick: impl FnOnce(&Inner) -> bool,
+        what: impl FnOnce(&mut Inner, &mut SkBuffQueue<Sent>) -> Result,
+    ) -> Result<Afterwards> {
         let mut done = SkBuffQueue::new();
         let (result, notify) = {
             let mut inner = self.inner.lock();
@@ -340,7 +357,11 @@ impl Tx {
             let result = what(&mut inner, &mut done);
             inner.settle(&mut done);
             let result = result.map(|()| self.afterwards(&mut inner));
-            let notify = inner.queue.as_mut().and_then(Virtqueue::kick_prepare);
+            let notify = if kick(&inner) {
+                inner.queue.as_mut().and_then(Virtqueue::kick_prepare)
+            } else {
+                None
+            };
             (result, notify)
         };
         if let Some(notify) = notify {
@@ -369,10 +390,11 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn purge(&self) {
-        let (purged, lingering) = {
+        let ((purged, turns), lingering) = {
             let mut inner = self.inner.lock();
             (inner.waiting.take_all(), inner.lingering.take())
         };
+        drop(turns);
         packet::drop_all(purged, Why::Reset);
         lingering.drop_all(Why::Reset);
     }
@@ -472,6 +494,7 @@ impl Tx {
     /// Called under `Tx::inner`; does not sleep.
     fn afterwards(&self, inner: &mut Inner) -> Afterwards {
         let tell_of_room = inner.waiting.has_room_again();
+        inner.follow_room();
         let waiting = &mut inner.waiting;
         self.full
             .store(waiting.is_full(Whose::Connections), Relaxed);
@@ -481,6 +504,8 @@ impl Tx {
             start_timer: inner.underway.start_timer(!inner.waiting.is_empty()),
             tell_of_room,
             lingers: !inner.lingering.is_empty(),
+            asks: inner.waiting.scheduled.has_due(),
+            watch: inner.waiting.scheduled.wants_look(),
             stuck: false,
         }
     }
@@ -504,7 +529,12 @@ impl Inner {
         let Some(queue) = &mut self.queue else {
             return;
         };
+        let mut scheduled = (0u32, 0u32);
         while let Some((mut packet, _)) = queue.get_used() {
+            if packet.control().has_had_turn() {
+                // OVERFLOW: No ring has so many packets, or so long ones.
+                scheduled = (scheduled.0 + 1, scheduled.1 + packet.len() as u32);
+            }
             packet.control_mut().come_back();
             self.underway.take();
             self.waiting.take(&packet, self.underway.in_flight());
@@ -516,6 +546,22 @@ impl Inner {
                 }
             }
             done.push_back(packet);
+        }
+        self.waiting.scheduled.complete(scheduled);
+    }
+
+    /// Tells an interface's scheduler that there is no room, as what has had its turn waits for some; or that there is
+    /// again, in a part of the queue that is worth it.
+    fn follow_room(&mut self) {
+        let Some(queue) = &self.queue else {
+            return;
+        };
+        let worth_it = queue.num_free() >= queue.size() / 4;
+        let waiting = &mut self.waiting;
+        if waiting.has_ready() {
+            waiting.scheduled.follow_room(false);
+        } else if worth_it {
+            waiting.scheduled.follow_room(true);
         }
     }
 
@@ -569,6 +615,7 @@ impl Inner {
         tap::show_sent(&mut packet);
         let header = trace::before_sent(|| packet::header_of(&packet));
         let load = self.waiting.load_of(&packet);
+        let scheduled = packet.control().has_had_turn().then_some(packet.len());
         packet.control_mut().give();
         match queue.add(packet) {
             Ok(()) => {
@@ -576,6 +623,9 @@ impl Inner {
                 trace::sent(header.as_ref());
                 self.underway.give();
                 self.waiting.give(load);
+                if let Some(bytes) = scheduled {
+                    self.waiting.scheduled.give(bytes);
+                }
                 Ok(())
             }
             // No room; or, for now, nothing to map it with.

@@ -2,6 +2,8 @@
 
 //! Packets that wait for room in a transmit queue, whose turn it is, and how much memory they hold.
 
+mod schedule;
+
 use super::{
     backlog,
     bound::{
@@ -13,6 +15,10 @@ use super::{
         Packet,
         Sender,
         Sent, //
+    },
+    scheduled::{
+        Ended,
+        Scheduled, //
     },
 };
 use crate::{
@@ -44,6 +50,10 @@ const REPLIES_MAX: usize = 1024;
 ///
 /// `Tx::inner` guards it: nothing of it sleeps.
 pub(super) struct Waiting {
+    /// Those whose turn has come by an interface's scheduler: they go before all others.
+    ready: SkBuffQueue<Sent>,
+    /// Those that an interface's scheduler orders, while it does.
+    pub(super) scheduled: Scheduled,
     /// Those that go before all turns.
     first: SkBuffQueue<Sent>,
     /// Those that wait for a turn: their senders' is next in this order.
@@ -76,7 +86,8 @@ pub(super) struct Load {
 
 /// Who follows a packet that has left.
 pub(super) struct Next {
-    place: Place,
+    /// From where it was taken; none if it was ready.
+    place: Option<Place>,
     /// Whose next packet is listed in its stead.
     sender: Option<Arc<dyn Sender>>,
     cost: usize,
@@ -92,7 +103,7 @@ fn weight(packet: &Packet) -> usize {
 }
 
 /// Among whose packets `packet` keeps its order. A credit update may overtake payload.
-fn ordered(packet: &Packet) -> Option<&Arc<dyn Sender>> {
+pub(super) fn ordered(packet: &Packet) -> Option<&Arc<dyn Sender>> {
     let sent = packet.control();
     match sent.cause() {
         Cause::CreditUpdate => None,
@@ -116,6 +127,8 @@ impl Waiting {
     /// room.
     pub(super) const fn new(streams: bool) -> Self {
         Self {
+            ready: SkBuffQueue::new(),
+            scheduled: Scheduled::new(),
             first: SkBuffQueue::new(),
             turns: SkBuffQueue::new(),
             fair: Fair::new(),
@@ -177,9 +190,20 @@ impl Waiting {
         }
     }
 
+    /// Whether some have had their turns, and wait for room all the same.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether none waits for room; those that wait for an interface's scheduler do not count.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.first.is_empty() && self.turns.is_empty()
+    }
+
     /// Whether `packet` need not wait, as none does, and the device may be given it.
     pub(super) fn lets_pass(&self, packet: &Packet) -> bool {
-        self.is_empty()
+        self.is_idle()
+            && !self.scheduled.keeps(packet)
             && (self.fair.has_room(0)
                 || match ordered(packet) {
                     Some(sender) => sender.backlog().place(packet),
@@ -196,15 +220,31 @@ impl Waiting {
         }
         STATS.count(Counter::TxWaited);
         self.count_in(&packet);
-        let (packet, place) = match ordered(&packet).cloned() {
-            Some(sender) => sender.backlog().list(packet)?,
+        self.list(packet);
+        None
+    }
+
+    /// Has `packet`, which counts already, wait for a turn of whichever kind.
+    fn list(&mut self, packet: Packet) {
+        let Some(packet) = self.scheduled.hold(packet) else {
+            return;
+        };
+        let listed = match ordered(&packet).cloned() {
+            Some(sender) => sender.backlog().list(packet),
             None => {
                 let place = place(&packet);
-                (packet, place)
+                Some((packet, place))
             }
         };
-        self.push_to(packet, place);
-        None
+        if let Some((packet, place)) = listed {
+            self.push_to(packet, place);
+        }
+    }
+
+    fn list_all(&mut self, mut packets: SkBuffQueue<Sent>) {
+        while let Some(packet) = packets.pop_front() {
+            self.list(packet);
+        }
     }
 
     /// Has `packet` wait at `place`, behind all that do.
@@ -218,6 +258,15 @@ impl Waiting {
     /// Takes the packet out that is next, if the device may be given one. It is put back by [`unpop`](Self::unpop), or
     /// [`advance`](Self::advance) is called.
     pub(super) fn pop(&mut self) -> Option<Popped> {
+        if let Some(packet) = self.ready.pop_front() {
+            self.count_out(&packet);
+            let next = Next {
+                place: None,
+                sender: None,
+                cost: 0,
+            };
+            return Some(Popped { packet, next });
+        }
         let place = self.fair.next(!self.first.is_empty(), self.turns.len())?;
         let packet = match place {
             Place::First => self.first.pop_front()?,
@@ -225,7 +274,7 @@ impl Waiting {
         };
         self.count_out(&packet);
         let next = Next {
-            place,
+            place: Some(place),
             sender: ordered(&packet).cloned(),
             cost: cost(packet.len()),
         };
@@ -247,20 +296,26 @@ impl Waiting {
     pub(super) fn unpop(&mut self, packet: Packet, next: Next) {
         self.count_in(&packet);
         match next.place {
-            Place::First => self.first.push_front(packet),
-            Place::Turn => self.turns.push_front(packet),
+            None => self.ready.push_front(packet),
+            Some(Place::First) => self.first.push_front(packet),
+            Some(Place::Turn) => self.turns.push_front(packet),
         }
     }
 
     /// Has the next packet of the sender wait where the one did that [`pop`](Self::pop) has given.
     pub(super) fn advance(&mut self, next: Next) {
-        let Some(sender) = next.sender else {
+        let (Some(sender), Some(place)) = (next.sender, next.place) else {
             return;
         };
-        match (sender.backlog().advance(next.place, next.cost), next.place) {
+        match (sender.backlog().advance(place, next.cost), place) {
+            (Some(packet), _) if self.scheduled.is_on() => {
+                let rest = sender.backlog().unlist();
+                self.list(packet);
+                self.list_all(rest);
+            }
             // Payload behind one that went first has something before it.
             (Some(packet), Place::First) => {
-                let place = place(&packet);
+                let place = self::place(&packet);
                 self.push_to(packet, place);
             }
             (Some(packet), Place::Turn) => self.turns.push_front(packet),
@@ -302,6 +357,7 @@ impl Waiting {
         };
         let mut gone = self.first.extract(is_its);
         gone.append(self.turns.extract(is_its));
+        gone.append(self.ready.extract(is_its));
         gone.append(sender.backlog().unlist());
         self.count_all_out(&gone);
         gone
@@ -309,8 +365,16 @@ impl Waiting {
 
     /// Takes all out. They are to be freed with nothing locked. Writers that had to wait are to be told of the room, as
     /// [`has_room_again`](Self::has_room_again) will say.
-    pub(super) fn take_all(&mut self) -> SkBuffQueue<Sent> {
-        let mut gone = SkBuffQueue::new();
+    pub(super) fn take_all(&mut self) -> (SkBuffQueue<Sent>, Ended) {
+        let mut gone = core::mem::take(&mut self.ready);
+        let mut taken = self.scheduled.take_all();
+        taken.for_each(|given| {
+            if let Some(packet) = given.take_datagram() {
+                gone.push_back(packet);
+            } else if let Some(sender) = given.sender() {
+                gone.append(sender.backlog().unhold());
+            }
+        });
         for mut list in [
             core::mem::take(&mut self.first),
             core::mem::take(&mut self.turns),
@@ -324,11 +388,12 @@ impl Waiting {
             }
         }
         self.count_all_out(&gone);
-        gone
+        (gone, taken)
     }
 
     /// The same for a device that is no more: it has nothing, and nobody has to wait any more.
-    pub(super) fn end(&mut self) -> SkBuffQueue<Sent> {
+    pub(super) fn end(&mut self) -> (SkBuffQueue<Sent>, Ended) {
+        self.scheduled.stop();
         self.connections.end();
         self.datagrams.end();
         self.fair = Fair::new();
@@ -509,7 +574,7 @@ mod tests {
         next(&mut waiting);
         assert!(waiting.push(sender.packet(1, Cause::Reply)?).is_none());
         assert!(waiting.push(sender.packet(2, Cause::Reply)?).is_some());
-        let gone = waiting.end();
+        let (gone, _) = waiting.end();
         assert_eq!(gone.len(), REPLIES_MAX + 2);
         drop(gone);
         assert!(is_at_zero(&waiting, &sender));

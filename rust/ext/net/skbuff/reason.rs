@@ -32,6 +32,8 @@ reasons! {
     FULL_RING = skb_drop_reason_SKB_DROP_REASON_FULL_RING,
     /// It is too big.
     PKT_TOO_BIG = skb_drop_reason_SKB_DROP_REASON_PKT_TOO_BIG,
+    /// A scheduler has dropped it.
+    QDISC_DROP = skb_drop_reason_SKB_DROP_REASON_QDISC_DROP,
     /// The queue that it was in was purged.
     QUEUE_PURGE = skb_drop_reason_SKB_DROP_REASON_QUEUE_PURGE,
 }
