@@ -13,6 +13,7 @@
 //! - [`accept`]: requests for connections, until a listener has them;
 //! - [`transport`]: what AF_VSOCK calls;
 //! - [`conn`]: a connection, and the table of all; [`dgram`]: datagram sockets, and their ports;
+//! - [`interface`]: the network interface, whose scheduler orders what is sent, if there is one;
 //! - [`link`]: the way out: CID, profile, transmit queues; socket calls find it by RCU;
 //! - [`queue`]: virtqueues and what is on them;
 //! - [`trace`]: what becomes of packets, for those who trace them, and why they are dropped;
@@ -26,6 +27,8 @@
 //! Those on a packet's way are spinlocks that keep bottom halves away; none is held while memory of the
 //! user is touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
 //!
+//! 0. The kernel's locks of a network interface's transmit queue, and of its scheduler: the scheduler is called by
+//!    `Outbox::ask_work` alone, which holds none of those below.
 //! 1. `Rx::inner`: the receive queue and the buffers in it.
 //! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
 //! 3. `Tx::inner`: the transmit queue and the packets that wait for room in it.
@@ -65,6 +68,7 @@ mod debugfs;
 mod device;
 mod dgram;
 mod hash_table;
+mod interface;
 mod link;
 mod parameters;
 mod queue;

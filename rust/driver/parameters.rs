@@ -60,6 +60,13 @@ module_param_bool!(
 );
 
 module_param_bool!(
+    interface,
+    false,
+    0o444,
+    "make a network interface vsock%d, down at first: while it is up, its queueing discipline (tc) orders what is sent"
+);
+
+module_param_bool!(
     zerocopy,
     true,
     0o644,

@@ -90,6 +90,7 @@ impl virtio::Driver for Driver {
 
     fn remove(dev: &virtio::Device<Core<'_>>, data: &Arc<Vsock>) {
         data.unregister_datagrams();
+        data.unregister_interface();
         data.stop(dev);
         // Release: the next device finds all of this one's end.
         TAKEN.store(false, Release);
@@ -161,6 +162,7 @@ impl Driver {
         vsock.start(dev, found).inspect_err(|_| vsock.stop(dev))?;
         // Before anything slow: sockets that outlived the device work already.
         vsock.register_datagrams();
+        vsock.register_interface(dev);
         vsock.announce(dev);
         Ok(vsock)
     }

@@ -210,6 +210,9 @@ impl Vsock {
         self.retry_work.cancel_sync();
         self.request_work.cancel_sync();
         self.requests.refuse_all(self);
+        // What waits for turns goes without.
+        self.link.streams.bypass(&self.link);
+        self.link.datagrams.bypass(&self.link);
         let since = Instant::<Monotonic>::now();
         let left = |limit: Delta| limit - since.elapsed();
         self.link.streams.drain(left(LAST_WORDS_TIME));

@@ -31,7 +31,9 @@ use super::{
         self,
         Ports, //
     },
+    interface::Interface,
     link::Link,
+    parameters,
     queue::{
         Events,
         Rx, //
@@ -40,6 +42,7 @@ use super::{
 use crate::{
     ext::{
         net::{
+            device,
             net_ratelimit,
             vsock::{
                 self,
@@ -126,6 +129,9 @@ pub(crate) struct Vsock {
     /// What makes SOCK_DGRAM exist (D9).
     #[pin]
     registration: Mutex<Option<vsock::Registration>>,
+    /// What makes the network interface exist.
+    #[pin]
+    interface: Mutex<Option<device::Registration>>,
     #[pin]
     event_work: Work<Vsock>,
     #[pin]
@@ -184,6 +190,7 @@ impl Vsock {
                 requests <- Requests::new(),
                 config <- new_mutex!(None, "Vsock::config"),
                 registration <- new_mutex!(None, "Vsock::registration"),
+                interface <- new_mutex!(None, "Vsock::interface"),
                 event_work <- new_work!(Self::run_event_work, "Vsock::event_work"),
                 request_work <- new_work!(Self::run_request_work, "Vsock::request_work"),
                 retry_work <- new_delayed_work!(Self::run_retry_work, "Vsock::retry_work"),
@@ -395,6 +402,32 @@ impl Vsock {
                 pr_warn!("no SOCK_DGRAM: {reason}\n");
             }
         }
+    }
+}
+
+impl Vsock {
+    /// Makes the network interface, if it is asked for. Whether or not it can, sockets work.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::interface`, and RTNL.
+    fn register_interface(&self, dev: &virtio::Device<Core<'_>>) {
+        if !parameters::interface.get() {
+            return;
+        }
+        match Interface::register(&self.link, dev.as_ref()) {
+            Ok(registration) => *self.interface.lock() = Some(registration),
+            Err(error) => pr_warn!("no network interface: {error:?}\n"),
+        }
+    }
+
+    /// Ends the network interface. What waits for its scheduler goes without.
+    ///
+    /// # Context
+    ///
+    /// Sleeps; takes `Vsock::interface`, and RTNL.
+    fn unregister_interface(&self) {
+        drop(self.interface.lock().take());
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         Tx, //
     },
     ext::{
+        net::device::Turn,
         virtio::{
             Queue,
             Virtqueue, //
@@ -23,7 +24,8 @@ use crate::{
     },
     proto::{
         Start,
-        Timer, //
+        Timer,
+        LOOK_INTERVAL, //
     }, //
 };
 use kernel::{
@@ -41,6 +43,9 @@ const RECLAIM_INTERVAL: u32 = 20;
 /// How often a device is looked at that is to interrupt for what it takes, in milliseconds.
 const SLOW_INTERVAL: u32 = 1000;
 
+/// So often turns are given to a scheduler, all that there are, until others have theirs.
+const ROUNDS: u32 = 16;
+
 /// A transmit queue, and what works on it: there is one for connections, and one for datagrams, if the device has such,
 /// so that neither waits for the other (D7).
 #[pin_data]
@@ -54,6 +59,12 @@ pub(in crate::driver) struct Outbox {
     /// Sends what lingers.
     #[pin]
     pub(super) linger_work: Work<Link>,
+    /// Gives an interface's scheduler the turns that it is to order.
+    #[pin]
+    pub(super) ask_work: Work<Link>,
+    /// Looks for turns that it has dropped.
+    #[pin]
+    pub(super) look_work: DelayedWork<Link>,
     /// The other queue of the pair.
     pub(super) rx: Arc<Rx>,
     /// Tells writers of room that had to wait, as too much waited to be sent.
@@ -76,6 +87,14 @@ macro_rules! new_outbox {
             linger_work <- new_work!(
                 |link: Arc<Link>| link.$field.send_lingering(&link),
                 "Outbox::linger_work"
+            ),
+            ask_work <- new_work!(
+                |link: Arc<Link>| link.$field.ask(&link),
+                "Outbox::ask_work"
+            ),
+            look_work <- new_delayed_work!(
+                |link: Arc<Link>| link.$field.look(&link),
+                "Outbox::look_work"
             ),
             rx: $rx,
             tell_of_room: $tell_of_room,
@@ -146,6 +165,15 @@ impl Outbox {
             // Of this processor's: where there is but one, the user who writes goes on until it is the worker's turn.
             self.linger_work.queue(link, Where::Percpu);
         }
+        if afterwards.asks {
+            // A bottom half of its own: whoever sends may hold locks within which no scheduler is to be asked, and may be
+            // called by one.
+            self.ask_work.queue(link, Where::Bh);
+        }
+        if afterwards.watch {
+            self.look_work
+                .queue_in(link, msecs_to_jiffies(LOOK_INTERVAL));
+        }
         let Some(Start { timer, instead }) = afterwards.start_timer else {
             return;
         };
@@ -158,6 +186,70 @@ impl Outbox {
         } else {
             self.reclaim_work.queue_in(link, delay);
         }
+    }
+
+    /// Gives an interface's scheduler the turns that it is to order.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes the scheduler's locks. A bottom half, which runs once at a time, so that turns keep their order.
+    pub(super) fn ask(&self, link: &Arc<Link>) {
+        for _ in 0..ROUNDS {
+            let Some((device, turns)) = self.tx.take_due() else {
+                return;
+            };
+            for turn in turns {
+                // One that it does not take is found as one that it has dropped.
+                device.submit(turn);
+            }
+        }
+        // Others have their turn.
+        self.ask_work.queue(link, Where::Bh);
+    }
+
+    /// Looks for turns that the scheduler has dropped.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. A worker.
+    pub(super) fn look(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.look();
+        self.follow(link, afterwards);
+    }
+
+    /// A turn has come back from the scheduler, as [`Tx::spend`]; returns whether it is one of this queue's.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. The scheduler calls it, under its interface's lock.
+    pub(in crate::driver) fn spend(&self, link: &Arc<Link>, turn: &Turn, more: bool) -> bool {
+        let (is_ours, afterwards) = self.tx.spend(turn, more);
+        self.follow(link, afterwards);
+        is_ours
+    }
+
+    /// The interface is up from now on, or down.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn set_up(&self, link: &Arc<Link>, up: bool) {
+        let afterwards = if up {
+            self.tx.set_up()
+        } else {
+            self.tx.set_down()
+        };
+        self.follow(link, afterwards);
+    }
+
+    /// The scheduler gives no turns from now on, until the queue starts again.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn bypass(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.bypass();
+        self.follow(link, afterwards);
     }
 
     /// Asks the device to say when it has taken all that was sent so far, as a caller waits for that.
@@ -204,5 +296,7 @@ impl Outbox {
         self.tx_work.cancel_sync();
         self.reclaim_work.cancel_sync();
         self.linger_work.cancel_sync();
+        self.look_work.cancel_sync();
+        self.ask_work.cancel_sync();
     }
 }
