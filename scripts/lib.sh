@@ -104,7 +104,7 @@ at_least() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$2" ]]; 
 native() {
 	[[ -z ${RVSOCK_FORCE_ROOT:-} && $(cat /etc/debian_version 2>/dev/null) == 13* ]] || return 1
 	local tool
-	for tool in cargo rustfmt cargo-clippy clang ld.lld llvm-nm flex bison bc pahole rsync cpio busybox xz apt-get socat ncat ssh sshd tcpdump python3 ss; do
+	for tool in cargo rustfmt cargo-clippy clang ld.lld llvm-nm flex bison bc pahole rsync cpio busybox xz apt-get socat ncat ssh sshd tcpdump python3 ss tc ethtool; do
 		command -v "$tool" >/dev/null || return 1
 	done
 	[[ $(rustc --version 2>/dev/null) == "rustc $RUSTC_WANT "* ]] || return 1

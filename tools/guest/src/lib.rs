@@ -24,6 +24,7 @@
 //! - [`zerocopy`], [`files`], [`sockmap`]: MSG_ZEROCOPY; sendfile() and splice(); BPF.
 //! - [`probe`]: small questions: what connect() says, when a connection ends.
 //! - [`uevents`]: what the kernel tells udev.
+//! - [`turns`]: what passes the interface whose queues order turns.
 //! - [`waits`], [`stuck`], [`interrupted`]: those who wait; who sits in a page fault; whom a signal interrupts.
 //! - [`fill`], [`hold`]: what lies unsent, what lies unread, and what it costs.
 //! - [`mod@bench`], [`rate`], [`lateness`]: numbers.
@@ -53,6 +54,7 @@ pub mod socket;
 pub mod sockmap;
 pub mod stream;
 pub mod stuck;
+pub mod turns;
 pub mod uevents;
 pub mod unix;
 pub mod waits;

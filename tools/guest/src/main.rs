@@ -8,8 +8,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use guest::{
     agent, bench, dgram, files, fill, hold, interrupted, lateness, memory, messages, probe, rate,
-    socket::{self, Kind, Peer},
-    sockmap, stream, stuck, uevents, waits, zerocopy,
+    socket::{self, Class, Kind, Peer},
+    sockmap, stream, stuck, turns, uevents, waits, zerocopy,
 };
 
 /// Peers, probes and loads for AF_VSOCK, usable on both sides.
@@ -39,6 +39,9 @@ enum Command {
     /// A reader, a writer or a caller who must not wait for ever
     #[command(subcommand)]
     Waits(waits::Task),
+    /// The interface whose queues order turns, as AF_PACKET has it
+    #[command(subcommand)]
+    Turns(turns::Task),
     /// Serve the lab's control connections over TCP
     Agent {
         #[arg(long)]
@@ -109,6 +112,8 @@ enum Command {
         /// The peer counts: no half is closed
         #[arg(long)]
         counted: bool,
+        #[command(flatten)]
+        class: Class,
     },
     /// Connect and echo again and again; count errors by name
     Traffic {
@@ -313,6 +318,7 @@ fn main() -> Result<()> {
         Command::Files(task) => task.run(),
         Command::Sockmap(task) => task.run(),
         Command::Waits(task) => task.run(),
+        Command::Turns(task) => task.run(),
         Command::Agent { port } => agent::serve(port),
         Command::EchoServer { port, cid } => stream::echo_server(port, cid),
         Command::EchoClient {
@@ -348,7 +354,8 @@ fn main() -> Result<()> {
             bytes,
             write_size,
             counted,
-        } => stream::send(peer.cid, peer.port, bytes, write_size, counted),
+            class,
+        } => stream::send(peer, bytes, write_size, counted, class),
         Command::Traffic {
             peer,
             flows,

@@ -61,6 +61,7 @@ sockopt_impl!(
     libc::SO_RCVLOWAT,
     i32
 );
+sockopt_impl!(Priority, SetOnly, libc::SOL_SOCKET, libc::SO_PRIORITY, i32);
 sockopt_impl!(ZeroCopy, SetOnly, libc::SOL_SOCKET, libc::SO_ZEROCOPY, bool);
 
 nix::ioctl_read_bad!(siocinq, libc::FIONREAD, i32);
@@ -97,6 +98,30 @@ pub struct Peer {
     pub cid: u32,
     #[arg(long)]
     pub port: u32,
+}
+
+/// By what the kernel's classifiers know a socket.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Class {
+    /// SO_PRIORITY
+    #[arg(long)]
+    priority: Option<i32>,
+    /// SO_MARK
+    #[arg(long)]
+    mark: Option<u32>,
+}
+
+impl Class {
+    /// Gives it to a socket.
+    pub fn give(self, socket: &impl AsFd) -> Result<()> {
+        if let Some(priority) = &self.priority {
+            setsockopt(socket, Priority, priority).context("setsockopt(SO_PRIORITY)")?;
+        }
+        if let Some(mark) = &self.mark {
+            setsockopt(socket, sockopt::Mark, mark).context("setsockopt(SO_MARK)")?;
+        }
+        Ok(())
+    }
 }
 
 /// A virtio socket.

@@ -23,7 +23,7 @@ use vsock::{VsockListener, VsockStream, VMADDR_CID_ANY};
 use crate::{
     errno::errno_name,
     pattern,
-    socket::{Kind, Peer, Socket, DEFAULT_BUFFER},
+    socket::{Class, Kind, Peer, Socket, DEFAULT_BUFFER},
     unix,
 };
 
@@ -299,8 +299,9 @@ impl Read for Patient {
 /// Sends a number of bytes, says so, and waits until the peer has closed; it does so at the end, or counts.
 ///
 /// Where it must count, its close may be told by a reset.
-pub fn send(cid: u32, port: u32, bytes: u64, write_size: usize, counted: bool) -> Result<()> {
-    let mut stream = connect(cid, port)?;
+pub fn send(peer: Peer, bytes: u64, write_size: usize, counted: bool, class: Class) -> Result<()> {
+    let mut stream = connect_as(Kind::Stream, peer)?;
+    class.give(&stream)?;
     println!("CONNECTED");
     // The reader may sleep for long: only the tests that say so wait for it.
     stream.set_write_timeout(None)?;

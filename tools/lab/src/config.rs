@@ -137,6 +137,8 @@ pub struct VhostUser {
     pub neighbour: Option<Driver>,
     /// What our driver is loaded with.
     pub parameters: String,
+    /// What is done in the guest once it is, as a shell has it.
+    pub then: String,
     pub hardware: Hardware,
 }
 

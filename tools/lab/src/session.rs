@@ -395,7 +395,12 @@ impl Session {
             ))
                 .with_context(|| format!("loading {module} into the guest"))?;
         }
-        Ok(())
+        match (&self.config.backend, self.driver) {
+            (Backend::VhostUser(device), Driver::Rvsock) if !device.then.is_empty() => {
+                self.guest_sh(&device.then).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What our driver is loaded with.

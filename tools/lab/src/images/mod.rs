@@ -263,10 +263,28 @@ impl Places {
     /// Programs of others, which only some tests unpack into their machines: one archive for the guest and the host VM.
     pub fn extras(&self, job: &Job) -> Result<PathBuf> {
         let archive = self.images()?.join("extras.cpio");
-        if !matches!(job, Job::Tests(wanted) if wanted.iter().any(|t| extras::wanted_by(t))) {
+        let Job::Tests(tests) = job else {
             return Ok(archive);
-        }
+        };
+        let wanted = |by: fn(&str) -> bool| tests.iter().any(|t| by(t));
+        let (programs, traffic_control) =
+            (wanted(extras::wanted_by), wanted(extras::controls_traffic));
         let mut fs = Initramfs::default();
+        if programs {
+            self.programs_of_others(&mut fs)?;
+        }
+        if traffic_control {
+            self.traffic_control(&mut fs)?;
+        }
+        if programs || traffic_control {
+            // Says that it has been unpacked.
+            fs.file("etc/extras", 0o644, &[]);
+            fs.write(&archive)?;
+        }
+        Ok(archive)
+    }
+
+    fn programs_of_others(&self, fs: &mut Initramfs) -> Result<()> {
         for program in extras::PROGRAMS {
             fs.program_with_libraries(program)?;
         }
@@ -293,8 +311,27 @@ impl Places {
             fs.file(name, 0o644, text.as_bytes());
         }
         fs.dir("run/sshd");
-        fs.write(&archive)?;
-        Ok(archive)
+        Ok(())
+    }
+
+    fn traffic_control(&self, fs: &mut Initramfs) -> Result<()> {
+        for program in extras::TRAFFIC_CONTROL {
+            fs.program_with_libraries(program)?;
+        }
+        for file in extras::TRAFFIC_CONTROL_FILES {
+            fs.program(file, file.trim_start_matches('/'))?;
+        }
+        let modules = self.guest_modules().with_dependencies(extras::SCHEDULERS)?;
+        let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
+        fs.file(
+            "modules/schedulers",
+            0o644,
+            (order.join("\n") + "\n").as_bytes(),
+        );
+        for (name, bytes) in &modules {
+            fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
+        }
+        Ok(())
     }
 
     /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.

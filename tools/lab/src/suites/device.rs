@@ -181,7 +181,7 @@ fn rebind_under_traffic(s: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn suspend(s: &mut Session, state: &str) -> Result<()> {
+pub fn suspend(s: &mut Session, state: &str) -> Result<()> {
     let port = s.fresh_port();
     let _server = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
     let client = format!(

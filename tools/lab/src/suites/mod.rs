@@ -6,6 +6,7 @@
 //! kernel's own), [`streams`], [`messages`], [`zerocopy`], [`interfaces`], [`programs`], [`samples`], [`faults`],
 //! [`lifecycle`], [`device`], [`second_device`], [`snapshot`], [`platform`]. On devices in user space: [`vhost_user`] (another's),
 //! [`our_device`], [`profiles`], [`machines`], [`dgram`], [`seen`], [`hosts`] (ours, as others) with [`played`], [`ext`].
+//! On either: [`turns`].
 
 pub mod device;
 pub mod dgram;
@@ -27,6 +28,7 @@ pub mod second_device;
 pub mod seen;
 pub mod snapshot;
 pub mod streams;
+pub mod turns;
 pub mod vhost_user;
 pub mod zerocopy;
 
@@ -51,6 +53,7 @@ pub fn own(kernel: &Kernel) -> Vec<&'static Test> {
         .chain(interfaces::TESTS)
         .chain(programs::TESTS)
         .chain(samples::TESTS)
+        .chain(turns::TESTS)
         .chain(dgram::WITHOUT)
         .chain(faults::TESTS)
         .chain(lifecycle::TESTS)
@@ -96,6 +99,7 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
         .chain(machines::SETUPS)
         .chain(dgram::SETUPS)
         .chain(seen::SETUPS)
+        .chain(turns::SETUPS)
         .chain(hosts::EMULATED)
         .chain(ext::SETUPS)
 }
@@ -117,7 +121,10 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
         ["Python", "ss --vsock", profiles::BESIDE_ANOTHER]
             .iter()
             .any(|w| n.contains(w))
+            || turns::has(n)
     };
+    // A kernel that has the driver in it has no schedulers.
+    names.retain(|n| !(places.guest.has_driver && turns::has(n)));
     names.retain(|n| {
         if !places.guest.arch.is_own() && own(n) {
             false

@@ -48,6 +48,7 @@ pub fn device(places: &Places) -> VhostUser {
         qemu: "vhost-user-vsock-pci".into(),
         neighbour: None,
         parameters: String::new(),
+        then: String::new(),
         hardware: Hardware::default(),
     }
 }

@@ -90,7 +90,8 @@ impl Plan {
         }
         if !choice.wide && choice.filter.is_empty() {
             for tests in [&mut plan.our_device, &mut plan.rig] {
-                tests.retain(|t| !suites::is_wide(t));
+                let long = |t: &str| !guest.is_debug() && suites::turns::is_long(t);
+                tests.retain(|t| !suites::is_wide(t) && !long(t));
             }
         }
         // Their guests have a kernel of their own.

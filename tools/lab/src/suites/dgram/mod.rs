@@ -186,7 +186,7 @@ fn alone_at(s: &mut Session, command: &str) -> Result<()> {
 }
 
 /// The number that a line of a program's calls `name`.
-fn number(line: &str, name: &str) -> Result<u64> {
+pub fn number(line: &str, name: &str) -> Result<u64> {
     use anyhow::Context;
     let found = line.split_whitespace().find_map(|w| {
         let (word, value) = w.split_once('=')?;

@@ -52,6 +52,8 @@ pub struct Setup {
     neighbour: Neighbour,
     /// What our driver is loaded with.
     parameters: &'static str,
+    /// What is done then in the guest.
+    then: &'static str,
     /// In which the kernel's tests run between the guests.
     pub directions: &'static [Direction],
     pub tests: &'static [Test],
@@ -122,6 +124,7 @@ pub const SETUPS: &[Setup] = &[
         c_driver: true,
         neighbour: Neighbour::None,
         parameters: "",
+        then: "",
         directions: &[],
         tests: tests! { "three queues":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -144,6 +147,7 @@ pub const SETUPS: &[Setup] = &[
         c_driver: false,
         neighbour: Neighbour::None,
         parameters: "",
+        then: "",
         directions: &[],
         tests: tests! { "five queues":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -175,6 +179,7 @@ pub const SETUPS: &[Setup] = &[
         c_driver: true,
         neighbour: Neighbour::None,
         parameters: "",
+        then: "",
         directions: &[],
         tests: tests! { "no features":
             "64 MiB from the guest and back, with half-closes" => streams::from_guest,
@@ -189,6 +194,7 @@ pub const SETUPS: &[Setup] = &[
         c_driver: true,
         neighbour: Neighbour::Same,
         parameters: "",
+        then: "",
         directions: &[
             Direction::to_neighbour("rvsock-device, two guests: kernel, 3 is client: "),
             Direction::from_neighbour("rvsock-device, two guests: kernel, 4 is client: "),
@@ -206,6 +212,7 @@ pub const SETUPS: &[Setup] = &[
         c_driver: false,
         neighbour: Neighbour::C,
         parameters: "",
+        then: "",
         directions: &[
             Direction::to_neighbour("rvsock-device, two drivers: kernel, rvsock is client: "),
             Direction::from_neighbour(
@@ -392,6 +399,7 @@ impl Setup {
             c_driver: false,
             neighbour: Neighbour::None,
             parameters: "",
+            then: "",
             directions: &[],
             tests,
         }
@@ -400,6 +408,11 @@ impl Setup {
     /// The same with the driver loaded with these parameters.
     pub const fn given(self, parameters: &'static str) -> Self {
         Self { parameters, ..self }
+    }
+
+    /// The same with this done in the guests when the driver is loaded.
+    pub const fn then(self, then: &'static str) -> Self {
+        Self { then, ..self }
     }
 
     /// The same in another machine.
@@ -464,6 +477,7 @@ impl Setup {
             ),
             neighbour,
             parameters: self.parameters.into(),
+            then: self.then.into(),
             hardware: Hardware {
                 bus: machine.bus,
                 processors: machine.processors,
