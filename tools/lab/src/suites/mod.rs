@@ -61,6 +61,7 @@ pub fn own(kernel: &Kernel) -> Vec<&'static Test> {
         .chain(second_device::TESTS)
         .chain(snapshot::TESTS)
         .chain(platform::TESTS)
+        .filter(|t| !(kernel.has_driver && turns::has(t.name)))
         .filter(|t| {
             if kernel.is_debug() {
                 !platform::needs_stock(t.name)
