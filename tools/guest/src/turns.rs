@@ -19,8 +19,8 @@ use nix::{
     },
 };
 
-/// Of the packet for which a turn is.
-const HEADER: usize = 44;
+/// Of the packet for which a turn is, without merging receive buffers and with them.
+const HEADERS: [usize; 2] = [44, 46];
 const PAYLOAD_LENGTH: usize = 24;
 
 #[derive(Subcommand)]
@@ -109,7 +109,7 @@ fn tap(interface: &str, duration: Duration) -> Result<()> {
         let field = field.with_context(|| format!("a turn of {len} bytes"))?;
         let payload = u32::from_le_bytes(field.try_into()?) as usize;
         ensure!(
-            payload > 0 && len == HEADER + payload,
+            payload > 0 && HEADERS.iter().any(|header| len == header + payload),
             "a turn of {len} bytes is for a packet of {payload}"
         );
         packets += 1;

@@ -49,7 +49,7 @@ fn ethtool(s: &Session) -> Result<BTreeMap<String, u64>> {
 
 /// The numbers of `ethtool -S` are those of debugfs, by the same names; `ip -s` and `tc -s` agree with what was sent.
 pub fn numbers(s: &mut Session) -> Result<()> {
-    scheduled(s, &["qdisc add DEV root handle 1: fq_codel"], |s| {
+    scheduled(s, &["qdisc add DEV root handle 1: pfifo limit 1000"], |s| {
         let before = link(s)?;
         our_device::echoes(s)?;
         messages::small(s)?;
@@ -115,7 +115,7 @@ pub fn numbers(s: &mut Session) -> Result<()> {
 
 /// A tap sees each turn with the header of its packet and the packet's length, and holds clones of it.
 pub fn tap(s: &mut Session) -> Result<()> {
-    scheduled(s, &["qdisc add DEV root handle 1: fq_codel"], |s| {
+    scheduled(s, &["qdisc add DEV root handle 1: pfifo limit 1000"], |s| {
         let time = Duration::from_secs(4) * s.config.guest.slowness();
         let command = format!(
             "turns tap --interface {INTERFACE} --ms {}",
