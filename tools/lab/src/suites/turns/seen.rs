@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     carried::{datagrams, Loss},
-    control::{scheduled, tc, Counted, ETHTOOL, INTERFACE, IP},
+    control::{prepare, scheduled, tc, Counted, ETHTOOL, INTERFACE, IP, TC},
     streams::Reader,
 };
 use crate::{
@@ -170,41 +170,41 @@ pub fn foreign(s: &mut Session) -> Result<()> {
     })
 }
 
-/// Turns that go by way of another interface, which gives them back, and copies of them that go to it as well.
+/// Turns that go by way of another interface, which gives them back, at once and late, and copies of them that go there as
+/// well.
 pub fn redirected(s: &mut Session) -> Result<()> {
-    for action in ["redirect", "mirror"] {
-        let filter = format!(
-            "filter add DEV parent 1: protocol all matchall action mirred egress {action} dev ifb0"
-        );
+    prepare(s)?;
+    s.guest_sh(&format!(
+        "[ -e /sys/class/net/ifb0 ] || {IP} link add ifb0 type ifb; {IP} link set ifb0 up"
+    ))?;
+    for (action, other) in [
+        ("redirect", "pfifo limit 1000"),
+        ("redirect", "netem delay 30ms limit 10000"),
+        ("mirror", "pfifo limit 1000"),
+    ] {
+        let what = format!("{action} to {other}");
         s.guest_sh(&format!(
-            "[ -e /sys/class/net/ifb0 ] || {IP} link add ifb0 type ifb"
-        ))
-        .or_else(|_| {
-            super::control::prepare(s)?;
-            s.guest_sh(&format!(
-                "[ -e /sys/class/net/ifb0 ] || {IP} link add ifb0 type ifb"
-            ))
-        })?;
-        s.guest_sh(&format!(
-            "{IP} link set ifb0 up && {} qdisc replace dev ifb0 root handle 2: pfifo limit 1000",
-            super::control::TC
+            "{TC} qdisc replace dev ifb0 root handle 2: {other}"
         ))?;
         let before = Counted::at(s, "ifb0")?;
-        let commands = ["qdisc add DEV root handle 1: prio".to_owned(), filter];
+        let commands = [
+            "qdisc add DEV root handle 1: prio".to_owned(),
+            format!("filter add DEV parent 1: protocol all matchall action mirred egress {action} dev ifb0"),
+        ];
         scheduled(s, &commands, |s| {
             streams::both_ways(s)?;
             messages::small(s)?;
-            datagrams(s, 300, Loss::None).map(drop)
+            datagrams(s, 300, Loss::Any).map(drop)
         })
-        .with_context(|| action)?;
+        .with_context(|| what.clone())?;
         let now = Counted::at(s, "ifb0")?;
-        s.guest_sh(&format!("{IP} link set ifb0 down"))?;
         ensure!(
-            now.packets - before.packets > 300,
-            "{action}: the other interface has counted {now:?} after {before:?}"
+            now.packets > before.packets + 300,
+            "{what}: the other interface has counted {now:?} after {before:?}"
         );
+        s.guest_sh(&format!("{TC} qdisc del dev ifb0 root"))?;
     }
-    Ok(())
+    s.guest_sh(&format!("{IP} link set ifb0 down")).map(drop)
 }
 
 /// Where the device takes nothing, what is written waits in the qdisc, and not in the ring.
