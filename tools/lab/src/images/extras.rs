@@ -43,7 +43,6 @@ pub const SCHEDULERS: &[&str] = &[
     "ifb",
     "sch_cake",
     "sch_fq",
-    "sch_fq_codel",
     "sch_htb",
     "sch_ingress",
     "sch_netem",
