@@ -204,6 +204,6 @@ const HTB: &[&str] = &[
 fn datagrams_on(s: &mut crate::session::Session, qdisc: &str, loss: Loss) -> anyhow::Result<()> {
     let command = format!("qdisc add DEV root handle 1: {qdisc}");
     control::scheduled(s, &[command], |s| {
-        carried::datagrams(s, 2000, loss).map(drop)
+        carried::datagrams_through(s, qdisc, 2000, loss).map(drop)
     })
 }
