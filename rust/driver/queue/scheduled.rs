@@ -260,6 +260,12 @@ impl Scheduled {
         !self.due.is_empty()
     }
 
+    /// Whether the scheduler is there: not when its interface is just going up or down.
+    pub(super) fn is_ready(&self) -> bool {
+        let interface = self.interface.as_ref();
+        interface.is_some_and(|(device, queue)| device.is_ready(*queue))
+    }
+
     /// The turns that the scheduler is to be given, and its interface.
     pub(super) fn take_due(&mut self) -> Option<(Arc<NetDevice>, KVec<Turn>)> {
         let (device, _) = self.interface.as_ref()?;

@@ -123,6 +123,13 @@ void rvsock_helper_net_device_stop_queue(struct net_device *dev, u16 queue)
 		netif_tx_stop_queue(txq);
 }
 
+/* Until it is up, and when it is about to go down, what there is drops all. */
+bool rvsock_helper_net_device_is_ready(const struct net_device *dev, u16 queue)
+{
+	return queue < dev->num_tx_queues &&
+	       rcu_access_pointer(netdev_get_tx_queue(dev, queue)->qdisc) != &noop_qdisc;
+}
+
 void rvsock_helper_net_device_wake_queue(struct net_device *dev, u16 queue)
 {
 	if (queue < dev->num_tx_queues)

@@ -21,6 +21,7 @@ int rvsock_helper_net_device_submit(struct net_device *dev, struct sk_buff *skb)
 void rvsock_helper_net_device_refuse(struct net_device *dev, struct sk_buff *skb);
 bool rvsock_helper_net_device_xmit_more(void);
 void rvsock_helper_net_device_stop_queue(struct net_device *dev, u16 queue);
+bool rvsock_helper_net_device_is_ready(const struct net_device *dev, u16 queue);
 void rvsock_helper_net_device_wake_queue(struct net_device *dev, u16 queue);
 void rvsock_helper_net_device_sent(struct net_device *dev, u16 queue, u32 bytes);
 void rvsock_helper_net_device_completed(struct net_device *dev, u16 queue, u32 packets,

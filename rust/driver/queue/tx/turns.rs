@@ -121,13 +121,15 @@ impl Tx {
         afterwards.unwrap_or_default()
     }
 
-    /// The turns that the scheduler is to be given, with nothing locked, and its interface.
+    /// The turns that the scheduler is to be given, with nothing locked, and its interface. While that has none, they wait for
+    /// [`look`](Self::look).
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn take_due(&self) -> Option<(Arc<NetDevice>, KVec<Turn>)> {
-        self.inner.lock().waiting.scheduled.take_due()
+        let scheduled = &mut self.inner.lock().waiting.scheduled;
+        scheduled.is_ready().then(|| scheduled.take_due()).flatten()
     }
 
     /// What was sent by turns.

@@ -164,6 +164,18 @@ impl NetDevice {
         .unwrap_or(false)
     }
 
+    /// Whether `queue` has a qdisc, or is without one on purpose: there is none in [`Interface::open`] yet, without a carrier,
+    /// and shortly before [`Interface::stop`], and what is [submitted](Self::submit) then is lost.
+    ///
+    /// # Context
+    ///
+    /// Any.
+    pub(crate) fn is_ready(&self, queue: u16) -> bool {
+        // SAFETY: The device is registered, and is there until this returns.
+        self.with(|dev| unsafe { bindings::rvsock_helper_net_device_is_ready(dev, queue) })
+            .unwrap_or(false)
+    }
+
     /// Has no turn come out of `queue` until it is [woken](Self::wake_queue); one may be on its way.
     ///
     /// Where there is no qdisc that could keep them, they go on to come.
