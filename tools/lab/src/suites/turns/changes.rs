@@ -172,11 +172,16 @@ pub fn unbound_while_full(s: &mut Session) -> Result<()> {
     })
 }
 
-/// The module goes while its interface is up, once no socket holds it.
+/// The module goes while its interface is up, once no socket holds it. Turns in a qdisc hold theirs: so they are dropped, and
+/// what they were for goes.
 pub fn unloaded(s: &mut Session) -> Result<()> {
     scheduled(s, SLOW, |s| {
         let (_reader, sender) = full(s)?;
         drop(sender);
+        tc(
+            s,
+            &format!("qdisc replace dev {INTERFACE} root handle 2: fq_codel"),
+        )?;
         s.unload_when_free()?;
         s.guest_sh(&format!("[ ! -e /sys/class/net/{INTERFACE} ]"))?;
         s.load()?;
