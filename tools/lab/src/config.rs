@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Arch, Kernel};
 
 pub const HOST_CID: u32 = 2;
 pub const GUEST_CID: u32 = 3;
@@ -180,6 +180,11 @@ impl Config {
             }),
             Backend::Vhost => None,
         }
+    }
+
+    /// Whether the guest's processor is that of an emulated host, whose virtualisation is emulated, or may be.
+    pub fn is_nested(&self) -> bool {
+        matches!(self.backend, Backend::Vhost) && self.guest.arch == Arch::X86_64
     }
 
     /// The guest's machine.

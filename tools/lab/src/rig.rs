@@ -3,7 +3,7 @@
 //! A rig: a host with its guests, started from the workstation, and what to do when it dies.
 //!
 //! The host is the workstation itself if KVM and vhost-vsock work there, or if the guests need neither; else an
-//! emulated host VM.
+//! emulated host VM. Guests with a processor of another kind are emulated anyway, and their host is User-mode Linux.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,7 +23,11 @@ use crate::{
     events::{Event, Events},
     images::Places,
     kernel::Arch,
-    machine::{clock, spec::Spec, Machine},
+    machine::{
+        clock,
+        spec::{Spec, Uml},
+        Machine,
+    },
 };
 
 /// How the host VM is emulated: an AMD processor whose virtualization QEMU emulates in software, without what it cannot.
@@ -94,7 +98,7 @@ impl Rig {
             host_vms: 0,
         };
         let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
-        if usable("/dev/kvm") && usable("/dev/vhost-vsock") {
+        if rig.places.guest.arch.is_own() && usable("/dev/kvm") && usable("/dev/vhost-vsock") {
             rig.direct = true;
             let mut up = false;
             let probe = rig.run(Job::Probe, driver, Duration::from_secs(40), &mut |event| {
@@ -107,11 +111,16 @@ impl Rig {
 
     /// A rig for guests on a vhost-user device: it needs no KVM.
     pub fn with_vhost_user(places: Places, logs: &Path, device: VhostUser) -> Self {
+        Self::without_kvm(places, logs, Backend::VhostUser(device))
+    }
+
+    /// The same, or one for guests whose processor is emulated anyway.
+    pub fn without_kvm(places: Places, logs: &Path, backend: Backend) -> Self {
         Self {
             places,
             logs: logs.to_owned(),
-            direct: true,
-            backend: Backend::VhostUser(device),
+            direct: matches!(backend, Backend::VhostUser(_)),
+            backend,
             host_vms: 0,
         }
     }
@@ -119,6 +128,8 @@ impl Rig {
     pub fn describe(&self) -> &'static str {
         if self.direct {
             "guests run on the workstation's KVM and vhost-vsock"
+        } else if !self.places.guest.arch.is_own() {
+            "guests are emulated, on the vhost-vsock of User-mode Linux"
         } else {
             "no working KVM with /dev/vhost-vsock here: guests run in an emulated host VM (slow, and as real)"
         }
@@ -145,8 +156,11 @@ impl Rig {
             )
         } else {
             let own_log = Arc::new(Events::to(Path::new("/dev/null"))?);
-            let machine = Machine::boot(&self.host_vm(job, driver, "")?, own_log)?;
-            machine.be_nice();
+            let spec = self.host_vm(job, driver, "")?;
+            let machine = Machine::boot(&spec, own_log)?;
+            if spec.uml.is_none() {
+                machine.be_nice();
+            }
             Running::InHostVm(machine)
         };
         let silence = silence * self.places.guest.slowness();
@@ -222,6 +236,11 @@ impl Rig {
 
     /// The host VM, whose first program runs the lab.
     fn host_vm(&self, job: Job, driver: Driver, append: &str) -> Result<Spec> {
+        let host = self.places.host_kernel()?;
+        let (accelerator, tells) = match host.arch {
+            Arch::Um => (emulated(self.places.guest.arch), "/dev/tty1"),
+            Arch::X86_64 | Arch::Arm64 => (DIRECT, "/dev/vport0p1"),
+        };
         let config = Config {
             job,
             cid: GUEST_CID,
@@ -229,43 +248,47 @@ impl Rig {
             guest: self.places.guest.clone(),
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
-            accelerator: DIRECT.iter().map(|s| s.to_string()).collect(),
+            accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
             append: String::new(),
             backend: Backend::Vhost,
             programs: "/bin".into(),
             extras: "/guest/extras".into(),
             scratch: "/tmp".into(),
-            events: "/dev/vport0p1".into(),
+            events: tells.into(),
         };
         let image = self.places.host(&config, &self.places.guest()?)?;
+        let events = self.logs.join("events.jsonl");
+        let mut spec = Spec {
+            name: "host-vm".into(),
+            arch: host.arch,
+            kernel: self.places.kernel()?,
+            initramfs: image,
+            append: format!("rdinit=/init panic=-1 {append}"),
+            // A guest, a file with another one's memory, its initramfs twice, and what runs there.
+            memory_mib: 2560 + 2 * self.places.guest.memory_mib(),
+            arguments: Vec::new(),
+            uml: None,
+            scratch: std::env::temp_dir(),
+        };
+        if host.arch == Arch::Um {
+            spec.uml = Some(Uml::Host { events });
+            // Where several may be at once.
+            spec.scratch = self.logs.clone();
+            return Ok(spec);
+        }
         let mut arguments: Vec<String> = NESTED.iter().map(|s| s.to_string()).collect();
         arguments.extend([
             "-device".into(),
             "virtio-serial-pci".into(),
             "-chardev".into(),
-            format!(
-                "file,id=events,path={}",
-                self.logs.join("events.jsonl").display()
-            ),
+            format!("file,id=events,path={}", events.display()),
             "-device".into(),
             "virtserialport,chardev=events,name=rvsock.events,nr=1".into(),
         ]);
-        Ok(Spec {
-            name: "host-vm".into(),
-            arch: Arch::X86_64,
-            kernel: self.places.kernel()?,
-            initramfs: image,
-            // A busy machine has an emulated timer tick too late for the kernel's check of it.
-            append: format!(
-                "rdinit=/init panic=-1 mitigations=off no_timer_check {} {append}",
-                clock::append()
-            ),
-            // A guest, a file with another one's memory, its initramfs twice, and what runs there.
-            memory_mib: 2560 + 2 * self.places.guest.memory_mib(),
-            arguments,
-            uml: None,
-            scratch: std::env::temp_dir(),
-        })
+        spec.arguments = arguments;
+        // A busy machine has an emulated timer tick too late for the kernel's check of it.
+        spec.append += &format!(" mitigations=off no_timer_check {}", clock::append());
+        Ok(spec)
     }
 
     fn follow(

@@ -159,7 +159,7 @@ impl Session {
             .map(str::to_owned),
         );
         arguments.extend(self.start_device()?);
-        let uml = (self.config.guest.arch == Arch::Um).then(|| Uml {
+        let uml = (self.config.guest.arch == Arch::Um).then(|| Uml::Guest {
             device: self.config.vhost_user_socket(),
             ports: vec![(agent, 9000), (control, CONTROL)],
         });
@@ -222,7 +222,7 @@ impl Session {
     fn start(&self, spec: &Spec) -> Result<Machine> {
         let guest = Machine::boot(spec, self.events.clone())?;
         // Only a processor whose virtualisation is emulated is ever not run.
-        if matches!(self.config.backend, Backend::Vhost) {
+        if self.config.is_nested() {
             guest.watch();
         }
         Ok(guest)

@@ -78,14 +78,17 @@ impl Places {
         })
     }
 
-    /// The folder of the host VM's kernel.
-    fn kernel_folder(&self) -> Result<PathBuf> {
-        Ok(Kernel::first()?.folder(&self.cache))
+    /// The host VM's kernel: one that has KVM, or, where the guests are emulated, none that is emulated itself.
+    pub fn host_kernel(&self) -> Result<Kernel> {
+        match self.guest.arch {
+            Arch::Arm64 => Kernel::uml(),
+            Arch::X86_64 | Arch::Um => Kernel::first(),
+        }
     }
 
-    /// The host VM's.
+    /// The file that the host VM boots.
     pub fn kernel(&self) -> Result<PathBuf> {
-        Ok(self.kernel_folder()?.join("vmlinuz"))
+        Ok(self.host_kernel()?.folder(&self.cache).join("vmlinuz"))
     }
 
     /// As `uname -r` says it.
@@ -334,25 +337,31 @@ impl Places {
         Ok(())
     }
 
-    /// The host VM's file system: KVM, vhost-vsock, QEMU, the lab, and what the guest boots.
+    /// The host VM's file system: KVM where it has that, vhost-vsock, QEMU, the lab, and what the guest boots.
     pub fn host(&self, config: &Config, guest: &Path) -> Result<PathBuf> {
         let mut fs = self.file_system(Arch::X86_64, include_str!("init-host.sh"))?;
-        let modules = Modules::new(self.kernel_folder()?.join("modules")).with_dependencies(&[
-            "kvm-amd",
-            "vhost_vsock",
-            "vsock_diag",
-        ])?;
+        let kernel = self.host_kernel()?;
+        let emulator = self.guest.arch.emulator();
+        let (names, firmware): (&[&str], &[&str]) = match kernel.arch {
+            Arch::Um => (&["vhost_vsock", "vsock_diag"], &[]),
+            Arch::X86_64 | Arch::Arm64 => (
+                &["kvm-amd", "vhost_vsock", "vsock_diag"],
+                &[
+                    "seabios/bios-256k.bin",
+                    "qemu/kvmvapic.bin",
+                    "qemu/linuxboot_dma.bin",
+                ],
+            ),
+        };
+        let modules = Modules::new(kernel.folder(&self.cache).join("modules"));
+        let modules = modules.with_dependencies(names)?;
         let order: Vec<_> = modules.iter().map(|(name, _)| name.as_str()).collect();
         fs.file("modules/order", 0o644, (order.join("\n") + "\n").as_bytes());
         for (name, bytes) in &modules {
             fs.file(&format!("modules/{name}.ko"), 0o644, bytes);
         }
-        fs.program_with_libraries("/usr/bin/qemu-system-x86_64")?;
-        for firmware in [
-            "seabios/bios-256k.bin",
-            "qemu/kvmvapic.bin",
-            "qemu/linuxboot_dma.bin",
-        ] {
+        fs.program_with_libraries(&format!("/usr/bin/{emulator}"))?;
+        for firmware in firmware {
             let from = Path::new("/usr/share").join(firmware);
             ensure!(
                 from.exists(),

@@ -62,7 +62,7 @@ impl Machine {
     pub fn boot(spec: &Spec, events: Arc<Events>) -> Result<Self> {
         let monitor = Monitor::at(spec.scratch.join(format!("{}.qmp", spec.name)));
         let (mut child, network) = match &spec.uml {
-            Some(uml) => uml::start(uml, spec).map(|(child, net)| (child, Some(net)))?,
+            Some(uml) => uml::start(uml, spec)?,
             None => {
                 let mut command = spec.command();
                 command.arg("-qmp").arg(monitor.argument());

@@ -29,11 +29,19 @@ pub struct Spec {
 }
 
 /// What User-mode Linux has in place of a machine's devices.
-pub struct Uml {
-    /// Where the vhost-user device of the socket listens.
-    pub device: PathBuf,
-    /// TCP ports of the host, and those of the guest that they lead to.
-    pub ports: Vec<(u16, u16)>,
+pub enum Uml {
+    /// A guest.
+    Guest {
+        /// Where the vhost-user device of the socket listens.
+        device: PathBuf,
+        /// TCP ports of the host, and those of the guest that they lead to.
+        ports: Vec<(u16, u16)>,
+    },
+    /// A host of guests, which writes to its second console what the lab in it has to tell.
+    Host {
+        /// The file that this goes to.
+        events: PathBuf,
+    },
 }
 
 impl Spec {

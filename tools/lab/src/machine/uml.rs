@@ -1,25 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A guest that is a process: User-mode Linux. Its network is that of a QEMU which runs no machine.
+//! A machine that is a process: User-mode Linux. The network of a guest is that of a QEMU which runs no machine; a host has
+//! none but its own, as its guests run in it.
 
 use std::{
+    fs::{File, OpenOptions},
+    io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
+    path::Path,
     process::{Child, Command},
+    thread,
 };
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use nix::{
+    fcntl::OFlag,
+    sys::socket::{socketpair, AddressFamily, SockFlag, SockType},
+    unistd::pipe2,
+};
 
 use super::spec::{self, Spec, Uml};
 
-/// The number under which either program finds its end of the wire between them.
+/// The number under which a program finds its end of the wire to another.
 const WIRE: i32 = 9;
 
-/// Starts the kernel, and the network beside it.
-pub fn start(uml: &Uml, spec: &Spec) -> Result<(Child, Child)> {
+/// Starts the kernel, and the network of a guest beside it.
+pub fn start(uml: &Uml, spec: &Spec) -> Result<(Child, Option<Child>)> {
+    match uml {
+        Uml::Guest { device, ports } => {
+            let (kernel, network) = guest(device, ports, spec)?;
+            Ok((kernel, Some(network)))
+        }
+        Uml::Host { events } => Ok((host(events, spec)?, None)),
+    }
+}
+
+fn guest(device: &Path, ports: &[(u16, u16)], spec: &Spec) -> Result<(Child, Child)> {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::Datagram,
@@ -27,28 +46,45 @@ pub fn start(uml: &Uml, spec: &Spec) -> Result<(Child, Child)> {
         SockFlag::SOCK_CLOEXEC,
     )
     .context("a wire for the guest's network")?;
-    let network = spec::start(&mut wired(network(uml), &theirs))?;
-    let kernel = spec::start(&mut wired(kernel(uml, spec), &ours))?;
+    let network = spec::start(&mut wired(network(ports), &theirs))?;
+    let mut kernel = kernel(spec);
+    kernel
+        .arg(format!("vec0:transport=fd,fd={WIRE}"))
+        .arg(format!("virtio_uml.device={}:19", device.display()));
+    let kernel = spec::start(&mut wired(kernel, &ours))?;
     Ok((kernel, network))
 }
 
-fn kernel(uml: &Uml, spec: &Spec) -> Command {
+/// What it writes to its second console is added to a file.
+fn host(events: &Path, spec: &Spec) -> Result<Child> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).context("a pipe for the host's events")?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(events)
+        .with_context(|| format!("cannot write {}", events.display()))?;
+    let mut kernel = kernel(spec);
+    kernel.arg(format!("con1=null,fd:{WIRE}"));
+    let kernel = spec::start(&mut wired(kernel, &theirs))?;
+    // It ends with the kernel, which alone has the other end then.
+    thread::spawn(move || io::copy(&mut File::from(ours), &mut file));
+    Ok(kernel)
+}
+
+fn kernel(spec: &Spec) -> Command {
     let mut command = Command::new(&spec.kernel);
     command
         .arg(format!("mem={}M", spec.memory_mib))
         .arg(format!("initrd={}", spec.initramfs.display()))
         .arg(format!("uml_dir={}", spec.scratch.display()))
         .arg(format!("umid={}", spec.name))
-        .arg(format!("vec0:transport=fd,fd={WIRE}"))
-        .arg(format!("virtio_uml.device={}:19", uml.device.display()))
         .args(["con=null", "con0=null,fd:1", "ssl0=null"])
         .args(spec.append.split_whitespace());
     command
 }
 
-fn network(uml: &Uml) -> Command {
+fn network(ports: &[(u16, u16)]) -> Command {
     let mut user = "user,id=user".to_owned();
-    for (here, there) in &uml.ports {
+    for (here, there) in ports {
         user += &format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}");
     }
     let mut command = Command::new("qemu-system-x86_64");

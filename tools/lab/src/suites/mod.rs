@@ -36,7 +36,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{config::Driver, images::Places, kernel::Kernel, machine::RigDied, session::Session};
+use crate::{
+    config::Driver,
+    images::Places,
+    kernel::{Arch, Kernel},
+    machine::RigDied,
+    session::Session,
+};
 
 /// A test of our own: a name and a function over a session whose guest runs with the driver loaded.
 pub struct Test {
@@ -63,11 +69,7 @@ pub fn own(kernel: &Kernel) -> Vec<&'static Test> {
         .chain(platform::TESTS)
         .filter(|t| !(kernel.has_driver && turns::has(t.name)))
         .filter(|t| {
-            if kernel.is_debug() {
-                !platform::needs_stock(t.name)
-            } else {
-                !needs_debug(t.name)
-            }
+            platform::runs_on(kernel, t.name) && (kernel.is_debug() || !needs_debug(t.name))
         })
         .collect()
 }
@@ -138,8 +140,9 @@ pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What shows on one more kernel that the driver works there: each kind of socket, both ways.
-pub fn core() -> impl Iterator<Item = &'static Test> {
+/// What shows on one more kernel that the driver works there: each kind of socket, both ways; of arm64 also on vhost-vsock,
+/// which guests of x86 have in all other suites.
+pub fn core(kernel: &Kernel) -> Vec<&'static Test> {
     const CORE: &[&str] = &[
         "vhost-device-vsock: ",
         "rvsock-device, five queues: ",
@@ -147,8 +150,14 @@ pub fn core() -> impl Iterator<Item = &'static Test> {
         "dgram D5, merging: 200 sockets",
     ];
     let all = vhost_user::TESTS.iter();
-    all.chain(device_setups().flat_map(|s| s.tests))
+    let mut core: Vec<_> = all
+        .chain(device_setups().flat_map(|s| s.tests))
         .filter(|t| CORE.iter().any(|c| t.name.starts_with(c)))
+        .collect();
+    if kernel.arch == Arch::Arm64 {
+        core.extend(own(kernel));
+    }
+    core
 }
 
 /// How often a dead guest is replaced before its host is.

@@ -16,7 +16,7 @@ use anyhow::{anyhow, Result};
 
 use super::{plan::Plan, start_until_done};
 use crate::{
-    config::{Driver, Job, VhostUser},
+    config::{Backend, Driver, Job},
     images::Places,
     kernel::{Arch, Kernel},
     report::Report,
@@ -27,7 +27,7 @@ use crate::{
 /// Tests that share a rig.
 struct Piece {
     kernel: Kernel,
-    device: VhostUser,
+    backend: Backend,
     /// What their names have before them in the report.
     prefix: String,
     /// By those names.
@@ -50,26 +50,30 @@ impl Piece {
         };
         let guest = &places.guest;
         let uml = Kernel::uml()?;
-        let of = |kernel: &Kernel, device, tests: Vec<String>| Self {
+        let of = |kernel: &Kernel, backend, tests: Vec<String>| Self {
             kernel: kernel.clone(),
-            device,
+            backend,
             prefix: prefix.into(),
             tests: tests.iter().map(|t| format!("{prefix}{t}")).collect(),
         };
         let program = places.built("rvsock-device");
         let others = of(
             guest,
-            suites::vhost_user::device(places),
+            Backend::VhostUser(suites::vhost_user::device(places)),
             pick(suites::vhost_user::TESTS, Vec::new()),
         );
+        let vhost = suites::own(guest).into_iter().map(|t| t.name.to_owned());
+        let vhost = of(guest, Backend::Vhost, pick(&[], vhost.collect()));
         let ours = suites::device_setups().map(|setup| {
             let names = setup.names(places).unwrap_or_default();
             let tests = names.into_iter().filter(|t| own.contains(&t.as_str()));
             let native = guest.is_first() && setup.machine.any && prefix.is_empty();
             let kernel = if native { &uml } else { guest };
-            of(kernel, setup.device(&program, driver), tests.collect())
+            let device = setup.device(&program, driver);
+            of(kernel, Backend::VhostUser(device), tests.collect())
         });
-        Ok(std::iter::once(others)
+        Ok([others, vhost]
+            .into_iter()
             .chain(ours)
             .filter(|p| !p.tests.is_empty())
             .collect())
@@ -84,7 +88,7 @@ impl Piece {
         };
         let all = suites::hosts::setups().map(|setup| Self {
             kernel: kernel.clone(),
-            device: setup.device(&program, driver),
+            backend: Backend::VhostUser(setup.device(&program, driver)),
             prefix: String::new(),
             tests: setup
                 .tests
@@ -98,7 +102,7 @@ impl Piece {
 
     fn run(self, places: &Places, driver: Driver, report: &Report, logs: &Path) {
         report.busy(&format!("guests of the kernel '{}' ...", self.kernel.name));
-        let mut rig = Rig::with_vhost_user(places.with_guest(self.kernel), logs, self.device);
+        let mut rig = Rig::without_kvm(places.with_guest(self.kernel), logs, self.backend);
         start_until_done(
             &mut rig,
             &self.tests,
@@ -194,7 +198,8 @@ mod tests {
         let places = Places::from_environment().unwrap();
         for kernel in Kernel::all().unwrap().iter().filter(|k| k.is_debians) {
             let prefix = kernel.prefix();
-            let mut wanted: Vec<_> = suites::core()
+            let mut wanted: Vec<_> = suites::core(kernel)
+                .iter()
                 .map(|t| format!("{prefix}{}", t.name))
                 .collect();
             let places = places.with_guest(kernel.clone());

@@ -82,12 +82,15 @@ impl Plan {
             our_device: pick(suites::on_our_device(choice.guest.driver, places)?),
             ..Self::default()
         };
-        // The host VM's processor is that of the workstation.
-        if guest.arch == Arch::X86_64 {
-            let mut rig = suites::kernel::names(places, &suites::kernel::WITH_HOST)?;
+        // The kernel's own tests run where the host VM's processor is that of the workstation.
+        let mut rig = match guest.arch {
+            Arch::X86_64 => suites::kernel::names(places, &suites::kernel::WITH_HOST)?,
+            Arch::Arm64 | Arch::Um => Vec::new(),
+        };
+        if guest.arch != Arch::Um {
             rig.extend(own(suites::own(guest)));
-            plan.rig = pick(rig);
         }
+        plan.rig = pick(rig);
         if !choice.wide && choice.filter.is_empty() {
             for tests in [&mut plan.our_device, &mut plan.rig] {
                 let long = |t: &str| !guest.is_debug() && suites::turns::is_long(t);
@@ -122,7 +125,8 @@ impl Plan {
         pick: &dyn Fn(Vec<String>) -> Vec<String>,
     ) -> Result<()> {
         if kernel.is_debians && kernel.folder(&places.cache).join(".complete").exists() {
-            let tests = suites::core().map(|t| format!("{}{}", kernel.prefix(), t.name));
+            let tests = suites::core(&kernel).into_iter();
+            let tests = tests.map(|t| format!("{}{}", kernel.prefix(), t.name));
             let tests = pick(tests.collect());
             if !tests.is_empty() {
                 self.others.push((kernel, tests));
