@@ -198,7 +198,7 @@ pub fn reset_while_full(s: &mut Session) -> Result<()> {
         reader.is_right()?;
         tc(
             s,
-            &format!("qdisc replace dev {INTERFACE} root handle 1: fq_codel"),
+            &format!("qdisc replace dev {INTERFACE} root handle 2: fq_codel"),
         )?;
         our_device::echoes(s)
     })
