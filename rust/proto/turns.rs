@@ -61,7 +61,7 @@ impl Backoff {
 /// Source: G. Steele, D. Lea and C. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014, for the
 /// mixing.
 pub fn flow(header: &Header) -> u32 {
-    let ports = u64::from(header.src_port) << 32 | u64::from(header.dst_port);
+    let ports = (u64::from(header.src_port) << 32) | u64::from(header.dst_port);
     let mut mixed = mix(u64::from(header.ty));
     for part in [header.src_cid, header.dst_cid, ports] {
         mixed = mix(mixed ^ part);

@@ -239,7 +239,7 @@ struct sk_buff *rvsock_helper_token_alloc(const struct sk_buff *like, unsigned i
 	skb_shinfo(skb)->flags |= SKBFL_SHARED_FRAG;
 	/* One for experiments, which no part of the kernel knows. */
 	skb->protocol = htons(ETH_P_802_EX1);
-	/* Without a checksum nobody else has a use for it, and whoever copies a buffer copies it. */
+	/* Without a checksum nobody else has a use for it, and a copy has it, too. */
 	skb->ip_summed = CHECKSUM_NONE;
 	skb->csum = (__force __wsum)key;
 	skb_set_queue_mapping(skb, queue);

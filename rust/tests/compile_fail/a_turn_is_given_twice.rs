@@ -13,7 +13,7 @@ fn twice(device: &NetDevice, turn: Turn) {
     device.submit(turn); //~ E0382 use of moved value: `turn`
 }
 
-fn and_looked_at(device: &NetDevice, token: &Token, turn: Turn) -> bool {
+fn and_looked_at(device: &NetDevice, token: &Token, turn: Turn) {
     device.submit(turn);
-    token.matches(&turn) //~ E0382 borrow of moved value: `turn`
+    let _ = token.matches(&turn); //~ E0382 borrow of moved value: `turn`
 }
