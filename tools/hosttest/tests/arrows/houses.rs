@@ -17,7 +17,7 @@ pub(crate) const DRIVER: House = House {
         &["driver/device"],
         &["driver/accept"],
         &["driver/transport"],
-        &["driver/conn", "driver/dgram"],
+        &["driver/conn", "driver/dgram", "driver/interface"],
         &["driver/link"],
         &["driver/queue"],
         &["driver/trace"],
