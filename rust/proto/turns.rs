@@ -150,7 +150,7 @@ mod tests {
         let mut places = [0u32; 128];
         for port in 0..4096 {
             let flow = between((3, 2), (0x4000_0000 + port, 5000), 1);
-            places[(u64::from(flow) * 128 >> 32) as usize] += 1;
+            places[((u64::from(flow) * 128) >> 32) as usize] += 1;
         }
         assert!(places.iter().all(|&count| (8..=72).contains(&count)));
     }
