@@ -6,6 +6,7 @@ mod bus;
 mod lifecycle;
 mod news;
 mod receiver;
+mod registrations;
 mod route;
 
 pub(crate) use bus::Driver;
@@ -31,9 +32,7 @@ use super::{
         self,
         Ports, //
     },
-    interface::Interface,
     link::Link,
-    parameters,
     queue::{
         Events,
         Rx, //
@@ -360,74 +359,6 @@ impl Vsock {
         if net_ratelimit() {
             pr_warn!("the device has lost count of its receive buffers, and was reset: {done:?}\n");
         }
-    }
-
-    /// Whether SOCK_DGRAM is ours.
-    ///
-    /// # Context
-    ///
-    /// May sleep. Takes `Vsock::registration`.
-    pub(super) fn has_registered_datagrams(&self) -> bool {
-        self.registration.lock().is_some()
-    }
-
-    /// Makes SOCK_DGRAM exist no longer.
-    ///
-    /// # Context
-    ///
-    /// Sleeps; takes `Vsock::registration`.
-    fn unregister_datagrams(&self) {
-        drop(self.registration.lock().take());
-    }
-
-    /// Makes SOCK_DGRAM exist, if the device has datagrams (D9).
-    ///
-    /// Whether or not it can, streams work.
-    ///
-    /// # Context
-    ///
-    /// Sleeps; takes `Vsock::registration`.
-    fn register_datagrams(&self) {
-        if !self.link.profile.dgram {
-            return;
-        }
-        match vsock::Registration::new(&dgram::virtio_dgram_transport, vsock::Role::Datagrams) {
-            Ok(registration) => *self.registration.lock() = Some(registration),
-            Err(error) => {
-                let reason = if error == EBUSY {
-                    "another transport has it (vmw_vsock_vmci_transport?)"
-                } else {
-                    "registration was interrupted; bind the device again"
-                };
-                pr_warn!("no SOCK_DGRAM: {reason}\n");
-            }
-        }
-    }
-}
-
-impl Vsock {
-    /// Makes the network interface, if it is asked for. Whether or not it can, sockets work.
-    ///
-    /// # Context
-    ///
-    /// Sleeps; takes `Vsock::interface`, and RTNL.
-    fn register_interface(&self, dev: &virtio::Device<Core<'_>>) {
-        if !parameters::interface.get() {
-            return;
-        }
-        match Interface::register(&self.link, dev.as_ref()) {
-            Ok(registration) => *self.interface.lock() = Some(registration),
-            Err(error) => pr_warn!("no network interface: {error:?}\n"),
-        }
-    }
-
-    /// Ends the network interface. What waits for its scheduler goes without.
-    ///
-    /// # Context
-    ///
-    /// Sleeps; takes `Vsock::interface`, and RTNL.
-    fn unregister_interface(&self) {
-        drop(self.interface.lock().take());
     }
 }
 
