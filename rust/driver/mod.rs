@@ -42,7 +42,8 @@
 //! `WeakSock::sk` (whether there is a socket), and af_vsock's own table lock.
 //!
 //! Mutexes come before all of them, and none within another: `Vsock::config` (the configuration space, held
-//! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock),
+//! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock), `Vsock::interface` (with RTNL, in which
+//! an interface is set up and down),
 //! `Requests::held_up` (connections that wait for their listeners).
 //!
 //! Packets, sockets and received pages are freed with none of the locks 3 to 6 held, since the last reference
