@@ -37,7 +37,8 @@
 //! - Who writes to its header (pedit) leaves it what it is. Who puts another before it (vlan push) makes it none: what
 //!   comes out then is dropped, and counts as such.
 //! - A capture has clones of it. They neither count as out, nor keep it from being matched.
-//! - Where it is redirected to, it counts as out for as long as somebody keeps it.
+//! - A redirect (mirred) gives a clone away and drops the turn: that counts as dropped from then on, though the clone may
+//!   come back, and match.
 
 use crate::ext::{
     bindings,
