@@ -6,13 +6,15 @@ use super::{
     Interface,
     Turn, //
 };
-use crate::ext::bindings;
+use crate::ext::{
+    bindings,
+    error::NetError, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
 };
 use kernel::{
-    error::code::EOPNOTSUPP,
     ffi::c_int,
     prelude::*, //
 };
@@ -131,7 +133,7 @@ impl<T: Interface> Callbacks<T> {
         if set == bindings::ethtool_stringset_ETH_SS_STATS as c_int {
             T::COUNTERS.len() as c_int
         } else {
-            EOPNOTSUPP.to_errno()
+            Error::from(NetError::OpNotSupp).to_errno()
         }
     }
 
