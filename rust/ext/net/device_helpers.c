@@ -15,6 +15,7 @@
 /* What is in a device's own memory. */
 struct device_priv {
 	void *interface;
+	rvsock_transmit_t transmit;
 	/* One for each queue: its bytes are counted by one at a time. */
 	spinlock_t counting[];
 };
@@ -33,7 +34,8 @@ struct net_device *rvsock_helper_net_device_alloc(const char *name, unsigned int
 						  unsigned int mtu,
 						  const struct net_device_ops *ops,
 						  const struct ethtool_ops *ethtool_ops,
-						  struct device *parent, void *interface)
+						  struct device *parent, void *interface,
+						  rvsock_transmit_t transmit)
 {
 	struct device_priv *priv;
 	struct net_device *dev;
@@ -45,6 +47,7 @@ struct net_device *rvsock_helper_net_device_alloc(const char *name, unsigned int
 		return NULL;
 	priv = netdev_priv(dev);
 	priv->interface = interface;
+	priv->transmit = transmit;
 	for (i = 0; i < queues; i++)
 		spin_lock_init(&priv->counting[i]);
 	dev->mtu = mtu;
@@ -63,6 +66,15 @@ void *rvsock_helper_net_device_interface(const struct net_device *dev)
 	const struct device_priv *priv = netdev_priv(dev);
 
 	return priv->interface;
+}
+
+/* In C, as kCFI compares types, and what it calls is of an enum's, which is a number to Rust. */
+netdev_tx_t rvsock_helper_net_device_start_xmit(struct sk_buff *skb, struct net_device *dev)
+{
+	const struct device_priv *priv = netdev_priv(dev);
+
+	priv->transmit(skb, dev);
+	return NETDEV_TX_OK;
 }
 
 /* With RTNL, which keeps others from renaming it. */

@@ -27,6 +27,11 @@ pub(super) fn net_device_ops<T: Interface>() -> &'static bindings::net_device_op
     const { &Callbacks::<T>::NET_DEVICE }
 }
 
+/// What [`net_device_ops`] calls with what is to be sent.
+pub(super) fn transmit<T: Interface>() -> bindings::rvsock_transmit_t {
+    Some(Callbacks::<T>::transmit)
+}
+
 /// `T`'s functions for ethtool.
 pub(super) fn ethtool_ops<T: Interface>() -> &'static bindings::ethtool_ops {
     const { &Callbacks::<T>::ETHTOOL }
@@ -46,7 +51,7 @@ impl<T: Interface> Callbacks<T> {
     const NET_DEVICE: bindings::net_device_ops = bindings::net_device_ops {
         ndo_open: Some(Self::open),
         ndo_stop: Some(Self::stop),
-        ndo_start_xmit: Some(Self::start_xmit),
+        ndo_start_xmit: Some(bindings::rvsock_helper_net_device_start_xmit),
         ndo_select_queue: Some(Self::select_queue),
         ndo_get_stats64: Some(Self::get_stats64),
         // SAFETY: A table without functions is a valid one.
@@ -78,23 +83,24 @@ impl<T: Interface> Callbacks<T> {
         0
     }
 
-    extern "C" fn start_xmit(
-        skb: *mut bindings::sk_buff,
-        dev: *mut bindings::net_device,
-    ) -> bindings::netdev_tx_t {
+    extern "C" fn transmit(skb: *mut bindings::sk_buff, dev: *mut bindings::net_device) {
+        let Some(skb) = NonNull::new(skb) else {
+            return;
+        };
         // SAFETY: The device is ours, and registered while this runs; the buffer is valid, and given to us.
         unsafe {
-            match NonNull::new(skb) {
-                Some(skb) if Turn::is_one(skb) => interface::<T>(dev).transmit(
-                    bindings::rvsock_helper_skb_queue(skb.as_ptr()),
-                    Turn::from_raw(skb),
-                    bindings::rvsock_helper_net_device_xmit_more(),
-                ),
-                Some(skb) => bindings::rvsock_helper_net_device_refuse(dev, skb.as_ptr()),
-                None => {}
+            let interface = interface::<T>(dev);
+            let queue = bindings::rvsock_helper_skb_queue(skb.as_ptr());
+            let more = bindings::rvsock_helper_net_device_xmit_more();
+            if Turn::is_one(skb) {
+                interface.transmit(queue, Turn::from_raw(skb), more);
+            } else {
+                bindings::rvsock_helper_net_device_refuse(dev, skb.as_ptr());
+                if !more {
+                    interface.flush(queue);
+                }
             }
         }
-        bindings::netdev_tx_NETDEV_TX_OK
     }
 
     extern "C" fn select_queue(

@@ -83,6 +83,14 @@ pub(crate) trait Interface: Send + Sync + Sized + 'static {
     /// Bottom halves are off, and the queue is locked: one call at a time for each. Does not sleep.
     fn transmit(&self, queue: u16, turn: Turn, more: bool);
 
+    /// What has come out of the qdisc of `queue` was none, and dropped: no turn follows those of which [more](Self::transmit)
+    /// were announced.
+    ///
+    /// # Context
+    ///
+    /// As of [`transmit`](Self::transmit).
+    fn flush(&self, _queue: u16) {}
+
     /// What `ip -s link` shows.
     ///
     /// # Context
@@ -98,7 +106,7 @@ pub(crate) trait Interface: Send + Sync + Sized + 'static {
     fn counter(&self, index: usize) -> u64;
 }
 
-/// How much an interface has carried since it was registered.
+/// How much an interface has carried.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Statistics {
     /// Packets that were received.

@@ -90,6 +90,7 @@ impl Registration {
                 callbacks::ethtool_ops::<T>(),
                 parent.cast(),
                 interface,
+                callbacks::transmit::<T>(),
             )
         };
         let Some(dev) = NonNull::new(dev) else {
