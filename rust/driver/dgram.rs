@@ -281,7 +281,9 @@ impl Datagrams for DatagramTransport {
         if sk.sndbuf_is_full() {
             // What the device has taken makes room at once, and what it takes from now on, when it
             // does.
-            link::with(Link::ask_for_datagrams);
+            if let Some(link) = link::running() {
+                link.ask_for_datagrams();
+            }
         }
         let bytes = u32::try_from(len).map_err(|_| NetError::MsgSize)?;
         // The CID, like the device, may be another after the waiting.

@@ -79,13 +79,22 @@ impl device::Interface for Interface {
     }
 
     fn transmit(&self, queue: u16, turn: Turn, more: bool) {
-        let outbox = match queue {
-            DATAGRAMS => &self.link.datagrams,
-            _ => &self.link.streams,
+        let [own, other] = match queue {
+            DATAGRAMS => [&self.link.datagrams, &self.link.streams],
+            _ => [&self.link.streams, &self.link.datagrams],
         };
-        // One that is nobody's any more has done its part: its packet went when the interface was set down, or with its
-        // connection.
-        outbox.spend(&self.link, &turn, more);
+        // A filter may have moved it to the other queue. One that is nobody's any more has done its part: its packet went
+        // when the interface was set down, or with its connection.
+        if !own.spend(&self.link, &turn, more) {
+            other.spend(&self.link, &turn, false);
+        }
+    }
+
+    fn flush(&self, queue: u16) {
+        match queue {
+            DATAGRAMS => self.link.datagrams.flush(&self.link),
+            _ => self.link.streams.flush(&self.link),
+        }
     }
 
     fn statistics(&self) -> Statistics {

@@ -200,7 +200,7 @@ impl Conn {
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
-            link.streams.ask_for_completion();
+            link.streams.ask_for_completion(link);
         }
         match result {
             Err(error) if sent == 0 => Err(error),
@@ -349,7 +349,9 @@ impl Conn {
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn unsent(&self) -> usize {
         if self.backlog.unsent() > 0 {
-            link::with(|link| link.streams.ask_for_completion());
+            if let Some(link) = link::running() {
+                link.streams.ask_for_completion(&link);
+            }
         }
         self.backlog.unsent()
     }

@@ -215,10 +215,10 @@ impl Vsock {
         self.link.datagrams.bypass(&self.link);
         let since = Instant::<Monotonic>::now();
         let left = |limit: Delta| limit - since.elapsed();
-        self.link.streams.drain(left(LAST_WORDS_TIME));
+        self.link.streams.drain(&self.link, left(LAST_WORDS_TIME));
         self.table.for_each(|conn| conn.break_off(true));
-        self.link.streams.drain(left(FAREWELL_TIME));
-        self.link.datagrams.drain(left(FAREWELL_TIME));
+        self.link.streams.drain(&self.link, left(FAREWELL_TIME));
+        self.link.datagrams.drain(&self.link, left(FAREWELL_TIME));
         Link::unpublish();
         drop(DEVICE.replace(None));
         dev.delete_vqs();

@@ -76,8 +76,8 @@ impl Link {
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn ask_for_datagrams(&self) {
-        self.outbox_of_datagrams().ask_for_completion();
+    pub(in crate::driver) fn ask_for_datagrams(self: &Arc<Self>) {
+        self.outbox_of_datagrams().ask_for_completion(self);
     }
 
     /// Answers a datagram by RST, if there is room to (D6); not where they share the streams' queues, of which no host

@@ -228,6 +228,16 @@ impl Outbox {
         is_ours
     }
 
+    /// No turn follows those after which [others](Self::spend) were to: the device is told of what it has.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`. As of [`spend`](Self::spend).
+    pub(in crate::driver) fn flush(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.flush();
+        self.follow(link, afterwards);
+    }
+
     /// The interface is up from now on, or down.
     ///
     /// # Context
@@ -257,8 +267,9 @@ impl Outbox {
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn ask_for_completion(&self) {
-        self.tx.ask_for_completion();
+    pub(in crate::driver) fn ask_for_completion(&self, link: &Arc<Link>) {
+        let afterwards = self.tx.ask_for_completion();
+        self.follow(link, afterwards);
     }
 
     /// What waits, and how large the queue is.
@@ -280,8 +291,9 @@ impl Outbox {
     /// # Context
     ///
     /// Sleeps.
-    pub(in crate::driver) fn drain(&self, limit: Delta) {
-        self.tx.drain(limit);
+    pub(in crate::driver) fn drain(&self, link: &Arc<Link>, limit: Delta) {
+        self.tx
+            .drain(limit, |afterwards| self.follow(link, afterwards));
     }
 
     /// Stops: the queue is no more.

@@ -40,9 +40,13 @@ use core::mem::{
     take, //
 };
 use kernel::{
+    alloc::flags::__GFP_NOWARN,
     prelude::*,
     sync::Arc, //
 };
+
+/// So many turns are looked at in one go, as all others wait for that.
+const LOOK_MAX: usize = 512;
 
 /// What the scheduler of a network interface orders.
 ///
@@ -54,6 +58,8 @@ pub(super) struct Scheduled {
     interface: Option<(Arc<NetDevice>, u16)>,
     /// Somebody has set the interface up.
     up: bool,
+    /// What is sent before the device goes has no turns.
+    bypassed: bool,
     /// Packets have turns: the interface is up, and the device runs.
     on: bool,
     /// The scheduler was told to give none, as there is no room.
@@ -116,6 +122,7 @@ impl Scheduled {
         Self {
             interface: None,
             up: false,
+            bypassed: false,
             on: false,
             stopped: false,
             watched: false,
@@ -146,9 +153,14 @@ impl Scheduled {
         self.stopped = false;
     }
 
-    /// From now on packets have turns, if the interface is up.
+    /// From now on packets have turns, if the interface is up, and they are not to do without.
     pub(super) fn begin(&mut self) {
-        self.on = self.up && self.interface.is_some();
+        self.on = self.up && !self.bypassed && self.interface.is_some();
+    }
+
+    /// Notes whether packets do without turns, whoever sets the interface up.
+    pub(super) fn set_bypassed(&mut self, bypassed: bool) {
+        self.bypassed = bypassed;
     }
 
     /// None has, from now on.
@@ -156,9 +168,10 @@ impl Scheduled {
         self.on = false;
     }
 
-    /// The device has nothing any more, and takes nothing.
+    /// The device has nothing any more, and takes nothing; nobody will look.
     pub(super) fn stop(&mut self) {
         self.on = false;
+        self.watched = false;
         self.complete(self.in_flight);
         self.follow_room(true);
     }
@@ -225,7 +238,7 @@ impl Scheduled {
             let first = packet.as_ref().ok_or(EINVAL)?;
             let header = packet::header_of(first).ok_or(EINVAL)?;
             let token = Token::new(first, HEADER_LEN, flow(&header), queue, key)?;
-            due.push(token.turn(Some(first))?, GFP_ATOMIC)?;
+            due.push(token.turn(Some(first))?, GFP_ATOMIC | __GFP_NOWARN)?;
             Ok(Given {
                 token,
                 to: to(packet).ok_or(EINVAL)?,
@@ -244,11 +257,13 @@ impl Scheduled {
         }
     }
 
-    /// Looks for turns that were dropped. Those that are over are returned: they are not asked for again.
+    /// Looks for turns that were dropped, at the next [`LOOK_MAX`]. Those that are over are returned: they are not asked for again.
     pub(super) fn look(&mut self) -> KVec<Given> {
         self.watched = false;
         let (due, counts) = (&mut self.due, &mut self.counts);
-        let over = self.turns.extract(|given| given.is_over(due, counts));
+        let over = self
+            .turns
+            .extract(LOOK_MAX, |given| given.is_over(due, counts));
         for sender in over.iter().filter_map(Given::sender) {
             sender.backlog().forget_turn();
         }
@@ -362,7 +377,7 @@ impl Given {
             let turn = |packet: &Packet| self.token.turn(Some(packet)).ok();
             let turn = sender.backlog().with_first(turn).flatten();
             // Without memory it counts as dropped again.
-            let _ = turn.map(|turn| due.push(turn, GFP_ATOMIC));
+            let _ = turn.map(|turn| due.push(turn, GFP_ATOMIC | __GFP_NOWARN));
         }
         !waits
     }

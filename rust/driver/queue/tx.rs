@@ -85,8 +85,9 @@ struct Inner {
     lingering: Lingering,
 }
 
-/// What is to be done once no lock is held.
+/// What is to be done once no lock is held. Some of it is said once.
 #[derive(Default)]
+#[must_use]
 pub(in crate::driver) struct Afterwards {
     /// Start the timer that calls [`Tx::reclaim`].
     pub(in crate::driver) start_timer: Option<Start>,
@@ -143,6 +144,7 @@ impl Tx {
         inner.queue = Some(queue);
         inner.underway = Underway::new();
         inner.header_len = header_len;
+        inner.waiting.scheduled.set_bypassed(false);
         inner.waiting.begin_schedule();
     }
 
@@ -300,13 +302,13 @@ impl Tx {
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn ask_for_completion(&self) {
-        // A timer runs already, if the device has anything.
-        let _ = self.change(|inner, _| {
+    pub(in crate::driver) fn ask_for_completion(&self) -> Afterwards {
+        let afterwards = self.change(|inner, _| {
             let waiting = inner.waiting.len();
             inner.underway.wait_for_all(waiting);
             Ok(())
         });
+        afterwards.unwrap_or_default()
     }
 
     /// Takes back what the device has taken, does `what` is to be done, which may put packets that are to be freed
@@ -426,21 +428,22 @@ impl Tx {
         self.inner.lock().waiting.is_full(whose)
     }
 
-    /// Waits until the device has taken all packets, `limit` at most.
+    /// Waits until the device has taken all packets, `limit` at most; `follow` does what follows from looking.
     ///
     /// # Context
     ///
-    /// Sleeps.
-    pub(in crate::driver) fn drain(&self, limit: Delta) {
+    /// Sleeps; calls `follow` with nothing locked.
+    pub(in crate::driver) fn drain(&self, limit: Delta, mut follow: impl FnMut(Afterwards)) {
         let since = Instant::<Monotonic>::now();
         loop {
             let mut idle = false;
-            let _ = self.change(|inner, _| {
+            let afterwards = self.change(|inner, _| {
                 let broken = inner.queue.as_ref().is_none_or(Virtqueue::is_broken);
                 let sent = inner.waiting.is_empty() && inner.lingering.is_empty();
                 idle = broken || (inner.underway.in_flight() == 0 && sent);
                 Ok(())
             });
+            follow(afterwards.unwrap_or_default());
             if idle || since.elapsed() >= limit {
                 return;
             }

@@ -66,7 +66,7 @@ impl Tx {
     ///
     /// Does not sleep; takes `Tx::inner`.
     pub(in crate::driver) fn bypass(&self) -> Afterwards {
-        self.end_schedule(|_| ())
+        self.end_schedule(|inner| inner.waiting.scheduled.set_bypassed(true))
     }
 
     fn end_schedule(&self, what: impl FnOnce(&mut Inner)) -> Afterwards {
@@ -99,6 +99,15 @@ impl Tx {
         );
         // The lock is released by now.
         (given.is_some(), afterwards.unwrap_or_default())
+    }
+
+    /// Tells the device of what it has, as nothing follows what was sent [before](Self::spend).
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Tx::inner`.
+    pub(in crate::driver) fn flush(&self) -> Afterwards {
+        self.change(|_, _| Ok(())).unwrap_or_default()
     }
 
     /// Looks for turns that the scheduler has dropped: datagrams are lost with theirs, others are asked for again.

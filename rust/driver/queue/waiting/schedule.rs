@@ -295,6 +295,36 @@ mod tests {
     }
 
     #[test]
+    fn n5_a_device_that_runs_again_is_looked_at_again() -> Result {
+        let mut waiting = scheduled()?;
+        let sender = TestSender::new(1000)?;
+        push(&mut waiting, sender.data(1, 5)?);
+        assert!(waiting.scheduled.wants_look());
+        assert!(!waiting.scheduled.wants_look());
+        // Whoever was to look does not.
+        drop(waiting.end());
+        assert!(!waiting.scheduled.wants_look());
+        waiting.begin_schedule();
+        push(&mut waiting, sender.data(2, 5)?);
+        assert!(waiting.scheduled.wants_look());
+        Ok(())
+    }
+
+    #[test]
+    fn n5_a_device_that_is_about_to_go_gives_no_turns_whoever_sets_it_up() -> Result {
+        let mut waiting = scheduled()?;
+        waiting.scheduled.set_bypassed(true);
+        drop(waiting.end_schedule());
+        waiting.scheduled.set_up(true);
+        waiting.begin_schedule();
+        assert!(!waiting.scheduled.is_on());
+        waiting.scheduled.set_bypassed(false);
+        waiting.begin_schedule();
+        assert!(waiting.scheduled.is_on());
+        Ok(())
+    }
+
+    #[test]
     fn n5_what_is_dropped_with_the_device_leaves_nothing_behind() -> Result {
         let mut waiting = scheduled()?;
         let sender = TestSender::new(1000)?;

@@ -68,6 +68,7 @@ pub const SETUPS: &[Setup] = &[
             "N3" "a filter that drops a stream's turns, for a while" => changes::dropped,
             "N9" "ip, tc and ethtool have the numbers of debugfs" => seen::numbers,
             "N10" "what a program sends into the interface is dropped and counted" => seen::foreign,
+            "N10" "turns that a filter has come out of the other queue" => seen::moved,
         },
     )
     .given("interface=1")

@@ -261,6 +261,23 @@ pub fn bql(s: &mut Session) -> Result<()> {
     })
 }
 
+/// A filter may have all turns come out of one of the two queues.
+pub fn moved(s: &mut Session) -> Result<()> {
+    for queue in [0, 1] {
+        let commands = [
+            "qdisc add DEV clsact".to_owned(),
+            format!(
+                "filter add DEV egress protocol all matchall action skbedit queue_mapping {queue}"
+            ),
+        ];
+        scheduled(s, &commands, |s| {
+            streams::both_ways(s)?;
+            datagrams(s, 300, Loss::None).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 /// A filter may have priorities of its own for turns, and change what they carry: which packet goes is not theirs to say.
 pub fn edited(s: &mut Session) -> Result<()> {
     let commands = [
