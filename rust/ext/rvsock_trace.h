@@ -141,7 +141,8 @@ TRACE_EVENT(rvsock_drop_pkt,
 		__field(__u16, type)
 		__field(__u16, op)
 		__field(__u32, flags)
-		__field(enum rvsock_drop_reason, reason)
+		/* A plain number: bpftrace refuses a module's enum where that has no BTF. */
+		__field(__u32, reason)
 	),
 	TP_fast_assign(
 		__entry->src_cid = pkt->src_cid;

@@ -29,6 +29,7 @@ pub const SETUPS: &[Setup] = &[
         tests! { "seen":
             "T1 a packet that is made, sent and received is traced" => traced::packets,
             "T1 a datagram is traced" => traced::datagrams,
+            "T1 the fields of events are plain numbers" => traced::fields,
             "T2 a received packet that is dropped is traced with its reason" => dropped::received,
             "T2 a datagram that is dropped is traced with its reason" => dropped::datagrams,
             "T2 a packet that is not sent is traced with its reason" => dropped::unsent,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, Result};
+use anyhow::{bail, ensure, Result};
 
 use crate::{
     process::allowed,
@@ -80,6 +80,28 @@ const PACKETS: &[&str] = &[
     "rvsock/rvsock_send_pkt",
     "rvsock/rvsock_recv_pkt",
 ];
+
+/// Who reads an event by its description alone, as bpftrace does of a module that has no BTF, knows the types of all fields.
+pub fn fields(s: &mut Session) -> Result<()> {
+    let text = s.guest_sh(&format!("cat {TRACING}/events/rvsock/*/format"))?;
+    let types: Vec<_> = (text.lines())
+        .filter_map(|line| line.trim().strip_prefix("field:")?.split(';').next())
+        .filter_map(|field| field.rsplit_once(' ').map(|(ty, _)| ty))
+        .collect();
+    ensure!(types.len() >= 4 * 9, "so few fields: {types:?}");
+    // The first four of each are the kernel's.
+    let known = [
+        "__u64",
+        "__u32",
+        "__u16",
+        "unsigned short",
+        "unsigned char",
+        "int",
+    ];
+    let strange: Vec<_> = types.iter().filter(|ty| !known.contains(ty)).collect();
+    ensure!(strange.is_empty(), "fields are of other types: {strange:?}");
+    Ok(())
+}
 
 /// A connection of the host's, five bytes and their echo, for both types of connections.
 pub fn packets(s: &mut Session) -> Result<()> {
