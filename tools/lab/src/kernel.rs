@@ -147,6 +147,7 @@ impl Kernel {
     /// What its machine needs of memory, in MiB.
     pub fn memory_mib(&self) -> u32 {
         match self.arch {
+            Arch::Um if self.is_debug() => 1024,
             Arch::Um => 512,
             _ if self.is_debug() => 1536,
             // Pages of 16 KiB and more waste more.
@@ -172,6 +173,7 @@ impl Kernel {
             Arch::X86_64 if self.is_debug() => {
                 "apic_extnmi=all tsc=reliable no_timer_check page_poison=1 no5lvl"
             }
+            Arch::Um if self.is_debug() => "page_poison=1",
             Arch::X86_64 | Arch::Um => "apic_extnmi=all tsc=reliable no_timer_check",
             Arch::Arm64 => "",
         }

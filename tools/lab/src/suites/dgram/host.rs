@@ -13,7 +13,7 @@ use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
 use crate::{
-    process::Process,
+    process::{allowed, Process},
     session::{Session, GUEST_CID},
 };
 
@@ -48,8 +48,8 @@ impl Port {
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path)
             .with_context(|| format!("cannot bind to {}", path.display()))?;
-        socket.set_read_timeout(Some(STALL))?;
-        socket.set_write_timeout(Some(STALL))?;
+        socket.set_read_timeout(Some(allowed(STALL)))?;
+        socket.set_write_timeout(Some(allowed(STALL)))?;
         Ok(Self {
             socket,
             number,
@@ -83,7 +83,7 @@ impl Port {
     pub fn receive(&self, buffer: &mut [u8], time: Duration) -> Result<Option<(usize, String)>> {
         self.socket.set_read_timeout(Some(time))?;
         let outcome = self.socket.recv_from(buffer);
-        self.socket.set_read_timeout(Some(STALL))?;
+        self.socket.set_read_timeout(Some(allowed(STALL)))?;
         match outcome {
             Ok((len, from)) => {
                 let path = from.as_pathname().context("a datagram without a sender")?;
@@ -138,7 +138,7 @@ pub fn command(s: &Session, line: &str) -> Result<String> {
     let path = s.config.vhost_user_control();
     let mut stream = UnixStream::connect(&path)
         .with_context(|| format!("cannot connect to {}", path.display()))?;
-    stream.set_read_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
     stream.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
@@ -182,7 +182,7 @@ pub struct Since(pub Counters);
 impl Since {
     /// From when the device has counted what the test before has sent: it may have the last of that still.
     pub fn now(s: &Session) -> Result<Self> {
-        let deadline = Instant::now() + STALL;
+        let deadline = Instant::now() + allowed(STALL);
         let mut before = Counters::read(s)?;
         loop {
             std::thread::sleep(Duration::from_millis(20));
@@ -204,7 +204,7 @@ impl Since {
 
     /// Waits until so many datagrams are in the guest or lost on the way, and says how many are lost.
     pub fn settled(&self, s: &Session, datagrams: u64) -> Result<u64> {
-        let deadline = Instant::now() + STALL;
+        let deadline = Instant::now() + allowed(STALL);
         loop {
             let now = Counters::read(s)?;
             let mut lost = 0;

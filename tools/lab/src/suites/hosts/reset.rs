@@ -12,7 +12,10 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use super::super::our_device::{connect, control::say, uds, STALL};
-use crate::session::{Session, Side};
+use crate::{
+    process::allowed,
+    session::{Session, Side},
+};
 
 /// Connections that the host's programs ask for while the device holds them back.
 const COUNT: u32 = 20;
@@ -47,7 +50,7 @@ pub fn twenty(s: &mut Session) -> Result<()> {
 
 fn ask(s: &Session, port: u32) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(uds(s)?).context("the device's socket")?;
-    stream.set_read_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     Ok(stream)
 }

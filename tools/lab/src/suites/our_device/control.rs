@@ -12,7 +12,7 @@ use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
 use super::STALL;
-use crate::session::Session;
+use crate::{process::allowed, session::Session};
 
 /// A connection to the control socket.
 pub struct Control(BufReader<UnixStream>);
@@ -21,7 +21,7 @@ impl Control {
     pub fn new(s: &Session) -> Result<Self> {
         let stream = UnixStream::connect(s.config.vhost_user_control())
             .context("the control socket does not answer")?;
-        stream.set_read_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(allowed(STALL)))?;
         Ok(Self(BufReader::new(stream)))
     }
 

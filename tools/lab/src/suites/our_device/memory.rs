@@ -16,6 +16,7 @@ use super::{
     listen, STALL,
 };
 use crate::{
+    process::allowed,
     session::{Session, Side},
     suites::{dgram::host::Port, played::shares_dgrams, LONG},
 };
@@ -53,7 +54,7 @@ pub fn single_bytes(s: &mut Session) -> Result<()> {
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {
         let (stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(allowed(STALL)))?;
         streams.push(stream);
     }
     program.expect("CONNECTED", LONG)?;

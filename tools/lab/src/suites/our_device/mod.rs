@@ -37,6 +37,7 @@ use super::{
 use crate::{
     config::{Bus, Driver, Hardware, VhostUser},
     images::Places,
+    process::allowed,
     session::{Session, GUEST_CID, NEIGHBOUR_CID},
 };
 
@@ -511,8 +512,8 @@ pub fn connect(s: &Session, port: u32) -> Result<(UnixStream, u32)> {
     let path = uds(s)?;
     let mut stream = UnixStream::connect(&path)
         .with_context(|| format!("cannot connect to {}", path.display()))?;
-    stream.set_read_timeout(Some(STALL))?;
-    stream.set_write_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
+    stream.set_write_timeout(Some(allowed(STALL)))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let mut line = String::new();
     // A reader of its own must not take what comes behind the line.

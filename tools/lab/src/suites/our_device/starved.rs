@@ -92,7 +92,7 @@ pub fn refusal(s: &mut Session) -> Result<()> {
     );
     // The next one finds memory.
     let (stream, _) = connect(s, port)?;
-    stream.set_read_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
     server.expect("HELD", LONG).map(drop)
 }
 

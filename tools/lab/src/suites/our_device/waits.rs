@@ -71,7 +71,7 @@ fn writes_unseen<T>(
 fn reader(listener: UnixListener, pause: Duration) -> thread::JoinHandle<Result<u64>> {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(allowed(STALL)))?;
         thread::sleep(pause);
         let mut all = 0;
         let mut buffer = [0; 65536];
@@ -161,7 +161,7 @@ pub fn late_answer(s: &mut Session) -> Result<()> {
     let (port, listener) = listen(s)?;
     let greeter = thread::spawn(move || -> Result<()> {
         let (mut stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(STALL))?;
+        stream.set_read_timeout(Some(allowed(STALL)))?;
         let _ = stream.write_all(b"welcome");
         // The guest ends it.
         let _ = stream.read(&mut [0; 16]);
@@ -221,7 +221,7 @@ pub fn successor(s: &mut Session) -> Result<()> {
         let mut held = Vec::new();
         for i in 0..FILLERS + 2 {
             let (stream, _) = listener.accept()?;
-            stream.set_read_timeout(Some(STALL))?;
+            stream.set_read_timeout(Some(allowed(STALL)))?;
             held.push(stream.try_clone()?);
             if i == FILLERS + 1 {
                 let mut buffer = [0; 10];
@@ -306,7 +306,7 @@ pub fn cork(s: &mut Session) -> Result<()> {
         &format!("waits cork --cid 2 --port {port} --when {when} --then {then} --more {more}"),
     )?;
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
     let mut read = |bytes: u64| -> Result<()> {
         let mut buffer = vec![0; bytes as usize];
         stream.read_exact(&mut buffer)?;
@@ -355,7 +355,7 @@ pub fn left_alone(s: &mut Session) -> Result<()> {
         &format!("waits leave --cid 2 --port {port} --when {when} --then {then}"),
     )?;
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(STALL))?;
+    stream.set_read_timeout(Some(allowed(STALL)))?;
     let joined = stats(s)?["tx_joined"];
     writes_unseen(s, &program, &when, |_| Ok(()))?;
     let mut bytes = [0; 900];
@@ -386,7 +386,7 @@ pub fn turns(s: &mut Session) -> Result<()> {
         &format!("waits turns --cid 2 --port {port} --writers {WRITERS} --when {signal}"),
     )?;
     let (mut lone, _) = listener.accept()?;
-    lone.set_read_timeout(Some(STALL))?;
+    lone.set_read_timeout(Some(allowed(STALL)))?;
     let waited = stats(s)?["tx_waited"];
     let bytes = Arc::new(AtomicU64::new(0));
     let mut readers = Vec::new();
