@@ -96,8 +96,9 @@ pub enum Job {
     Demo,
     /// Show what it does on our device alone.
     DemoDevice,
-    /// Measure both drivers once.
+    /// Measure both of what is compared once.
     Bench {
+        compared: Compared,
         round: u32,
         quick: bool,
         /// Only cells whose name contains one of these; all if there are none.
@@ -113,6 +114,45 @@ pub enum Job {
     Shell,
     /// Boot a guest and do nothing else.
     Probe,
+}
+
+/// What guests are measured with in turn that differ in nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compared {
+    /// The C driver, and ours.
+    Drivers,
+    /// Our driver without its interface, and with it, down.
+    Interface,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// Its name in the measurements.
+    pub name: &'static str,
+    pub driver: Driver,
+    /// What our driver is loaded with.
+    pub parameters: &'static str,
+}
+
+impl Compared {
+    pub fn subjects(self) -> [Subject; 2] {
+        match self {
+            Self::Drivers => [Driver::C, Driver::Rvsock].map(|driver| Subject {
+                name: driver.name(),
+                driver,
+                parameters: "",
+            }),
+            Self::Interface => {
+                [("without", ""), ("with", "interface=1")].map(|(name, parameters)| Subject {
+                    name,
+                    driver: Driver::Rvsock,
+                    parameters,
+                })
+            }
+        }
+    }
 }
 
 /// What is behind the guest's socket device, on the host.

@@ -29,10 +29,11 @@ pub fn run(config: &Path) -> Result<()> {
         Job::DemoDevice => crate::demo::run_on_device(&mut session),
         Job::Shell => shell(&mut session),
         Job::Bench {
+            compared,
             round,
             quick,
             cells,
-        } => crate::bench::drivers::run(&mut session, round, quick, &cells),
+        } => crate::bench::drivers::run(&mut session, compared, round, quick, &cells),
         Job::BenchDevice {
             round,
             quick,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures the C driver and this one in turn, in guests that differ in nothing else: on vhost-vsock, and on hosts in user
-//! space.
+//! Measures the C driver and this one in turn, or this one with an option and without, in guests that differ in nothing
+//! else: on vhost-vsock, and on hosts in user space.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use guest::bench::PERCENTILES;
 
 use super::probes::Probes;
 use crate::{
-    config::{Backend, Driver},
+    config::{Backend, Compared},
     demo::value,
     events::Event,
     session::{Session, Side},
@@ -50,6 +50,8 @@ type Values = BTreeMap<String, f64>;
 
 struct Bench<'a> {
     s: &'a mut Session,
+    /// What is measured.
+    subject: &'static str,
     round: u32,
     /// How long a cell is measured.
     ms: u32,
@@ -57,17 +59,27 @@ struct Bench<'a> {
     cells: &'a [String],
 }
 
-pub fn run(session: &mut Session, round: u32, quick: bool, cells: &[String]) -> Result<()> {
-    for driver in [Driver::C, Driver::Rvsock] {
+pub fn run(
+    session: &mut Session,
+    compared: Compared,
+    round: u32,
+    quick: bool,
+    cells: &[String],
+) -> Result<()> {
+    for subject in compared.subjects() {
         let mut deaths = 0;
         loop {
             session.discard_guest();
-            session.driver = driver;
+            session.driver = subject.driver;
+            if let Backend::VhostUser(device) = &mut session.config.backend {
+                device.parameters = subject.parameters.into();
+            }
             session
                 .events
-                .start(&format!("round {round}, driver {}", driver.name()));
+                .start(&format!("round {round}, {}", subject.name));
             let mut bench = Bench {
                 s: session,
+                subject: subject.name,
                 round,
                 ms: if quick { 150 } else { 1000 },
                 cells,
@@ -129,7 +141,7 @@ impl Bench<'_> {
         values: impl IntoIterator<Item = (impl Into<String>, f64)>,
     ) {
         self.s.events.send(Event::Measure {
-            driver: self.s.driver.name().into(),
+            driver: self.subject.into(),
             round: self.round,
             cell: cell.into(),
             values: values

@@ -25,7 +25,7 @@ use crate::{
         plot,
         table::{self, Table},
     },
-    config::{Driver, Job},
+    config::{Compared, Driver, Job},
     events::Event,
     images::Places,
     kernel::{Arch, Kernel},
@@ -242,6 +242,8 @@ pub enum Part {
     Hosts,
     /// Datagrams beside UDP, and merged receive buffers beside single ones, on rvsock-device
     Device,
+    /// What an interface that is down costs, on rvsock-device, in User-mode Linux: only when it is asked for
+    Interface,
 }
 
 pub fn bench(
@@ -264,6 +266,7 @@ pub fn bench(
         Table::new([("c", "C driver"), ("rvsock", "rvsock")]),
         Table::new([("single", "single buffers"), ("merged", "merged pages")]),
         Table::new([("udp", "UDP"), ("vsock", "vsock")]),
+        Table::new([("without", "no interface"), ("with", "down")]),
     ];
     let mut measure = |rig: &mut Rig, job: Job, driver: Driver, on: &str| -> Result<()> {
         let mut whole = false;
@@ -279,7 +282,8 @@ pub fn bench(
         ensure!(whole, "the bench did not come to its end");
         Ok(())
     };
-    let job = |round| Job::Bench {
+    let job = |compared, round| Job::Bench {
+        compared,
         round,
         quick,
         cells: cells.to_owned(),
@@ -290,7 +294,7 @@ pub fn bench(
         report.say(&format!("      {}", rig.describe()));
         for round in 1..=rounds {
             for start in 1..=RIG_STARTS {
-                outcome = measure(&mut rig, job(round), Driver::C, "");
+                outcome = measure(&mut rig, job(Compared::Drivers, round), Driver::C, "");
                 let Err(e) = &outcome else { break };
                 report.say(&format!(
                     "note  the rig died (start {start} of {RIG_STARTS}), and the round is measured again: {e:#}"
@@ -301,7 +305,12 @@ pub fn bench(
             }
         }
     }
-    for round in (1..=rounds).filter(|_| matches!(part, Part::All | Part::Hosts)) {
+    let compared = match part {
+        Part::Interface => Compared::Interface,
+        _ => Compared::Drivers,
+    };
+    let in_user_space = matches!(part, Part::All | Part::Hosts | Part::Interface);
+    for round in (1..=rounds).filter(|_| in_user_space) {
         for (name, host) in crate::bench::drivers::HOSTS {
             if outcome.is_err() {
                 break;
@@ -310,7 +319,12 @@ pub fn bench(
             let device = setup.device(&places.built("rvsock-device"), Driver::C);
             let mut rig = Rig::with_vhost_user(places.with_guest(Kernel::uml()?), &logs, device);
             report.say(&format!("      round {round} of {rounds}, {name}"));
-            outcome = measure(&mut rig, job(round), Driver::C, &format!("{name}: "));
+            outcome = measure(
+                &mut rig,
+                job(compared, round),
+                Driver::C,
+                &format!("{name}: "),
+            );
         }
     }
     for round in (1..=rounds).filter(|_| matches!(part, Part::All | Part::Device)) {
