@@ -19,8 +19,8 @@ HELPERS = {
     ],
     "rust/helpers/net/device.c": [
         "device_priv", "device_setup", "net_device_alloc", "net_device_interface", "net_device_name", "net_device_start",
-        "net_device_submit", "net_device_refuse", "net_device_xmit_more", "can_stop", "net_device_stop_queue",
-        "net_device_wake_queue", "outstanding", "net_device_sent", "net_device_completed", "charged_to", "take_marks",
+        "net_device_start_xmit", "net_device_submit", "net_device_refuse", "net_device_xmit_more", "can_stop", "net_device_stop_queue",
+        "net_device_is_ready", "net_device_wake_queue", "outstanding", "net_device_sent", "net_device_completed", "charged_to", "take_marks",
         "token_alloc", "token_turn", "token_is_out", "token_matches", "skb_is_turn", "turn_key", "skb_queue",
     ],
     "rust/helpers/net/msg.c": ["msg_pages", "msg_data_left", "msg_read", "msg_over", "msg_over_nothing"],

@@ -15,7 +15,8 @@
 /* What is in a device's own memory. */
 struct device_priv {
 	void *interface;
-	rvsock_transmit_t transmit;
+	/* Sends a buffer, or drops it. */
+	void (*transmit)(struct sk_buff *skb, struct net_device *dev);
 	/* One for each queue: its bytes are counted by one at a time. */
 	spinlock_t counting[];
 };
@@ -35,7 +36,8 @@ struct net_device *rvsock_helper_net_device_alloc(const char *name, unsigned int
 						  const struct net_device_ops *ops,
 						  const struct ethtool_ops *ethtool_ops,
 						  struct device *parent, void *interface,
-						  rvsock_transmit_t transmit)
+						  void (*transmit)(struct sk_buff *skb,
+								   struct net_device *dev))
 {
 	struct device_priv *priv;
 	struct net_device *dev;

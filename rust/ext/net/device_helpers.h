@@ -9,15 +9,13 @@
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 
-/* Sends @skb, or drops it. */
-typedef void (*rvsock_transmit_t)(struct sk_buff *skb, struct net_device *dev);
-
 struct net_device *rvsock_helper_net_device_alloc(const char *name, unsigned int queues,
 						  unsigned int mtu,
 						  const struct net_device_ops *ops,
 						  const struct ethtool_ops *ethtool_ops,
 						  struct device *parent, void *interface,
-						  rvsock_transmit_t transmit);
+						  void (*transmit)(struct sk_buff *skb,
+								   struct net_device *dev));
 netdev_tx_t rvsock_helper_net_device_start_xmit(struct sk_buff *skb, struct net_device *dev);
 void *rvsock_helper_net_device_interface(const struct net_device *dev);
 const char *rvsock_helper_net_device_name(const struct net_device *dev);

@@ -28,7 +28,8 @@ pub(super) fn net_device_ops<T: Interface>() -> &'static bindings::net_device_op
 }
 
 /// What [`net_device_ops`] calls with what is to be sent.
-pub(super) fn transmit<T: Interface>() -> bindings::rvsock_transmit_t {
+pub(super) fn transmit<T: Interface>(
+) -> Option<unsafe extern "C" fn(*mut bindings::sk_buff, *mut bindings::net_device)> {
     Some(Callbacks::<T>::transmit)
 }
 
