@@ -125,7 +125,7 @@ impl<T: Transport> Table<T> {
             shutdown: Some(shutdown::<T>),
             get_local_cid: Some(get_local_cid::<T>),
             has_remote_cid: Some(has_remote_cid::<T>),
-            read_skb: Some(read_skb::<T>),
+            read_skb: reads_skb(read_skb::<T>),
             msgzerocopy_allow: Some(msgzerocopy_allow::<T>),
         };
         // SAFETY: All functions above are those of `T`.
@@ -394,13 +394,22 @@ pub(super) extern "C" fn has_remote_cid<T: Serves>(
     T::has_remote_cid(cid)
 }
 
-extern "C" fn read_skb<T: Transport>(
-    vsk: *mut bindings::vsock_sock,
-    actor: bindings::skb_read_actor_t,
-) -> c_int {
-    let Some(actor) = actor else {
-        return EINVAL.to_errno();
-    };
+/// What takes the buffers that `read_skb` finds; never null. kCFI knows functions by their types, and an `Option` of one has
+/// another than C's pointer.
+pub(super) type ReadActor =
+    unsafe extern "C" fn(*mut bindings::sock, *mut bindings::sk_buff) -> c_int;
+
+/// `f` as a table has it.
+pub(super) const fn reads_skb(
+    f: extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int,
+) -> Option<
+    unsafe extern "C" fn(*mut bindings::vsock_sock, actor: bindings::skb_read_actor_t) -> c_int,
+> {
+    // SAFETY: A pointer to a function and an `Option` of one are passed alike, and sockmap, which alone calls it, passes one.
+    Some(unsafe { core::mem::transmute(f) })
+}
+
+extern "C" fn read_skb<T: Transport>(vsk: *mut bindings::vsock_sock, actor: ReadActor) -> c_int {
     let (mut taken, mut refused): (c_int, c_int) = (0, 0);
     let mut taker = |skb: SkBuff| {
         let (skb, ()) = skb.into_raw();

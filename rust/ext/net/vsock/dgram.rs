@@ -17,6 +17,8 @@ use super::{
         notify_recv_post_dequeue,
         notify_send,
         notify_send_post_enqueue,
+        reads_skb,
+        ReadActor,
         Table,
         MODULE, //
     },
@@ -133,7 +135,7 @@ impl<T: Datagrams> Table<T> {
             shutdown: Some(shutdown),
             get_local_cid: Some(get_local_cid::<T>),
             has_remote_cid: Some(has_remote_cid::<T>),
-            read_skb: Some(read_skb),
+            read_skb: reads_skb(read_skb),
             msgzerocopy_allow: Some(no_zerocopy),
         };
         // SAFETY: All functions above are those of `T`, or look at nothing of a transport's.
@@ -205,10 +207,7 @@ extern "C" fn unsent_bytes(vsk: *mut bindings::vsock_sock) -> isize {
 }
 
 // Sockmap takes one datagram per call of `data_ready`.
-extern "C" fn read_skb(vsk: *mut bindings::vsock_sock, actor: bindings::skb_read_actor_t) -> c_int {
-    let Some(actor) = actor else {
-        return EINVAL.to_errno();
-    };
+extern "C" fn read_skb(vsk: *mut bindings::vsock_sock, actor: ReadActor) -> c_int {
     let mut error = 0;
     // SAFETY: As af_vsock promises; the call does not sleep.
     let skb =
