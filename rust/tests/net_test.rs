@@ -321,6 +321,18 @@ fn test_fill(msg: &mut Msg) -> Result {
         matches!(half, Err(e) if e == EINVAL) && matches!(more, Err(e) if e == ENOSPC),
         "a buffer that is not filled is none",
     );
+    let other = SkBuff::alloc_paged(64, GFP_KERNEL, (), |outer| {
+        let _ = SkBuff::alloc_paged(8192, GFP_KERNEL, (), |inner| {
+            inner.put_block(&written, 0, 64)?;
+            core::mem::swap(outer, inner);
+            Ok(())
+        });
+        Ok(())
+    });
+    check(
+        matches!(other, Err(e) if e == EINVAL),
+        "nor is a longer one that is put in its place",
+    );
     let whole = SkBuff::alloc_paged(8192, GFP_KERNEL, (), |skb| {
         (0..128).try_for_each(|_| skb.put_block(&written, 0, 64))
     })?;

@@ -87,6 +87,9 @@ void rvsock_helper_skb_zcopy_set(struct sk_buff *skb, struct ubuf_info *uarg)
 /* As for a buffer that was attached, and whose pages were then replaced by copies. */
 void rvsock_helper_skb_zcopy_copied(struct sk_buff *skb, struct ubuf_info *uarg)
 {
+	/* Another's is of pages that it answers for. */
+	if (skb_zcopy(skb))
+		return;
 	skb_zcopy_set(skb, uarg, NULL);
 	skb_zcopy_clear(skb, false);
 }

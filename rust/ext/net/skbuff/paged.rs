@@ -104,7 +104,8 @@ impl<C: ControlBlock> SkBuff<C> {
         // INVARIANT: Nothing is filled yet; all memory was allocated with the buffer.
         let mut filling = Filling { skb, filled: 0 };
         fill(&mut filling)?;
-        if filling.filled < len {
+        // `fill` may have put another in its place.
+        if filling.filled < filling.skb.len() {
             return Err(EINVAL);
         }
         // INVARIANT: All data are initialised.

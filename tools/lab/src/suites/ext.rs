@@ -207,6 +207,7 @@ const ON_SOCKETS: &[&str] = &[
     "which is no fragment either",
     "nothing can be put behind fragments",
     "a buffer that is not filled is none",
+    "nor is a longer one that is put in its place",
     "one that is, is",
     "user pages are not charged to nobody",
     "nor are they there without a notification",
