@@ -87,6 +87,8 @@ pub(super) struct Conn {
     update_waits: AtomicFlag,
     /// A packet was lost on its way to the device, and the connection is to end.
     has_gap: AtomicFlag,
+    /// A message of which a part was sent waits for the credit for its rest.
+    is_within_message: AtomicFlag,
     /// Packets of the peer's that were dropped.
     dropped: Atomic<u32>,
     table: Arc<Connections>,
@@ -154,6 +156,7 @@ impl Conn {
                 ty,
                 update_waits: AtomicFlag::new(false),
                 has_gap: AtomicFlag::new(false),
+                is_within_message: AtomicFlag::new(false),
                 dropped: Atomic::new(0),
                 table,
                 backlog <- Backlog::new(buf_alloc),

@@ -44,7 +44,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    }, //
 };
 
 /// So many packets of a call go to the device at once, which is told of them once; it takes them while the next are
@@ -153,7 +156,7 @@ impl Conn {
         added.map(Some)
     }
 
-    /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer if too much waits.
+    /// Sends up to `reserved` bytes of the `len` that the user wants to send; fewer of a stream if too much waits.
     ///
     /// # Context
     ///
@@ -193,10 +196,18 @@ impl Conn {
                 .map(|len| {
                     sent = sent.saturating_add(len);
                 });
-            if sent < reserved && self.has_too_much_waiting(Some(link)) {
+            // Of a message all goes for which there is credit: who sends without waiting would be told that nothing has.
+            let may_stop = self.ty == SocketType::Stream && sent < reserved;
+            if may_stop && self.has_too_much_waiting(Some(link)) {
                 break;
             }
         }
+        let within = self.ty == SocketType::Seqpacket && sent < len;
+        // Relaxed: who sends owns the socket.
+        self.is_within_message.store(
+            within && (sent > 0 || self.is_within_message.load(Relaxed)),
+            Relaxed,
+        );
         if let Some(zerocopy) = zerocopy {
             zerocopy.end(sent > 0);
             // The user waits for the notification, which shall wait for no timer.
@@ -298,12 +309,16 @@ impl Conn {
     }
 
     /// Whether too much waits for the device to be sent, of this connection or of all; a writer who is told
-    /// so is woken when there is room.
+    /// so is woken when there is room. What is left of a message goes all the same: its length is bounded by the credit.
     ///
     /// # Context
     ///
     /// Does not sleep; takes `Tx::inner`.
     fn has_too_much_waiting(&self, link: Option<&Link>) -> bool {
+        // Relaxed: who polls meanwhile is told what was true a moment ago.
+        if self.is_within_message.load(Relaxed) {
+            return false;
+        }
         self.backlog.is_full() || link.is_some_and(|link| link.is_full_for(&self.backlog))
     }
 

@@ -43,6 +43,15 @@ pub enum Task {
         #[arg(long, default_value_t = DEFAULT_BUFFER)]
         buffer: u64,
     },
+    /// Without waiting send small messages, and then a long one, until it is said to be sent
+    LongClient {
+        #[command(flatten)]
+        peer: Peer,
+        #[arg(long)]
+        count: u64,
+        #[arg(long)]
+        len: usize,
+    },
     /// Read messages of all sizes in all ways
     SizesServer {
         #[arg(long)]
@@ -107,6 +116,7 @@ impl Task {
                 count,
                 buffer,
             } => flood_client(peer, count, buffer),
+            Task::LongClient { peer, count, len } => long_client(peer, count, len),
             Task::SizesServer { port } => sizes_server(port),
             Task::SizesClient { peer } => sizes_client(peer),
             Task::PartServer { port } => part_server(port),
@@ -198,6 +208,43 @@ fn flood_client(peer: Peer, count: u64, buffer: u64) -> Result<()> {
     pair.control.say("sent")?;
     pair.control.hear("read")?;
     println!("OK messages={count}");
+    Ok(())
+}
+
+/// How long the small ones are that go before a long one.
+pub const SMALL: usize = 200;
+
+fn long_client(peer: Peer, count: u64, len: usize) -> Result<()> {
+    let pair = Pair::connect(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
+    pair.control.hear("go")?;
+    for i in 0..count {
+        let sent = pair.data.send(&[i as u8; SMALL], MsgFlags::MSG_DONTWAIT);
+        let sent = sent.with_context(|| format!("message {i} of {count}"))?;
+        ensure!(sent == SMALL, "{sent} bytes of message {i} were sent");
+    }
+    let mut long = vec![0; len];
+    pattern::fill(&mut long, count, 0);
+    let mut tries = 0;
+    loop {
+        let sent = pair.data.send(&long, MsgFlags::MSG_DONTWAIT);
+        tries += 1;
+        if tries == 1 {
+            pair.control.say("tried")?;
+        }
+        match sent {
+            Ok(sent) => {
+                ensure!(sent == len, "{sent} bytes of the long message were sent");
+                break;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(10))
+            }
+            Err(e) => return Err(e).context("the long message"),
+        }
+    }
+    pair.control.say("sent")?;
+    pair.control.hear("read")?;
+    println!("OK tries={tries}");
     Ok(())
 }
 

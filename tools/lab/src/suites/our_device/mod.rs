@@ -315,6 +315,7 @@ pub const SETUPS: &[Setup] = &[
             "a device that has lost its place is told of what waits for a second" => transmit::forgotten,
             "K5 single bytes that wait hold a bounded memory, and come in order" => memory::single_bytes,
             "K5 a writer of small messages waits for memory, and goes on" => messages::small_behind,
+            "S1 a long message is whole though too much waits" => messages::whole_behind,
             "K5 connections that are begun and given up leave nothing" => memory::given_up,
             "K5 datagrams of closed sockets hold a bounded memory" => memory::closed_datagram_sockets,
             "a module that cannot be loaded leaves no memory behind" => memory::not_loaded,
