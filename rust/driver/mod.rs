@@ -27,9 +27,10 @@
 //! Those on a packet's way are spinlocks that keep bottom halves away; none is held while memory of the
 //! user is touched, and nothing in here waits for `lock_sock()`. From the outermost to the innermost:
 //!
-//! 0. The kernel's locks of a network interface's transmit queue, and of its scheduler: the scheduler is called by
-//!    `Outbox::ask_work` alone, which holds none of those below.
-//! 1. `Rx::inner`: the receive queue and the buffers in it.
+//! 0. The kernel's locks of a network interface's transmit queue, and of its scheduler: ours is called by
+//!    `Outbox::ask_work` alone, which holds none of those below; a monitor's, whose filters may call ours, where packets
+//!    are shown to it, with 1 at the most.
+//! 1. `Rx::inner`: the receive queue and the buffers in it. Nothing that the scheduler calls takes it.
 //! 2. The spinlock of a socket's lock ([`WeakSock::own_or_defer`]).
 //! 3. `Tx::inner`: the transmit queue and the packets that wait for room in it.
 //! 4. `Connections::unsettled`: the list of connections that could not publish what is new.
@@ -42,9 +43,8 @@
 //! `WeakSock::sk` (whether there is a socket), and af_vsock's own table lock.
 //!
 //! Mutexes come before all of them, and none within another: `Vsock::config` (the configuration space, held
-//! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock), `Vsock::interface` (with RTNL, in which
-//! an interface is set up and down),
-//! `Requests::held_up` (connections that wait for their listeners).
+//! while events are handled), `Slot::registration` and `Vsock::registration` (with af_vsock), `Vsock::interface`
+//! (with RTNL, in which an interface is set up and down), `Requests::held_up` (connections that wait for their listeners).
 //!
 //! Packets, sockets and received pages are freed with none of the locks 3 to 6 held, since the last reference
 //! to a socket may go with them, and since there may be many.

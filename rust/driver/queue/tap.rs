@@ -15,7 +15,8 @@ use crate::{
     ext::net::{
         skbuff::{
             ControlBlock,
-            SkBuff, //
+            SkBuff,
+            SkBuffQueue, //
         },
         vsock::{
             deliver,
@@ -27,6 +28,10 @@ use crate::{
         Header,
         MONITOR_LEN, //
     }, //
+};
+use core::cell::{
+    Cell,
+    RefCell, //
 };
 use kernel::prelude::*;
 
@@ -81,13 +86,63 @@ impl Tapped for Packet {
     }
 }
 
-/// Shows monitors a packet that is about to be sent, once.
+/// Copies of packets that were sent, which monitors have not been shown yet.
 ///
-/// # Context
-///
-/// Does not sleep.
-pub(super) fn show_sent(packet: &mut Packet) {
-    if !packet.control_mut().mark_tapped() {
-        deliver(packet);
+/// They are made where a packet is sent, under `Tx::inner`, and shown with nothing locked: a monitor is an interface, whose
+/// scheduler may have filters that send through ours.
+pub(super) struct Unshown(SkBuffQueue<()>);
+
+/// Makes a copy of a packet, if there are monitors, and shows none.
+struct Copying<'a> {
+    packet: &'a Packet,
+    to: RefCell<&'a mut Unshown>,
+}
+
+impl Tapped for Copying<'_> {
+    fn copy(&self) -> Option<SkBuff> {
+        if let (Some(copy), Ok(mut to)) = (self.packet.copy(), self.to.try_borrow_mut()) {
+            to.0.push_back(copy);
+        }
+        None
+    }
+}
+
+/// A copy to be shown.
+impl Tapped for Cell<Option<SkBuff>> {
+    fn copy(&self) -> Option<SkBuff> {
+        self.take()
+    }
+}
+
+impl Unshown {
+    /// None.
+    pub(super) const fn new() -> Self {
+        Self(SkBuffQueue::new())
+    }
+
+    /// Adds a packet that is about to be sent, once, if there are monitors.
+    pub(super) fn add(&mut self, packet: &mut Packet) {
+        if !packet.control_mut().mark_tapped() {
+            deliver(&Copying {
+                packet,
+                to: RefCell::new(self),
+            });
+        }
+    }
+
+    /// Takes all out.
+    pub(super) fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::new())
+    }
+
+    /// Shows monitors all.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep. To be called with nothing locked.
+    pub(super) fn show(mut self) {
+        while let Some(copy) = self.0.pop_front() {
+            deliver(&Cell::new(Some(copy)));
+        }
     }
 }

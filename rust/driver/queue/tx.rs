@@ -22,6 +22,7 @@ use super::{
         Sender,
         Sent, //
     },
+    tap::Unshown,
     waiting::Waiting, //
 };
 use crate::{
@@ -83,6 +84,7 @@ struct Inner {
     /// The length of the header of each packet in bytes.
     header_len: usize,
     lingering: Lingering,
+    unshown: Unshown,
 }
 
 /// What is to be done once no lock is held. Some of it is said once.
@@ -127,6 +129,7 @@ impl Tx {
                     underway: Underway::new(),
                     header_len: 0,
                     lingering: Lingering::new(),
+                    unshown: Unshown::new(),
                 },
                 "Tx::inner"
             ),
@@ -338,7 +341,7 @@ impl Tx {
         what: impl FnOnce(&mut Inner, &mut SkBuffQueue<Sent>) -> Result,
     ) -> Result<Afterwards> {
         let mut done = SkBuffQueue::new();
-        let (result, notify) = {
+        let (result, notify, unshown) = {
             let mut inner = self.inner.lock();
             inner.reclaim(&mut done);
             let result = what(&mut inner, &mut done);
@@ -349,12 +352,13 @@ impl Tx {
             } else {
                 None
             };
-            (result, notify)
+            (result, notify, inner.unshown.take())
         };
         if let Some(notify) = notify {
             STATS.count(Counter::TxKicks);
             notify.notify();
         }
+        unshown.show();
         packet::free(done);
         result
     }

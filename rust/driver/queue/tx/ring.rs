@@ -15,7 +15,6 @@ use crate::{
                 Open,
                 Packet, //
             },
-            tap,
             waiting::Popped, //
         },
         stats::{
@@ -141,7 +140,7 @@ impl Inner {
             packet.control_mut().lose(Why::Over);
             return Err(NotAdded::Never(packet));
         }
-        tap::show_sent(&mut packet);
+        self.unshown.add(&mut packet);
         let header = trace::before_sent(|| packet::header_of(&packet));
         let load = self.waiting.load_of(&packet);
         let scheduled = packet.control().has_had_turn().then_some(packet.len());
