@@ -57,6 +57,7 @@ use crate::{
     },
     proto::{
         self,
+        mix,
         Candidates,
         Datagram,
         DGRAM_MAX,
@@ -98,8 +99,8 @@ pub(super) struct DgramSock {
 struct Port(u32);
 
 impl hash_table::Key for Port {
-    fn mixed(&self) -> u32 {
-        self.0.wrapping_mul(0x9e37_79b1)
+    fn mixed(&self, seed: u64) -> u64 {
+        mix(seed ^ u64::from(self.0))
     }
 }
 

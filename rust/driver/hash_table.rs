@@ -4,12 +4,14 @@
 
 use crate::ext::{
     error::NetError,
+    net::vsock::random,
     sync::{
         new_spinlock_bh,
         SpinLockBh, //
     },
 };
 use kernel::{
+    alloc::flags::__GFP_NOWARN,
     prelude::*,
     sync::Arc, //
 };
@@ -19,8 +21,8 @@ const BUCKETS: usize = 512;
 
 /// What an entry is found by.
 pub(super) trait Key: Copy + PartialEq + Send + 'static {
-    /// A number whose upper half tells most keys apart.
-    fn mixed(&self) -> u32;
+    /// A number that tells most keys apart, and which of them it does not nobody knows who does not know `seed`.
+    fn mixed(&self, seed: u64) -> u64;
 }
 
 type Bucket<K, V> = KVec<(K, Arc<V>)>;
@@ -28,6 +30,8 @@ type Bucket<K, V> = KVec<(K, Arc<V>)>;
 /// A table; each list in it has a lock of its own.
 #[pin_data]
 pub(super) struct HashTable<K: Key, V: Send + Sync + 'static> {
+    /// So that nobody can choose addresses that meet in one list.
+    seed: u64,
     #[pin]
     buckets: [SpinLockBh<Bucket<K, V>>; BUCKETS],
 }
@@ -36,6 +40,7 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
     /// No entries.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
+            seed: u64::from(random()) << 32 | u64::from(random()),
             buckets <- pin_init::pin_init_array_from_fn(|_| {
                 new_spinlock_bh!(KVec::new(), "HashTable::buckets")
             }),
@@ -43,7 +48,8 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
     }
 
     fn bucket(&self, key: &K) -> Option<&SpinLockBh<Bucket<K, V>>> {
-        self.buckets.get((key.mixed() >> 16) as usize % BUCKETS)
+        self.buckets
+            .get((key.mixed(self.seed) >> 48) as usize % BUCKETS)
     }
 
     /// Enters `value` under `key`.
@@ -61,7 +67,7 @@ impl<K: Key, V: Send + Sync + 'static> HashTable<K, V> {
         if bucket.iter().any(|(other, _)| *other == key) {
             return Err(NetError::AddrInUse.into());
         }
-        bucket.push((key, value.clone()), GFP_ATOMIC)?;
+        bucket.push((key, value.clone()), GFP_ATOMIC | __GFP_NOWARN)?;
         Ok(())
     }
 
@@ -151,8 +157,8 @@ mod tests {
     use super::*;
 
     impl Key for u32 {
-        fn mixed(&self) -> u32 {
-            *self
+        fn mixed(&self, _seed: u64) -> u64 {
+            u64::from(*self) << 32
         }
     }
 

@@ -100,6 +100,7 @@ pub use self::storage::{
 pub use self::supply::Supply;
 pub use self::turns::{
     flow,
+    mix,
     Backoff,
     LOOK_INTERVAL, //
 };

@@ -71,7 +71,7 @@ pub fn flow(header: &Header) -> u32 {
 }
 
 /// Each bit of `x` decides about each bit of the result; different numbers give different ones.
-fn mix(x: u64) -> u64 {
+pub fn mix(x: u64) -> u64 {
     let mut x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -23,7 +23,8 @@ use crate::{
             new_delayed_work,
             DelayedWork, //
         }, //
-    }, //
+    },
+    proto::mix, //
 };
 use kernel::{
     prelude::*,
@@ -47,14 +48,9 @@ pub(in crate::driver) struct Key {
 }
 
 impl hash_table::Key for Key {
-    fn mixed(&self) -> u32 {
-        // Ports are mostly given out one by one: multiplying by a large odd number spreads them.
-        self.peer
-            .port
-            .wrapping_mul(0x9e37_79b1)
-            .wrapping_add(self.local_port)
-            .wrapping_mul(0x85eb_ca6b)
-            .wrapping_add(self.peer.cid)
+    fn mixed(&self, seed: u64) -> u64 {
+        let ports = u64::from(self.peer.port) << 32 | u64::from(self.local_port);
+        mix(mix(seed ^ ports) ^ u64::from(self.peer.cid))
     }
 }
 

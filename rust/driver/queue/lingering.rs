@@ -13,6 +13,7 @@ use crate::{
     proto::After, //
 };
 use kernel::{
+    alloc::flags::__GFP_NOWARN,
     prelude::*,
     sync::Arc, //
 };
@@ -46,7 +47,14 @@ impl Lingering {
         let sender = packet.control().sender()?;
         match after {
             After::Waits => None,
-            After::Lingers if self.0.push(sender.clone(), GFP_ATOMIC).is_ok() => None,
+            After::Lingers
+                if self
+                    .0
+                    .push(sender.clone(), GFP_ATOMIC | __GFP_NOWARN)
+                    .is_ok() =>
+            {
+                None
+            }
             After::Lingers | After::Goes => sender.backlog().take_open(),
         }
     }
