@@ -354,7 +354,15 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
         // Not `mod_delayed_work_on()`: if the item is just being cancelled, it says that the item was
         // idle, and not that it was not queued.
         let was_pending = self.cancel();
-        self.queue_in(this, delay) && !was_pending
+        let mut queued = self.queue_in(this, delay);
+        for _ in 0..3 {
+            // Somebody else has queued it meanwhile, perhaps for later; or it is being cancelled.
+            if queued || !self.cancel() {
+                break;
+            }
+            queued = self.queue_in(this, delay);
+        }
+        queued && !was_pending
     }
 
     /// Stops the timer, takes the item off its queue, or waits until it has run.

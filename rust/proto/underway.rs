@@ -105,8 +105,8 @@ impl Underway {
             self.timer == Timer::Late && self.in_flight() > 0 && self.taken == self.taken_before;
         self.timer = Timer::Idle;
         if self.taken < self.given_before {
-            // The device is slow to take them: it shall say so itself.
-            self.wait_for_all(0);
+            // The device is slow to take them: it shall say so itself. Some may wait for more than that.
+            self.awaited = self.awaited.max(self.given);
         }
         stuck
     }
@@ -172,6 +172,24 @@ mod tests {
         // It runs.
         underway.give();
         assert_eq!(underway.start_timer(false), None);
+    }
+
+    #[test]
+    fn the_timer_takes_nothing_from_who_waits_for_more() {
+        let mut underway = given(10);
+        let _ = underway.start_timer(true);
+        // A caller waits for those, and for five that find no room.
+        underway.wait_for_all(5);
+        assert!(underway.timer_fired());
+        for _ in 0..5 {
+            underway.give();
+        }
+        for _ in 0..14 {
+            underway.take();
+            assert!(underway.wants_interrupt(false));
+        }
+        underway.take();
+        assert!(!underway.wants_interrupt(false));
     }
 
     #[test]

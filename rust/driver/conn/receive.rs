@@ -275,10 +275,10 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// May sleep.
+    /// Does not sleep: the reader is about to. What finds no memory is tried again later.
     pub(in crate::driver) fn before_read_sleep(self: &Arc<Self>, lowat: u32) {
         let actions = self.decide(|inner| inner.end.on_wait_to_read(lowat));
-        let _ = self.carry_out(&actions, GFP_KERNEL);
+        let _ = self.carry_out(&actions, GFP_ATOMIC);
     }
 
     /// Hands all that was received to `taker`, for sockmap, until it says no more.

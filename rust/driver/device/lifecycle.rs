@@ -138,6 +138,8 @@ impl Vsock {
         // Serves what came before DEVICE was set.
         self.streams.schedule(self);
         self.datagrams.schedule(self);
+        self.link.streams.schedule_reclaim(&self.link);
+        self.link.datagrams.schedule_reclaim(&self.link);
         self.event_work.queue(self, Where::Unbound);
         Ok(())
     }

@@ -180,10 +180,16 @@ impl Endpoint {
     }
 
     fn look_after_writer(&mut self, now: Time) -> Actions {
-        if !self.is_writer_stuck() || self.look_at.is_some_and(|at| at > now) {
+        if !self.is_writer_stuck() {
             return Actions::NONE;
         }
-        self.look_at = Some(now.after(Self::LOOK_INTERVAL_MS));
+        let next = now.after(Self::LOOK_INTERVAL_MS);
+        // The peer was asked a moment ago, or nobody has looked yet: it has its time to answer.
+        let at = *self.look_at.get_or_insert(next);
+        if at > now {
+            return Actions::NONE;
+        }
+        self.look_at = Some(next);
         let ask = self.credit.tx.look();
         Actions {
             ask,
@@ -513,10 +519,23 @@ mod tests {
         let mut end = established();
         assert_eq!(end.reserve(100), Ok(100));
         assert!(end.on_wait_to_write().ask);
+        assert_eq!(end.deadline(at(0)), Some(at(900)));
         for second in 1..6 {
             let _ = hears(&mut end, Op::CreditUpdate, 0, 0);
             assert!(end.on_timeout(at(second * 1000)).ask);
             assert_eq!(end.free(), 0);
         }
+    }
+
+    #[test]
+    fn k6_a_peer_that_was_just_asked_has_a_second_to_answer() {
+        let mut end = established();
+        assert_eq!(end.reserve(100), Ok(100));
+        assert!(end.on_wait_to_write().ask);
+        // The timer fires for another reason.
+        for ms in [0, 5, 899] {
+            assert!(!end.on_timeout(at(ms)).ask);
+        }
+        assert!(end.on_timeout(at(905)).ask);
     }
 }
