@@ -93,7 +93,8 @@ impl Plan {
         plan.rig = pick(rig);
         if !choice.wide && choice.filter.is_empty() {
             for tests in [&mut plan.our_device, &mut plan.rig] {
-                let long = |t: &str| !guest.is_debug() && suites::turns::is_long(t);
+                let watched = guest.is_debug() && guest.arch == Arch::Um;
+                let long = |t: &str| !watched && suites::turns::is_long(t);
                 tests.retain(|t| !suites::is_wide(t) && !long(t));
             }
         }
