@@ -111,7 +111,8 @@ pub fn device_setups() -> impl Iterator<Item = &'static our_device::Setup> {
 pub fn on_our_device(driver: Driver, places: &Places) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for setup in device_setups() {
-        if driver == Driver::Rvsock || setup.c_driver {
+        let fits = places.guest.arch != Arch::Um || setup.fits_user_mode();
+        if fits && (driver == Driver::Rvsock || setup.c_driver) {
             names.extend(setup.names(places)?);
         }
     }

@@ -444,6 +444,11 @@ impl Setup {
         }
     }
 
+    /// Whether User-mode Linux will do, which has neither rings nor devices of another kind, and cannot reset one.
+    pub fn fits_user_mode(&self) -> bool {
+        self.machine.any || self.neighbour != Neighbour::None
+    }
+
     pub fn names(&self, places: &Places) -> Result<Vec<String>> {
         let mut names = kernel::names(places, self.directions)?;
         names.extend(self.tests.iter().map(|t| t.name.to_owned()));

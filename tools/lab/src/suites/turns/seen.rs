@@ -227,7 +227,10 @@ pub fn bql(s: &mut Session) -> Result<()> {
         let senders = (0..8)
             .map(|_| reader.endless(s, ""))
             .collect::<Result<Vec<_>>>()?;
-        reader.has_more_than(1_000_000, LONG)?;
+        for sender in &senders {
+            sender.expect("CONNECTED", LONG)?;
+        }
+        reader.has_more_than(reader.bytes() + 1_000_000, LONG)?;
         let (limit, in_flight, waits) = paused(s, "tx", |s| {
             let waits = Counted::until_waiting(s)?;
             thread::sleep(Duration::from_millis(500));
