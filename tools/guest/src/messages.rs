@@ -43,12 +43,10 @@ pub enum Task {
         #[arg(long, default_value_t = DEFAULT_BUFFER)]
         buffer: u64,
     },
-    /// Without waiting send small messages, and then a long one, until it is said to be sent
+    /// Without waiting send small messages, as many as are asked for, and then a long one, until it is said to be sent
     LongClient {
         #[command(flatten)]
         peer: Peer,
-        #[arg(long)]
-        count: u64,
         #[arg(long)]
         len: usize,
     },
@@ -116,7 +114,7 @@ impl Task {
                 count,
                 buffer,
             } => flood_client(peer, count, buffer),
-            Task::LongClient { peer, count, len } => long_client(peer, count, len),
+            Task::LongClient { peer, len } => long_client(peer, len),
             Task::SizesServer { port } => sizes_server(port),
             Task::SizesClient { peer } => sizes_client(peer),
             Task::PartServer { port } => part_server(port),
@@ -211,16 +209,25 @@ fn flood_client(peer: Peer, count: u64, buffer: u64) -> Result<()> {
     Ok(())
 }
 
-/// How long the small ones are that go before a long one.
+/// How long the small ones are that go before a long one, and how many are asked for at once.
 pub const SMALL: usize = 200;
+pub const BATCH: u8 = 10;
 
-fn long_client(peer: Peer, count: u64, len: usize) -> Result<()> {
+fn long_client(peer: Peer, len: usize) -> Result<()> {
     let pair = Pair::connect(Kind::Seqpacket, DEFAULT_BUFFER, peer)?;
-    pair.control.hear("go")?;
-    for i in 0..count {
-        let sent = pair.data.send(&[i as u8; SMALL], MsgFlags::MSG_DONTWAIT);
-        let sent = sent.with_context(|| format!("message {i} of {count}"))?;
-        ensure!(sent == SMALL, "{sent} bytes of message {i} were sent");
+    let mut count = 0;
+    loop {
+        match pair.control.word()?.as_str() {
+            "more" => {}
+            "long" => break,
+            word => bail!("the peer said {word:?}"),
+        }
+        for i in 0..BATCH {
+            let sent = pair.data.send(&[i; SMALL], MsgFlags::MSG_DONTWAIT);
+            let sent = sent.with_context(|| format!("small message {count}"))?;
+            ensure!(sent == SMALL, "{sent} bytes of a small one were sent");
+            count += 1;
+        }
     }
     let mut long = vec![0; len];
     pattern::fill(&mut long, count, 0);

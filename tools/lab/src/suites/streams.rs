@@ -113,10 +113,10 @@ fn echo_server(s: &mut Session, client: Side) -> Result<(crate::process::Process
     ))
 }
 
-/// How long a reader sleeps: less where nothing is emulated.
+/// How long a reader sleeps: less where nothing is emulated, nor watched.
 fn pause(s: &Session, ms: u64) -> u64 {
     match s.config.guest.arch {
-        Arch::Um => ms / 4,
+        Arch::Um if !s.config.guest.is_debug() => ms / 4,
         _ => ms,
     }
 }

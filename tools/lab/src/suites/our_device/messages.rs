@@ -156,40 +156,52 @@ pub fn small_behind(s: &mut Session) -> Result<()> {
 /// Messages are what they are though so much waits that a writer is to wait: one who does not, and is told so, has sent
 /// nothing (S1).
 pub fn whole_behind(s: &mut Session) -> Result<()> {
-    // The small ones take nearly all of the memory that may wait, and the credit is enough for all.
-    const COUNT: u64 = 440;
-    const LEN: usize = 150_000;
+    // Of memory so much may wait: two buffers of 256 KiB. Its first two packets are beyond it, and there is credit for all.
+    const NEARLY_ALL: std::ops::Range<u64> = 460 << 10..510 << 10;
+    const LEN: usize = 90_000;
     let (port, listener) = Messages::listen(s)?;
     let (control_port, control) = super::listen(s)?;
     ensure!(control_port == port + 1, "a port was taken in between");
     let client = s.rvtest(
         Side::Guest,
-        &format!("messages long-client --cid 2 --port {port} --count {COUNT} --len {LEN}"),
+        &format!("messages long-client --cid 2 --port {port} --len {LEN}"),
     )?;
     let messages = listener.accept()?;
     let (mut control, _) = control.accept()?;
     control.set_read_timeout(Some(allowed(STALL)))?;
     use std::io::{Read, Write};
-    let mut word = [0; 8];
     say(s, "pause tx")?;
-    control.write_all(b"go      ")?;
-    // It is a packet behind all that wait.
-    thread::sleep(allowed(Duration::from_secs(1)));
-    let waiting = stats(s)?["tx_waiting_bytes"];
+    let mut count = 0;
+    let waiting = loop {
+        control.write_all(b"more    ")?;
+        count += u64::from(guest::messages::BATCH);
+        thread::sleep(allowed(Duration::from_millis(50)));
+        let waiting = stats(s)?["tx_waiting_bytes"];
+        if waiting >= NEARLY_ALL.start || count > 1000 {
+            break waiting;
+        }
+    };
+    ensure!(
+        NEARLY_ALL.contains(&waiting),
+        "{waiting} bytes of memory wait of {count} messages"
+    );
+    control.write_all(b"long    ")?;
+    // What it says of that is behind all that waits.
+    thread::sleep(allowed(Duration::from_millis(500)));
     say(s, "resume tx")?;
-    ensure!(waiting > 300 << 10, "{waiting} bytes of memory wait");
+    let mut word = [0; 8];
     for expected in [b"tried   ", b"sent    "] {
         control.read_exact(&mut word).context("the guest's word")?;
         ensure!(&word == expected, "the guest said {word:?}");
     }
     let mut buffer = vec![0; 2 * LEN];
-    for i in 0..COUNT {
+    for i in 0..count {
         let n = messages.receive(&mut buffer)?;
         ensure!(n == guest::messages::SMALL, "message {i} has {n} bytes");
     }
     let n = messages.receive(&mut buffer)?;
     let mut want = vec![0; LEN];
-    guest::pattern::fill(&mut want, COUNT, 0);
+    guest::pattern::fill(&mut want, count, 0);
     ensure!(
         n == LEN && buffer[..LEN] == want,
         "the long message has {n} bytes, or others"
