@@ -399,14 +399,19 @@ pub(super) extern "C" fn has_remote_cid<T: Serves>(
 pub(super) type ReadActor =
     unsafe extern "C" fn(*mut bindings::sock, *mut bindings::sk_buff) -> c_int;
 
-/// `f` as a table has it.
+/// The form in which a table has it.
+type ReadSkb = unsafe extern "C" fn(*mut bindings::vsock_sock, bindings::skb_read_actor_t) -> c_int;
+
+/// `f` in that form.
 pub(super) const fn reads_skb(
     f: extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int,
-) -> Option<
-    unsafe extern "C" fn(*mut bindings::vsock_sock, actor: bindings::skb_read_actor_t) -> c_int,
-> {
+) -> Option<ReadSkb> {
     // SAFETY: A pointer to a function and an `Option` of one are passed alike, and sockmap, which alone calls it, passes one.
-    Some(unsafe { core::mem::transmute(f) })
+    Some(unsafe {
+        core::mem::transmute::<extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int, ReadSkb>(
+            f,
+        )
+    })
 }
 
 extern "C" fn read_skb<T: Transport>(vsk: *mut bindings::vsock_sock, actor: ReadActor) -> c_int {
