@@ -154,6 +154,14 @@ impl Turnstile {
         )
     }
 
+    /// Finds out whether a flow's turn is lost.
+    fn settle(&self, flow: &mut Flow) {
+        if flow.waits && !flow.token.is_out() {
+            self.lost.fetch_add(1, Relaxed);
+            flow.waits = false;
+        }
+    }
+
     /// Has each flow ask that does not wait, and comes back a little later, while the interface is up.
     fn ask(self: Arc<Self>) {
         for at in 0.. {
@@ -161,10 +169,7 @@ impl Turnstile {
             let Some(flow) = all.get_mut(at) else {
                 break;
             };
-            if flow.waits && !flow.token.is_out() {
-                self.lost.fetch_add(1, Relaxed);
-                flow.waits = false;
-            }
+            self.settle(flow);
             if flow.waits {
                 continue;
             }
@@ -234,6 +239,10 @@ impl Interface for Front {
 
     fn counter(&self, index: usize) -> u64 {
         let this = &self.0;
+        // Nobody asks while the interface is down, and what was in its qdisc is lost then.
+        for flow in this.asking.lock().iter_mut() {
+            this.settle(flow);
+        }
         let all = [&this.given, &this.passed, &this.lost, &this.strangers];
         all.get(index).map_or(0, |counter| counter.load(Relaxed))
     }
