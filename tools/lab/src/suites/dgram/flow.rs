@@ -294,19 +294,35 @@ pub fn in_a_flood(s: &mut Session, time: Duration) -> Result<Vec<Flood>> {
         .collect()
 }
 
+/// A share is fair, or not, when it was so this often: the programs that compete have other company on a busy workstation,
+/// and one measurement alone says little of the driver.
+const TWICE: usize = 2;
+
 pub fn flood(s: &mut Session) -> Result<()> {
     let time = Duration::from_secs(2) * s.config.guest.slowness();
-    for flood in in_a_flood(s, time)? {
-        let text = format!(
-            "{}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {:.0} datagrams/s",
-            flood.way,
-            flood.alone / 1e6,
-            flood.beside / 1e6,
-            flood.bytes / 1e6,
-            flood.datagrams,
-        );
-        ensure!(flood.beside > flood.bytes * FAIR, "{text}");
-        s.events.note(text);
+    let (mut fair, mut unfair) = (0, Vec::new());
+    while fair < TWICE {
+        let mut less = Vec::new();
+        for flood in in_a_flood(s, time)? {
+            let text = format!(
+                "{}: a stream carries {:.1} MB/s alone, and {:.1} beside {:.1} MB/s in {:.0} datagrams/s",
+                flood.way,
+                flood.alone / 1e6,
+                flood.beside / 1e6,
+                flood.bytes / 1e6,
+                flood.datagrams,
+            );
+            s.events.note(text.clone());
+            if flood.beside < flood.bytes * FAIR {
+                less.push(text);
+            }
+        }
+        if less.is_empty() {
+            fair += 1;
+        } else {
+            unfair.push(less);
+        }
+        ensure!(unfair.len() < TWICE, "{unfair:?}");
     }
     Ok(())
 }
