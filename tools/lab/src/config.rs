@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Arch, Kernel};
+use crate::kernel::Kernel;
 
 pub const HOST_CID: u32 = 2;
 pub const GUEST_CID: u32 = 3;
@@ -222,9 +222,9 @@ impl Config {
         }
     }
 
-    /// Whether the guest's processor is that of an emulated host, whose virtualisation is emulated, or may be.
-    pub fn is_nested(&self) -> bool {
-        matches!(self.backend, Backend::Vhost) && self.guest.arch == Arch::X86_64
+    /// Whether the guest's processor is that of its host, whose virtualization may be emulated.
+    pub fn has_kvm(&self) -> bool {
+        self.accelerator.iter().any(|word| word == "kvm")
     }
 
     /// The guest's machine.

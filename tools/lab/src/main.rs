@@ -6,7 +6,7 @@
 //!
 //! - The *workstation* is where somebody started the lab.
 //! - The *host* runs the guests, and is the other end of their sockets. It is the workstation itself, or, where that
-//!   has no working KVM with vhost-vsock and a suite needs them, a *host VM* that is emulated on it.
+//!   has no working KVM with vhost-vsock, a *host VM*: User-mode Linux, or, to measure, one that is emulated and has KVM.
 //! - The *guest* is under test; the *neighbour* is a second one on the same device.
 //! - A *rig* is a host with its guests: what may die of its own fault, and is tried again then.
 //! - A *session* is a guest as its tests see it: booted when needed, and anew after a failure.

@@ -2,8 +2,9 @@
 
 //! A rig: a host with its guests, started from the workstation, and what to do when it dies.
 //!
-//! The host is the workstation itself if KVM and vhost-vsock work there, or if the guests need neither; else an
-//! emulated host VM. Guests with a processor of another kind are emulated anyway, and their host is User-mode Linux.
+//! The host is the workstation itself if KVM and vhost-vsock work there, or if the guests need neither; else User-mode
+//! Linux, with vhost-vsock of its own and guests that are emulated in it. Where the cost of leaving a guest is to be that of
+//! KVM it is a host VM, whose virtualization is emulated.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,6 +26,7 @@ use crate::{
     kernel::Arch,
     machine::{
         clock,
+        serial::HOST_DIED,
         spec::{Spec, Uml},
         Machine,
     },
@@ -60,10 +62,10 @@ pub struct Rig {
     pub logs: PathBuf,
     /// The workstation is the host.
     direct: bool,
+    /// The host has KVM, on a processor whose virtualization is emulated.
+    nested: bool,
     /// What is behind the guests' device.
     backend: Backend,
-    /// How many host VMs have run.
-    host_vms: u32,
 }
 
 enum Running {
@@ -88,25 +90,32 @@ impl Running {
 }
 
 impl Rig {
-    /// Finds out which rig the workstation allows. KVM is believed only after a guest has booted on it.
-    pub fn new(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
-        let mut rig = Self {
-            places,
-            logs: logs.to_owned(),
-            direct: false,
-            backend: Backend::Vhost,
-            host_vms: 0,
-        };
+    /// A rig on the workstation's KVM and vhost-vsock, believed in only after a guest has booted on them.
+    pub fn on_own_kvm(places: &Places, logs: &Path, driver: Driver) -> Result<Option<Self>> {
         let usable = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
-        if rig.places.guest.arch.is_own() && usable("/dev/kvm") && usable("/dev/vhost-vsock") {
-            rig.direct = true;
-            let mut up = false;
-            let probe = rig.run(Job::Probe, driver, Duration::from_secs(40), &mut |event| {
-                up |= matches!(event, Event::Done);
-            });
-            rig.direct = probe.is_ok() && up;
+        if !places.guest.arch.is_own() || !usable("/dev/kvm") || !usable("/dev/vhost-vsock") {
+            return Ok(None);
         }
-        Ok(rig)
+        let mut rig = Self {
+            direct: true,
+            ..Self::without_kvm(places.clone(), logs, Backend::Vhost)
+        };
+        let mut up = false;
+        let probe = rig.run(Job::Probe, driver, Duration::from_secs(40), &mut |event| {
+            up |= matches!(event, Event::Done);
+        });
+        Ok((probe.is_ok() && up).then_some(rig))
+    }
+
+    /// A rig with KVM: the workstation's, or one that is emulated.
+    pub fn with_kvm(places: Places, logs: &Path, driver: Driver) -> Result<Self> {
+        Ok(match Self::on_own_kvm(&places, logs, driver)? {
+            Some(rig) => rig,
+            None => Self {
+                nested: true,
+                ..Self::without_kvm(places, logs, Backend::Vhost)
+            },
+        })
     }
 
     /// A rig for guests on a vhost-user device: it needs no KVM.
@@ -114,24 +123,26 @@ impl Rig {
         Self::without_kvm(places, logs, Backend::VhostUser(device))
     }
 
-    /// The same, or one for guests whose processor is emulated anyway.
+    /// The same, or one for guests on vhost-vsock whose processor is emulated, in User-mode Linux.
     pub fn without_kvm(places: Places, logs: &Path, backend: Backend) -> Self {
         Self {
             places,
             logs: logs.to_owned(),
             direct: matches!(backend, Backend::VhostUser(_)),
+            nested: false,
             backend,
-            host_vms: 0,
         }
     }
 
     pub fn describe(&self) -> &'static str {
         if self.direct {
             "guests run on the workstation's KVM and vhost-vsock"
-        } else if !self.places.guest.arch.is_own() {
-            "guests are emulated, on the vhost-vsock of User-mode Linux"
-        } else {
+        } else if self.nested {
             "no working KVM with /dev/vhost-vsock here: guests run in an emulated host VM (slow, and as real)"
+        } else if self.places.guest.arch.is_own() {
+            "no working KVM with /dev/vhost-vsock here: guests are emulated, on the vhost-vsock of User-mode Linux"
+        } else {
+            "guests are emulated, on the vhost-vsock of User-mode Linux"
         }
     }
 
@@ -168,11 +179,14 @@ impl Rig {
         if let Running::InHostVm(machine) = &mut running {
             machine.wait_end(Duration::from_secs(15));
             std::thread::sleep(Duration::from_millis(200));
-            self.host_vms += 1;
-            fs::write(
-                self.logs.join(format!("host-vm-{}.log", self.host_vms)),
-                machine.serial.since(0).join("\n") + "\n",
-            )?;
+            if self.nested && outcome.is_err() {
+                machine.serial.push(format!("lab: {HOST_DIED}"));
+            }
+            let log = (1..)
+                .map(|n| self.logs.join(format!("host-vm-{n}.log")))
+                .find(|path| !path.exists());
+            let text = machine.serial.since(0).join("\n") + "\n";
+            log.map_or(Ok(()), |path| fs::write(path, text))?;
         }
         running.kill();
         outcome
@@ -236,10 +250,15 @@ impl Rig {
 
     /// The host VM, whose first program runs the lab.
     fn host_vm(&self, job: Job, driver: Driver, append: &str) -> Result<Spec> {
-        let host = self.places.host_kernel()?;
+        let host = Places::host_kernel(self.nested)?;
+        let guest = self.places.guest.arch;
         let (accelerator, tells) = match host.arch {
-            Arch::Um => (emulated(self.places.guest.arch), "/dev/tty1"),
+            Arch::Um => (emulated(guest), "/dev/tty1"),
             Arch::X86_64 | Arch::Arm64 => (DIRECT, "/dev/vport0p1"),
+        };
+        let clock = match (host.arch, guest) {
+            (Arch::Um, Arch::X86_64) => clock::append(),
+            _ => String::new(),
         };
         let config = Config {
             job,
@@ -249,19 +268,19 @@ impl Rig {
             kernel: "/guest/vmlinuz".into(),
             guest_initramfs: "/guest/initramfs".into(),
             accelerator: accelerator.iter().map(|s| s.to_string()).collect(),
-            append: String::new(),
+            append: clock,
             backend: Backend::Vhost,
             programs: "/bin".into(),
             extras: "/guest/extras".into(),
             scratch: "/tmp".into(),
             events: tells.into(),
         };
-        let image = self.places.host(&config, &self.places.guest()?)?;
+        let image = self.places.host(&host, &config, &self.places.guest()?)?;
         let events = self.logs.join("events.jsonl");
         let mut spec = Spec {
             name: "host-vm".into(),
             arch: host.arch,
-            kernel: self.places.kernel()?,
+            kernel: host.folder(&self.places.cache).join("vmlinuz"),
             initramfs: image,
             append: format!("rdinit=/init panic=-1 {append}"),
             // A guest, a file with another one's memory, its initramfs twice, and what runs there.

@@ -222,7 +222,7 @@ impl Session {
     fn start(&self, spec: &Spec) -> Result<Machine> {
         let guest = Machine::boot(spec, self.events.clone())?;
         // Only a processor whose virtualisation is emulated is ever not run.
-        if self.config.is_nested() {
+        if self.config.has_kvm() {
             guest.watch();
         }
         Ok(guest)

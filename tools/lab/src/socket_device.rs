@@ -29,15 +29,29 @@ fn machine(arch: Arch, bus: Bus) -> &'static str {
 /// QEMU's arguments for the machine type, which a device in user space has a say in, and the device.
 pub fn arguments(config: &Config) -> Vec<String> {
     match &config.backend {
-        Backend::Vhost => vec![
-            "-M".into(),
-            machine(config.guest.arch, Bus::Pci).into(),
-            "-device".into(),
-            format!(
-                "vhost-vsock-pci,id=vsock,guest-cid={},modern-pio-notify=on",
-                config.cid
-            ),
-        ],
+        Backend::Vhost => {
+            let mut machine = machine(config.guest.arch, Bus::Pci).to_owned();
+            let mut arguments = Vec::new();
+            if !config.has_kvm() {
+                // In User-mode Linux pages are mapped one by one, and the workstation counts what is not in a row.
+                let size = config.memory_mib();
+                machine += ",memory-backend=memory";
+                arguments.extend([
+                    "-object".into(),
+                    format!("memory-backend-ram,id=memory,size={size}M,prealloc=on"),
+                ]);
+            }
+            arguments.extend([
+                "-M".into(),
+                machine,
+                "-device".into(),
+                format!(
+                    "vhost-vsock-pci,id=vsock,guest-cid={},modern-pio-notify=on",
+                    config.cid
+                ),
+            ]);
+            arguments
+        }
         Backend::VhostUser(program) => {
             let bus = program.hardware.bus;
             let machine = machine(config.guest.arch, bus);

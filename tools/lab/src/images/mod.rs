@@ -78,17 +78,13 @@ impl Places {
         })
     }
 
-    /// The host VM's kernel: one that has KVM, or, where the guests are emulated, none that is emulated itself.
-    pub fn host_kernel(&self) -> Result<Kernel> {
-        match self.guest.arch {
-            Arch::Arm64 => Kernel::uml(),
-            Arch::X86_64 | Arch::Um => Kernel::first(),
+    /// The host's kernel: one that has KVM, or else one that runs emulators at the workstation's speed.
+    pub fn host_kernel(has_kvm: bool) -> Result<Kernel> {
+        if has_kvm {
+            Kernel::first()
+        } else {
+            Kernel::uml()
         }
-    }
-
-    /// The file that the host VM boots.
-    pub fn kernel(&self) -> Result<PathBuf> {
-        Ok(self.host_kernel()?.folder(&self.cache).join("vmlinuz"))
     }
 
     /// As `uname -r` says it.
@@ -337,21 +333,21 @@ impl Places {
         Ok(())
     }
 
-    /// The host VM's file system: KVM where it has that, vhost-vsock, QEMU, the lab, and what the guest boots.
-    pub fn host(&self, config: &Config, guest: &Path) -> Result<PathBuf> {
+    /// The host's file system: KVM where it has that, vhost-vsock, QEMU, the lab, and what the guest boots.
+    pub fn host(&self, kernel: &Kernel, config: &Config, guest: &Path) -> Result<PathBuf> {
         let mut fs = self.file_system(Arch::X86_64, include_str!("init-host.sh"))?;
-        let kernel = self.host_kernel()?;
         let emulator = self.guest.arch.emulator();
-        let (names, firmware): (&[&str], &[&str]) = match kernel.arch {
-            Arch::Um => (&["vhost_vsock", "vsock_diag"], &[]),
-            Arch::X86_64 | Arch::Arm64 => (
-                &["kvm-amd", "vhost_vsock", "vsock_diag"],
-                &[
-                    "seabios/bios-256k.bin",
-                    "qemu/kvmvapic.bin",
-                    "qemu/linuxboot_dma.bin",
-                ],
-            ),
+        let names: &[&str] = match kernel.arch {
+            Arch::Um => &["vhost_vsock", "vsock_diag"],
+            Arch::X86_64 | Arch::Arm64 => &["kvm-amd", "vhost_vsock", "vsock_diag"],
+        };
+        let firmware: &[&str] = match self.guest.arch {
+            Arch::Arm64 | Arch::Um => &[],
+            Arch::X86_64 => &[
+                "seabios/bios-256k.bin",
+                "qemu/kvmvapic.bin",
+                "qemu/linuxboot_dma.bin",
+            ],
         };
         let modules = Modules::new(kernel.folder(&self.cache).join("modules"));
         let modules = modules.with_dependencies(names)?;

@@ -84,6 +84,10 @@ pub const NOT_RUN: &str = "is not halted, and yet not run by the emulator";
 /// What it says of a guest that stops while it boots.
 pub const NOT_UP: &str = "fell silent before a driver was loaded";
 
+/// What it says at the end of the log of an emulated host VM with KVM that died, as one does whose processor goes astray
+/// after it has run a nested guest. That kernel's panic is no complaint of the driver's, unless it names vsock.
+pub const HOST_DIED: &str = "this host VM died before its job was done";
+
 /// What a kernel says by which the lab asks by NMI where its processors are: a processor that is not run says nothing, and
 /// those that wait for it say this.
 pub const ASKED: &str = "Kernel panic - not syncing: NMI";
@@ -103,6 +107,18 @@ fn is_rig_failure(line: &str) -> bool {
 
 pub fn is_stall(line: &str) -> bool {
     STALLS.iter().any(|w| line.contains(w))
+}
+
+/// Where the panic of a host VM that died begins in its log, if nothing that the kernel says of it is of vsock.
+fn astray(log: &str) -> Option<usize> {
+    let words = log.find("Kernel panic")?;
+    let start = log[..words].rfind('\n').map_or(0, |end| end + 1);
+    let panic = &log[start..];
+    let of_vsock = |l: &str| {
+        (l.contains("vhost") || l.contains("vsock") || l.contains("virtio_transport"))
+            && !l.contains("Modules linked in")
+    };
+    (panic.contains(HOST_DIED) && !panic.lines().any(of_vsock)).then_some(start)
 }
 
 pub fn is_complaint(line: &str) -> bool {
@@ -210,6 +226,7 @@ pub fn complaints_in_folder(folder: &Path) -> Result<Vec<String>> {
         } else if path.extension().is_some_and(|e| e == "log") {
             let text = fs::read(&path)?;
             let text = String::from_utf8_lossy(&text);
+            let text = &text[..astray(&text).unwrap_or(text.len())];
             let rig_failed = text.lines().any(is_rig_failure);
             let mut stalled = false;
             for line in text.lines().filter(|l| !l.starts_with("qemu: ")) {
@@ -247,6 +264,21 @@ mod tests {
         assert!(!is_complaint(
             "[    1.0] rvsock: loading out-of-tree module taints kernel."
         ));
+    }
+
+    #[test]
+    fn a_host_that_died_is_told_from_one_whose_vhost_is_broken() {
+        let before = "[   22.0] WARNING: CPU: 0 PID: 1 at net/core/sock.c:1\n";
+        let panic =
+            "[   23.0] Kernel panic - not syncing: corrupted stack end detected inside scheduler\n";
+        let modules = "[   23.1] Modules linked in: vhost_vsock vhost kvm_amd\n";
+        let frame = "[   23.1]  vhost_vsock_handle_tx_kick+0x1/0x2 [vhost_vsock]\n";
+        let died = format!("lab: {HOST_DIED}\n");
+        let log = [before, panic, modules, &died].concat();
+        assert_eq!(astray(&log), Some(before.len()));
+        assert_eq!(astray(&[panic, frame, &died].concat()), None);
+        assert_eq!(astray(&[panic, modules].concat()), None);
+        assert_eq!(astray(&[before, &died].concat()), None);
     }
 
     #[test]

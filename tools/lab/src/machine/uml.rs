@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     fcntl::OFlag,
-    sys::socket::{socketpair, AddressFamily, SockFlag, SockType},
+    sys::{
+        socket::{socketpair, AddressFamily, SockFlag, SockType},
+        statvfs::statvfs,
+    },
     unistd::pipe2,
 };
 
@@ -70,8 +73,16 @@ fn host(events: &Path, spec: &Spec) -> Result<Child> {
     Ok(kernel)
 }
 
+/// Where User-mode Linux has the file that is its memory.
+const MEMORY: &str = "/dev/shm";
+
+/// The kernel; its memory is a file on disk where there is no room for that, and for another one's, which grows as well.
 fn kernel(spec: &Spec) -> Command {
     let mut command = Command::new(&spec.kernel);
+    let room = statvfs(MEMORY).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    if room >> 20 < 2 * u64::from(spec.memory_mib) {
+        command.env("TMPDIR", &spec.scratch);
+    }
     command
         .arg(format!("mem={}M", spec.memory_mib))
         .arg(format!("initrd={}", spec.initramfs.display()))

@@ -13,7 +13,7 @@ mod misuse;
 mod pieces;
 mod plan;
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use anyhow::{bail, ensure, Result};
 use clap::ValueEnum;
@@ -25,7 +25,7 @@ use crate::{
         plot,
         table::{self, Table},
     },
-    config::{Compared, Driver, Job},
+    config::{Backend, Compared, Driver, Job},
     events::Event,
     images::Places,
     kernel::{Arch, Kernel},
@@ -35,8 +35,10 @@ use crate::{
     suites::{self, our_device::Setup},
 };
 
-/// How often the whole rig is started again after it died.
+/// How often in a row the whole rig is started that dies without a result.
 const RIG_STARTS: u32 = 6;
+/// How often a rig may die while the same test is under way.
+const DEATHS_OF_A_TEST: u32 = 3;
 /// A rig that reports nothing for this long is dead: every test has a shorter limit of its own.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
@@ -80,12 +82,21 @@ pub fn test(choice: &Choice) -> Result<bool> {
     Ok(report.finish().well())
 }
 
-/// Runs what is planned: what needs no guest beside guests on devices in user space, and those on the kernel's vhost-vsock.
+/// Runs what is planned: what needs no guest beside guests on devices in user space, and those on vhost-vsock beside them,
+/// or, on the workstation's own, after them.
 fn run(places: Places, plan: &Plan, driver: Driver, report: &Report, logs: &Path) -> Result<()> {
     let first = || without_guests(&places.for_lane("pure"), plan, report, logs);
-    // All but alone, as the kernel's tests give up after ten seconds: while the host VM boots, others end.
-    let last = || vhost(places.clone(), plan, driver, report, logs);
-    pieces::run(&places, plan, driver, report, logs, first, last)?;
+    if plan.rig.is_empty() {
+        pieces::run(&places, plan, driver, report, logs, &[], first)?;
+    } else if let Some(mut rig) = Rig::on_own_kvm(&places, logs, driver)? {
+        report.say(&format!("      {}", rig.describe()));
+        pieces::run(&places, plan, driver, report, logs, &[], first)?;
+        start_until_done(&mut rig, &plan.rig, "", driver, report, Job::Tests);
+    } else {
+        let rig = Rig::without_kvm(places.clone(), logs, Backend::Vhost);
+        report.say(&format!("      {}", rig.describe()));
+        pieces::run(&places, plan, driver, report, logs, &plan.rig, first)?;
+    }
     if plan.has_guests() {
         let complaints = serial::complaints_in_folder(logs)?;
         let why = complaints
@@ -112,18 +123,8 @@ fn without_guests(places: &Places, plan: &Plan, report: &Report, logs: &Path) ->
     Ok(())
 }
 
-fn vhost(places: Places, plan: &Plan, driver: Driver, report: &Report, logs: &Path) -> Result<()> {
-    if plan.rig.is_empty() {
-        return Ok(());
-    }
-    report.busy("guests on vhost-vsock ...");
-    let mut rig = Rig::new(places, logs, driver)?;
-    report.say(&format!("      {}", rig.describe()));
-    start_until_done(&mut rig, &plan.rig, "", driver, report, Job::Tests);
-    Ok(())
-}
-
-/// Runs tests in a rig, and again in a new one what was left when it died. There they are called without the prefix.
+/// Runs tests in a rig, and again in a new one what was left when it died, until too many in a row bring no result. A test
+/// that was under way at several deaths has failed. There tests are called without the prefix.
 fn start_until_done(
     rig: &mut Rig,
     tests: &[String],
@@ -132,20 +133,38 @@ fn start_until_done(
     report: &Report,
     job: fn(Vec<String>) -> Job,
 ) {
-    for number in 1..=RIG_STARTS {
+    let (mut in_vain, mut deaths) = (0, HashMap::<String, u32>::new());
+    for number in 1.. {
         let missing = report.missing(tests);
-        if missing.is_empty() {
+        if missing.is_empty() || in_vain == RIG_STARTS {
             return;
         }
-        let missing = missing.iter().filter_map(|t| t.strip_prefix(prefix));
-        let missing = missing.map(str::to_owned).collect();
-        if let Err(e) = rig.run(job(missing), driver, SILENCE, &mut |event| {
-            report.event(prefix, event)
-        }) {
-            report.say(&format!(
-                "note  the rig died (start {number} of {RIG_STARTS}): {e:#}"
-            ));
+        let names = missing.iter().filter_map(|t| t.strip_prefix(prefix));
+        let names = names.map(str::to_owned).collect();
+        let mut under_way = None;
+        let outcome = rig.run(job(names), driver, SILENCE, &mut |event| {
+            match event {
+                Event::Start { test } => under_way = Some(format!("{prefix}{test}")),
+                Event::End { .. } => under_way = None,
+                _ => {}
+            }
+            report.event(prefix, event);
+        });
+        if let Err(e) = outcome {
+            report.say(&format!("note  the rig died (start {number}): {e:#}"));
+            if let Some(test) = under_way.filter(|t| missing.contains(t)) {
+                let times = deaths.entry(test.clone()).or_default();
+                *times += 1;
+                if *times == DEATHS_OF_A_TEST {
+                    let why = format!("the rig died of it {times} times: {e:#}");
+                    report.end(&test, 0.0, Some(why));
+                }
+            }
         }
+        in_vain = match report.missing(tests).len() < missing.len() {
+            true => 0,
+            false => in_vain + 1,
+        };
     }
 }
 
@@ -216,7 +235,7 @@ pub fn demo(guest: &InGuest) -> Result<bool> {
     let parts = parts.iter().filter(|(shown, _)| *shown);
     let report = Report::new(parts.flat_map(|(_, part)| part.to_vec()).collect(), &logs);
     if vhost {
-        let mut rig = Rig::new(places.clone(), &logs, driver)?;
+        let mut rig = Rig::with_kvm(places.clone(), &logs, driver)?;
         report.say(&format!("      {}", rig.describe()));
         start_until_done(&mut rig, &on_vhost, "", driver, &report, |_| Job::Demo);
     }
@@ -290,7 +309,7 @@ pub fn bench(
     };
     let mut outcome = Ok(());
     if matches!(part, Part::All | Part::Drivers) {
-        let mut rig = Rig::new(places.clone(), &logs, Driver::Rvsock)?;
+        let mut rig = Rig::with_kvm(places.clone(), &logs, Driver::Rvsock)?;
         report.say(&format!("      {}", rig.describe()));
         for round in 1..=rounds {
             for start in 1..=RIG_STARTS {
@@ -367,6 +386,6 @@ pub fn shell(guest: &InGuest) -> Result<bool> {
     }
     let logs = logs::folder(&places)?;
     println!("a guest boots; its console is this terminal");
-    Rig::new(places, &logs, driver)?.shell(driver)?;
+    Rig::with_kvm(places, &logs, driver)?.shell(driver)?;
     Ok(true)
 }

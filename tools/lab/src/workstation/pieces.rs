@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The suites on devices in user space, in pieces: each is one way to start a device, with a rig of its own, so that some
-//! can run beside each other.
+//! The suites in pieces: each is one way to start a device, with a rig of its own, so that some can run beside each other.
 
 use std::{
     path::Path,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Mutex, PoisonError,
-    },
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -79,6 +75,28 @@ impl Piece {
             .collect())
     }
 
+    /// Those on vhost-vsock, where the workstation has none that works: each has a host of its own.
+    fn on_vhost(places: &Places, wanted: &[String]) -> Vec<Self> {
+        let parts = suites::kernel::WITH_HOST.iter().map(|d| Some(d.prefix));
+        let belongs = |part: Option<&str>, test: &str| match part {
+            Some(prefix) => test.starts_with(prefix),
+            None => !suites::kernel::WITH_HOST
+                .iter()
+                .any(|d| test.starts_with(d.prefix)),
+        };
+        let all = parts.chain([None]).map(|part| Self {
+            kernel: places.guest.clone(),
+            backend: Backend::Vhost,
+            prefix: String::new(),
+            tests: wanted
+                .iter()
+                .filter(|t| belongs(part, t))
+                .cloned()
+                .collect(),
+        });
+        all.filter(|p| !p.tests.is_empty()).collect()
+    }
+
     /// Those on hosts of other kinds, in User-mode Linux.
     fn hosts(places: &Places, driver: Driver, wanted: &[String]) -> Result<Vec<Self>> {
         let program = places.built("rvsock-device");
@@ -117,28 +135,26 @@ impl Piece {
 /// How much User-mode Linux gives way to what is emulated: it gets a quarter of a processor still, as some of its tests wait
 /// for no more than seconds.
 const NICE: i32 = 5;
-/// The same beside the host VM, whose processors give way themselves.
-const NICE_BESIDE_HOST_VM: i32 = 19;
 
 /// Has this thread, and the programs that it starts, give way to others.
-fn give_way(nice: i32) {
+fn give_way() {
     // SAFETY: A system call without pointers, about the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
-/// Runs what the plan has of them: `first` and what is emulated, then `last` while the last of that ends; and User-mode
-/// Linux beside all of it, where it finds time.
+/// Runs what the plan has of them, `first` before them, and those of User-mode Linux beside all of it, where it finds time.
 pub fn run(
     places: &Places,
     plan: &Plan,
     driver: Driver,
     report: &Report,
     logs: &Path,
+    on_vhost: &[String],
     first: impl FnOnce() -> Result<()>,
-    last: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     let own = [plan.vhost_user.as_slice(), &plan.our_device].concat();
-    let mut pieces = Piece::all(places, driver, "", &own)?;
+    let mut pieces = Piece::on_vhost(places, on_vhost);
+    pieces.extend(Piece::all(places, driver, "", &own)?);
     pieces.extend(Piece::hosts(places, driver, &plan.hosts)?);
     for (kernel, tests) in &plan.others {
         let places = places.with_guest(kernel.clone());
@@ -150,42 +166,27 @@ pub fn run(
         Mutex::new(native.into_iter()),
         Mutex::new(emulated.into_iter()),
     );
-    let host_vm = AtomicBool::new(false);
-    let run_lane = |lane, pieces: &Mutex<std::vec::IntoIter<Piece>>, gives_way| loop {
-        if gives_way {
-            give_way(if host_vm.load(Ordering::Relaxed) {
-                NICE_BESIDE_HOST_VM
-            } else {
-                NICE
-            });
-        }
+    let run_lane = |lane, pieces: &Mutex<std::vec::IntoIter<Piece>>| loop {
         let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some(piece) = next else { return };
         piece.run(&places.for_lane(lane), driver, report, &logs.join(lane));
     };
-    let last = Mutex::new(Some(last));
-    // Whoever finds nothing more to emulate first.
-    let end = |lane| {
-        let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
-        last.map_or(Ok(()), |last| {
-            host_vm.store(true, Ordering::Relaxed);
-            last()?;
-            run_lane(lane, &native, false);
-            Ok(())
-        })
+    // Whoever finds nothing more to emulate helps.
+    let run_both = |lane| {
+        run_lane(lane, &emulated);
+        run_lane(lane, &native);
     };
     thread::scope(|scope| {
-        scope.spawn(|| run_lane("lane-3", &native, true));
-        let other = scope.spawn(|| {
-            run_lane("lane-2", &emulated, false);
-            end("lane-2")
+        scope.spawn(|| {
+            give_way();
+            run_lane("lane-3", &native);
         });
+        let other = scope.spawn(|| run_both("lane-2"));
         first()?;
-        run_lane("lane-1", &emulated, false);
-        end("lane-1")?;
+        run_both("lane-1");
         other
             .join()
-            .map_err(|_| anyhow!("what runs the suites panicked"))?
+            .map_err(|_| anyhow!("what runs the suites panicked"))
     })
 }
 
