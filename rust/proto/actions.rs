@@ -124,6 +124,13 @@ impl Actions {
         *self == Self::NONE
     }
 
+    /// Whether they end a connection, or tell its peer so: carried out late, they would end the next one.
+    pub fn are_of_an_end(&self) -> bool {
+        self.done
+            || self.reply_rst
+            || matches!(self.send, Some(Control::Rst | Control::Shutdown(_)))
+    }
+
     /// The control packets that are to be sent, in their order.
     pub fn packets(&self) -> impl Iterator<Item = Control> {
         let update = self.update.then_some(Control::CreditUpdate);

@@ -11,7 +11,8 @@ use super::{
     now,
     publish::News,
     table::Key,
-    Conn, //
+    Conn,
+    Decided, //
 };
 use crate::{
     driver::{
@@ -45,8 +46,28 @@ use kernel::{
         aref::ARef,
         atomic::Relaxed,
         Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
+
+/// How long connect() gives those who carry out the end of what was before.
+const PAUSE: Delta = Delta::from_millis(1);
+
+/// What a call of connect() does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It takes what an earlier call has begun.
+    GoOn,
+    /// It has let that go, and looks again.
+    LetGo,
+    /// It has begun, unless the addresses are taken.
+    Begin(Result),
+    /// It waits for whoever ends what was before.
+    Wait,
+}
 
 impl Conn {
     /// Starts to connect (C8: from clean state), or goes on with what an earlier call has begun.
@@ -67,42 +88,67 @@ impl Conn {
         lowat: u32,
     ) -> Result {
         let key = Key { peer, local_port };
-        let mut goes_on = false;
+        loop {
+            let (next, actions) = self.go_on_or_begin(key, lowat);
+            match next {
+                Next::GoOn => {
+                    // It sends nothing.
+                    let _ = self.carry_out(&actions, GFP_KERNEL);
+                    self.publish_if_new(&actions);
+                    return Ok(());
+                }
+                Next::Begin(entered) => {
+                    return entered.and_then(|()| self.carry_out(&actions, GFP_KERNEL));
+                }
+                Next::LetGo => {
+                    // This call is not about it.
+                    let _ = self.carry_out(&actions, GFP_KERNEL);
+                }
+                Next::Wait => fsleep(PAUSE),
+            }
+        }
+    }
+
+    /// Goes on with what an earlier call has begun, lets that go, or begins from clean state, which waits as long as
+    /// somebody carries out the end of what was before.
+    ///
+    /// # Context
+    ///
+    /// Does not sleep; takes `Conn::inner`.
+    fn go_on_or_begin(self: &Arc<Self>, key: Key, lowat: u32) -> (Next, Decided<'_>) {
+        let mut next = Next::Wait;
         let actions = self.decide(|inner| {
             let same = inner.addresses() == key;
             match inner.end.retry(same, now()) {
-                Retry::Begin => Actions::NONE,
-                Retry::LetGo(actions) => actions,
                 Retry::GoOn(actions) => {
-                    goes_on = true;
-                    actions
+                    next = Next::GoOn;
+                    return actions;
                 }
+                Retry::LetGo(actions) => {
+                    next = Next::LetGo;
+                    return actions;
+                }
+                Retry::Begin if inner.ending > 0 => return Actions::NONE,
+                Retry::Begin => {}
             }
-        });
-        // What is let go is not what this call is about; to go on sends nothing.
-        let _ = self.carry_out(&actions, GFP_KERNEL);
-        if goes_on {
-            self.publish_if_new(&actions);
-            return Ok(());
-        }
-        let mut entered = Ok(());
-        let actions = self.decide(|inner| {
             inner.news = News::default();
             self.has_gap.store(false, Relaxed);
             // The table is not left for a moment: an answer to an earlier call may just come.
             if inner.key != Some(key) {
                 self.unlink(inner);
-                inner.local_port = local_port;
-                inner.peer = peer;
-                entered = self.table.insert(key, self);
+                inner.local_port = key.local_port;
+                inner.peer = key.peer;
+                let entered = self.table.insert(key, self);
+                next = Next::Begin(entered);
                 if entered.is_err() {
                     return Actions::NONE;
                 }
                 inner.key = Some(key);
             }
+            next = Next::Begin(Ok(()));
             inner.end.connect(now(), lowat)
         });
-        entered.and_then(|()| self.carry_out(&actions, GFP_KERNEL))
+        (next, actions)
     }
 
     /// Takes the part of the one who was connected to (C3); the peer sent `request`.
@@ -150,7 +196,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
     pub(super) fn abandon(self: &Arc<Self>) {
         let actions = self.decide(|inner| {
             // A socket that is closing waits for its end to be told.
@@ -167,7 +213,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
     fn take_request_back(self: &Arc<Self>, is_first_call: bool) -> bool {
         is_first_call && self.withdraw()
     }
@@ -176,7 +222,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
     pub(in crate::driver) fn cancel(self: &Arc<Self>) {
         let is_first_call = self.inner.lock().end.is_first_call();
         self.abandon();
@@ -260,7 +306,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Conn::inner`. Another socket may be locked.
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go. Another socket may be locked.
     pub(super) fn end_at_gap(&self) {
         let addresses = self.inner.lock().addresses();
         let found = self.table.find(addresses);
@@ -268,7 +314,14 @@ impl Conn {
         let Some(conn) = found.filter(|conn| core::ptr::eq(&raw const **conn, self)) else {
             return;
         };
-        let actions = conn.decide(|inner| inner.end.abort(SockError::ConnReset));
+        let actions = conn.decide(|inner| {
+            // Relaxed: who begins another connection says so under this lock.
+            if conn.has_gap.load(Relaxed) {
+                inner.end.abort(SockError::ConnReset)
+            } else {
+                Actions::NONE
+            }
+        });
         let _ = conn.carry_out(&actions, GFP_ATOMIC);
         if News::is_in(&actions) {
             // Who frees the packet may have another socket locked.
@@ -282,7 +335,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes the spinlock of the socket's lock.
+    /// Does not sleep; takes the spinlock of the socket's lock, and may let sockets go.
     pub(in crate::driver) fn break_off(self: &Arc<Self>, tell_peer: bool) {
         self.act(|inner| {
             if tell_peer {
@@ -291,5 +344,52 @@ impl Conn {
                 inner.end.transport_reset()
             }
         });
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rvsock_conn_connect)]
+mod tests {
+    use super::*;
+    use crate::{
+        driver::conn::Connections,
+        ext::net::vsock::WeakSock,
+        proto::{
+            Control,
+            State, //
+        },
+        wire::SocketType, //
+    };
+
+    /// Who carries out the end of a connection takes back what waits of it, and may send an RST: not those of the next.
+    #[test]
+    fn c8_none_begins_while_another_is_being_ended() -> Result {
+        let conn = Conn::new(
+            WeakSock::to_nothing()?,
+            SocketType::Stream,
+            1000,
+            Connections::new()?,
+        )?;
+        let key = Key {
+            peer: Addr { cid: 2, port: 1 },
+            local_port: 3,
+        };
+        let begin = || conn.go_on_or_begin(key, 1).0;
+        assert_eq!(begin(), Next::Begin(Ok(())));
+        let timer = conn.decide(|inner| inner.end.abort(SockError::ConnReset));
+        let owed = conn.decide(|_| Actions {
+            send: Some(Control::Rst),
+            ..Actions::NONE
+        });
+        drop(conn.decide(|_| Actions::NONE));
+        assert_eq!(begin(), Next::Wait);
+        drop(timer);
+        assert_eq!(begin(), Next::Wait);
+        assert_eq!(conn.inner.lock().end.state(), State::Closed);
+        drop(owed);
+        assert_eq!(begin(), Next::Begin(Ok(())));
+        assert_eq!(conn.inner.lock().end.state(), State::Connecting);
+        conn.destruct();
+        Ok(())
     }
 }

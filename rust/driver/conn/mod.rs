@@ -63,6 +63,10 @@ use crate::{
         SocketType, //
     }, //
 };
+use core::ops::{
+    Deref,
+    DerefMut, //
+};
 use kernel::{
     alloc::Flags,
     prelude::*,
@@ -111,6 +115,8 @@ struct Inner {
     peer: Addr,
     /// What struct sock must still say.
     news: News,
+    /// How many are carrying out the end of a connection: until they are done, no other begins.
+    ending: u32,
     /// It is in the list of those that are to be tried again, before the next one.
     is_listed: bool,
     next_listed: Option<Arc<Conn>>,
@@ -124,6 +130,38 @@ impl Inner {
         Key {
             peer: self.peer,
             local_port: self.local_port,
+        }
+    }
+}
+
+/// What the rules have decided, for whoever asked them to carry out. While it is of a connection's end, no other begins:
+/// what ends the one would end the other as well.
+#[must_use]
+struct Decided<'a> {
+    conn: &'a Conn,
+    actions: Actions,
+    is_end: bool,
+}
+
+impl Deref for Decided<'_> {
+    type Target = Actions;
+
+    fn deref(&self) -> &Actions {
+        &self.actions
+    }
+}
+
+impl DerefMut for Decided<'_> {
+    fn deref_mut(&mut self) -> &mut Actions {
+        &mut self.actions
+    }
+}
+
+impl Drop for Decided<'_> {
+    fn drop(&mut self) {
+        if self.is_end {
+            let mut inner = self.conn.inner.lock();
+            inner.ending = inner.ending.saturating_sub(1);
         }
     }
 }
@@ -168,6 +206,7 @@ impl Conn {
                         local_port: 0,
                         peer: Addr { cid: 0, port: 0 },
                         news: News::default(),
+                        ending: 0,
                         is_listed: false,
                         next_listed: None,
                         released: None,
@@ -219,7 +258,7 @@ impl Conn {
     /// # Context
     ///
     /// Does not sleep; takes `Conn::inner`. It calls `decision` under it.
-    fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Actions {
+    fn decide(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) -> Decided<'_> {
         // There may be many buffers: they are freed without the lock.
         let mut dropped = None;
         let mut inner = self.inner.lock();
@@ -233,9 +272,17 @@ impl Conn {
         if actions.drop_unread {
             dropped = Some(core::mem::replace(&mut inner.inbox, Inbox::new()));
         }
+        let is_end = actions.are_of_an_end();
+        if is_end {
+            inner.ending = inner.ending.saturating_add(1);
+        }
         drop(inner);
         drop(dropped);
-        actions
+        Decided {
+            conn: self,
+            actions,
+            is_end,
+        }
     }
 
     /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say.
@@ -245,7 +292,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Sleeps if `gfp` allows it; takes `Tx::inner`.
+    /// Sleeps if `gfp` allows it; takes `Tx::inner`, and may let sockets go.
     ///
     /// # Errors
     ///
@@ -284,7 +331,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes the spinlock of the socket's lock.
+    /// Does not sleep; takes the spinlock of the socket's lock, and may let sockets go.
     fn act(self: &Arc<Self>, decision: impl FnOnce(&mut Inner) -> Actions) {
         let actions = self.decide(decision);
         // What it could not send is owed, or no peer is left to be told.
@@ -381,7 +428,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes the spinlock of the socket's lock.
+    /// Does not sleep; takes the spinlock of the socket's lock, and may let sockets go.
     fn catch_up(self: &Arc<Self>) {
         self.send_open();
         self.publish_or_defer();
@@ -397,7 +444,7 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes the spinlock of the socket's lock.
+    /// Does not sleep; takes the spinlock of the socket's lock, and may let sockets go.
     fn tick(self: &Arc<Self>) {
         self.act(|inner| inner.end.on_timeout(now()));
     }
