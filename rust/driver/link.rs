@@ -331,18 +331,21 @@ impl Link {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn withdraw(&self, sender: &dyn Sender) -> bool {
-        self.streams.tx.withdraw(sender)
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
+    pub(super) fn withdraw(self: &Arc<Self>, sender: &dyn Sender) -> bool {
+        let (some, afterwards) = self.streams.tx.withdraw(sender);
+        self.streams.follow(self, afterwards);
+        some
     }
 
     /// Drops all packets that wait to be sent.
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(super) fn purge(&self) {
-        self.streams.tx.purge();
-        self.datagrams.tx.purge();
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
+    pub(super) fn purge(self: &Arc<Self>) {
+        for outbox in [&self.streams, &self.datagrams] {
+            outbox.follow(self, outbox.tx.purge());
+        }
     }
 }

@@ -343,10 +343,12 @@ impl Conn {
     ///
     /// # Context
     ///
-    /// Does not sleep; takes `Tx::inner`.
+    /// Does not sleep; takes `Tx::inner`, and may let sockets go.
     fn withdraw(self: &Arc<Self>) -> bool {
-        link::with(|link| link.withdraw(&**self))
-            .unwrap_or_else(|| self.backlog.take_open().is_some())
+        match link::running() {
+            Some(link) => link.withdraw(&**self),
+            None => self.backlog.take_open().is_some(),
+        }
     }
 
     /// Sends a control packet.

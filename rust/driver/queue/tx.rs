@@ -8,6 +8,7 @@
 
 mod ring;
 mod turns;
+mod withdraw;
 
 use self::ring::NotAdded;
 use super::{
@@ -19,7 +20,6 @@ use super::{
         Open,
         Packet,
         Packets,
-        Sender,
         Sent, //
     },
     tap::Unshown,
@@ -373,40 +373,6 @@ impl Tx {
             STATS.count(Counter::TxKicks);
             queue.notify();
         }
-    }
-
-    /// Drops all waiting packets. A writer who had to wait for room is told when packets are taken back, or sent.
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn purge(&self) {
-        let ((purged, turns), lingering) = {
-            let mut inner = self.inner.lock();
-            (inner.waiting.take_all(), inner.lingering.take())
-        };
-        drop(turns);
-        packet::drop_all(purged, Why::Reset);
-        lingering.drop_all(Why::Reset);
-    }
-
-    /// Drops the waiting packets of `sender`, its open one included; returns whether there were any. A writer who had
-    /// to wait for room is told when packets are taken back, or sent.
-    ///
-    /// # Context
-    ///
-    /// Does not sleep; takes `Tx::inner`.
-    pub(in crate::driver) fn withdraw(&self, sender: &dyn Sender) -> bool {
-        // The search takes the longer the more senders wait.
-        if !sender.backlog().has_packets() {
-            return false;
-        }
-        let open = sender.backlog().take_open();
-        let mut withdrawn = self.inner.lock().waiting.extract_of(sender);
-        withdrawn.append(open.map_or_else(SkBuffQueue::new, SkBuffQueue::from));
-        let some = !withdrawn.is_empty();
-        packet::drop_all(withdrawn, Why::Over);
-        some
     }
 
     /// Whether so much waits that `whose` writers have to wait.
