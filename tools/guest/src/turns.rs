@@ -25,10 +25,15 @@ const PAYLOAD_LENGTH: usize = 24;
 
 #[derive(Subcommand)]
 pub enum Task {
-    /// Look at all that passes an interface, for so many milliseconds
+    /// Look at all that passes an interface, until it is more than so many packets and bytes, for so many milliseconds at
+    /// the most
     Tap {
         #[arg(long)]
         interface: String,
+        #[arg(long)]
+        packets: u64,
+        #[arg(long)]
+        bytes: u64,
         #[arg(long)]
         ms: u64,
     },
@@ -46,7 +51,12 @@ pub enum Task {
 impl Task {
     pub fn run(self) -> Result<()> {
         match self {
-            Task::Tap { interface, ms } => tap(&interface, Duration::from_millis(ms)),
+            Task::Tap {
+                interface,
+                packets,
+                bytes,
+                ms,
+            } => tap(&interface, [packets, bytes], Duration::from_millis(ms)),
             Task::Inject {
                 interface,
                 count,
@@ -92,13 +102,17 @@ fn open(interface: &str) -> Result<OwnedFd> {
 }
 
 /// Each must begin with the header of a packet, and be as long as that packet.
-fn tap(interface: &str, duration: Duration) -> Result<()> {
+fn tap(interface: &str, wanted: [u64; 2], most: Duration) -> Result<()> {
     let socket = open(interface)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000))?;
     println!("READY");
-    let (end, mut buffer) = (Instant::now() + duration, vec![0; 1 << 17]);
-    let (mut packets, mut bytes) = (0u64, 0u64);
-    while Instant::now() < end {
+    let (end, mut buffer) = (Instant::now() + most, vec![0; 1 << 17]);
+    let [mut packets, mut bytes] = [0u64; 2];
+    while packets <= wanted[0] || bytes <= wanted[1] {
+        ensure!(
+            Instant::now() < end,
+            "{packets} packets of {bytes} bytes have passed"
+        );
         let len = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
             Ok(len) => len,
             Err(Errno::EAGAIN) => continue,

@@ -203,8 +203,10 @@ pub fn control(s: &mut Session) -> Result<()> {
         let command = format!("connects --cid 2 --port {} --ms 2000", other.port);
         let text = s.rvtest(Side::Guest, &command)?.success(LONG)?;
         let count = crate::suites::dgram::number(&text, "count")?;
+        // With turns, each would wait for those of the bulk: half a minute.
+        let least = if s.config.guest.is_debug() { 10 } else { 100 };
         ensure!(
-            count >= 100,
+            count >= least,
             "{count} connections in two seconds at 8 kbit/s: {text}"
         );
         streams::nobody_listens(s)?;
@@ -239,9 +241,12 @@ pub fn rate(s: &mut Session) -> Result<()> {
             reader.has_more_than(200_000, LONG)?;
             thread::sleep(Duration::from_secs(1));
             let before = Counted::now(s)?;
+            // To ask the guest takes a while, too.
+            let start = Instant::now();
             let seen = rates(&[&reader], MEASURED)?[0];
             let now = Counted::now(s)?;
-            let share = seen * MEASURED.as_secs_f64() / (now.bytes - before.bytes) as f64;
+            let passed = (now.bytes - before.bytes) as f64;
+            let share = seen * start.elapsed().as_secs_f64() / passed;
             ensure!(
                 (0.9..1.1).contains(&share),
                 "the qdisc counted {before:?} and then {now:?}, where {seen:.0} bytes came in a second"
@@ -249,7 +254,10 @@ pub fn rate(s: &mut Session) -> Result<()> {
             Ok(seen)
         })?;
         let text = format!("at {rate}, {:.0} bytes of a stream came in a second", seen);
-        ensure!((seen / bytes - 1.0).abs() < NEAR, "{text}");
+        // A kernel that watches may not be able to send so much.
+        let far = seen / bytes - 1.0;
+        let is_slow = s.config.guest.is_debug() && far < 0.0;
+        ensure!(far.abs() < NEAR || is_slow, "{text}");
         s.events.note(text);
     }
     Ok(())

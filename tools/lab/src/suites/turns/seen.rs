@@ -116,20 +116,16 @@ pub fn numbers(s: &mut Session) -> Result<()> {
 /// A tap sees each turn with the header of its packet and the packet's length, and holds clones of it.
 pub fn tap(s: &mut Session) -> Result<()> {
     scheduled(s, &["qdisc add DEV root handle 1: pfifo limit 1000"], |s| {
-        let time = Duration::from_secs(4) * s.config.guest.slowness();
         let command = format!(
-            "turns tap --interface {INTERFACE} --ms {}",
-            time.as_millis()
+            "turns tap --interface {INTERFACE} --packets 1000 --bytes 4000000 --ms {}",
+            allowed(LONG).as_millis()
         );
         let tap = s.server(Side::Guest, &command)?;
         streams::both_ways(s)?;
         messages::small(s)?;
         let lost = datagrams(s, 1000, Loss::None)?;
-        let text = tap.success(LONG)?;
-        ensure!(
-            lost == 0 && number(&text, "packets")? > 1000 && number(&text, "bytes")? > 4_000_000,
-            "it saw: {text}"
-        );
+        tap.success(LONG)?;
+        ensure!(lost == 0, "{lost} datagrams are lost");
         Ok(())
     })
 }
