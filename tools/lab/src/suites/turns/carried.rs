@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 use guest::dgram::check;
 
 use super::{
@@ -231,33 +231,41 @@ pub fn control(s: &mut Session) -> Result<()> {
 const NEAR: f64 = 0.05;
 const MEASURED: Duration = Duration::from_secs(4);
 
+/// How often a rate is measured until it is reached: a busy workstation may not let a guest send so much.
+const TRIES: usize = 3;
+
 /// The rate counts headers, too. What passes at once is the burst: so the first second is not measured.
 pub fn rate(s: &mut Session) -> Result<()> {
     for (rate, bytes) in [("8mbit", 1e6), ("80mbit", 1e7)] {
         let command = format!("qdisc add DEV root handle 1: tbf rate {rate} burst 128kb limit 4mb");
-        let seen = scheduled(s, &[command], |s| {
+        let text = scheduled(s, &[command], |s| {
             let reader = Reader::new(s)?;
             let _sender = reader.endless(s, "")?;
             reader.has_more_than(200_000, LONG)?;
             thread::sleep(Duration::from_secs(1));
-            let before = Counted::now(s)?;
-            // To ask the guest takes a while, too.
-            let start = Instant::now();
-            let seen = rates(&[&reader], MEASURED)?[0];
-            let now = Counted::now(s)?;
-            let passed = (now.bytes - before.bytes) as f64;
-            let share = seen * start.elapsed().as_secs_f64() / passed;
-            ensure!(
-                (0.9..1.1).contains(&share),
-                "the qdisc counted {before:?} and then {now:?}, where {seen:.0} bytes came in a second"
-            );
-            Ok(seen)
+            let mut less = Vec::new();
+            for _ in 0..TRIES {
+                let before = Counted::now(s)?;
+                // To ask the guest takes a while, too.
+                let start = Instant::now();
+                let seen = rates(&[&reader], MEASURED)?[0];
+                let now = Counted::now(s)?;
+                let passed = (now.bytes - before.bytes) as f64;
+                let share = seen * start.elapsed().as_secs_f64() / passed;
+                let text = format!(
+                    "at {rate}, {seen:.0} bytes of a stream came in a second, {share:.3} of what the qdisc counted"
+                );
+                let far = seen / bytes - 1.0;
+                ensure!(far < NEAR, "{text}");
+                // A kernel that watches may not be able to send so much.
+                let reached = far > -NEAR || s.config.guest.is_debug();
+                if reached && (0.9..1.1).contains(&share) {
+                    return Ok(text);
+                }
+                less.push(text);
+            }
+            bail!("{less:?}")
         })?;
-        let text = format!("at {rate}, {:.0} bytes of a stream came in a second", seen);
-        // A kernel that watches may not be able to send so much.
-        let far = seen / bytes - 1.0;
-        let is_slow = s.config.guest.is_debug() && far < 0.0;
-        ensure!(far.abs() < NEAR || is_slow, "{text}");
         s.events.note(text);
     }
     Ok(())
