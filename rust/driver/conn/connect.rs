@@ -8,11 +8,11 @@
 //! there is.
 
 use super::{
+    decided::Decided,
     now,
     publish::News,
     table::Key,
-    Conn,
-    Decided, //
+    Conn, //
 };
 use crate::{
     driver::{
@@ -351,25 +351,15 @@ impl Conn {
 #[kernel::macros::kunit_tests(rvsock_conn_connect)]
 mod tests {
     use super::*;
-    use crate::{
-        driver::conn::Connections,
-        ext::net::vsock::WeakSock,
-        proto::{
-            Control,
-            State, //
-        },
-        wire::SocketType, //
+    use crate::proto::{
+        Control,
+        State, //
     };
 
     /// Who carries out the end of a connection takes back what waits of it, and may send an RST: not those of the next.
     #[test]
     fn c8_none_begins_while_another_is_being_ended() -> Result {
-        let conn = Conn::new(
-            WeakSock::to_nothing()?,
-            SocketType::Stream,
-            1000,
-            Connections::new()?,
-        )?;
+        let conn = Conn::of_nobody()?;
         let key = Key {
             peer: Addr { cid: 2, port: 1 },
             local_port: 3,

@@ -8,12 +8,15 @@
 //! with the socket locked holds up itself alone.
 
 mod connect;
+mod decided;
 mod inbox;
 mod publish;
 mod receive;
 mod send;
 mod show;
 mod table;
+#[cfg(CONFIG_KUNIT = "y")]
+mod testing;
 mod unread;
 
 pub(super) use self::table::{
@@ -24,6 +27,7 @@ pub(super) use self::table::{
 };
 
 use self::{
+    decided::Decided,
     inbox::Inbox,
     publish::News, //
 };
@@ -62,10 +66,6 @@ use crate::{
         Op,
         SocketType, //
     }, //
-};
-use core::ops::{
-    Deref,
-    DerefMut, //
 };
 use kernel::{
     alloc::Flags,
@@ -130,38 +130,6 @@ impl Inner {
         Key {
             peer: self.peer,
             local_port: self.local_port,
-        }
-    }
-}
-
-/// What the rules have decided, for whoever asked them to carry out. While it is of a connection's end, no other begins:
-/// what ends the one would end the other as well.
-#[must_use]
-struct Decided<'a> {
-    conn: &'a Conn,
-    actions: Actions,
-    is_end: bool,
-}
-
-impl Deref for Decided<'_> {
-    type Target = Actions;
-
-    fn deref(&self) -> &Actions {
-        &self.actions
-    }
-}
-
-impl DerefMut for Decided<'_> {
-    fn deref_mut(&mut self) -> &mut Actions {
-        &mut self.actions
-    }
-}
-
-impl Drop for Decided<'_> {
-    fn drop(&mut self) {
-        if self.is_end {
-            let mut inner = self.conn.inner.lock();
-            inner.ending = inner.ending.saturating_sub(1);
         }
     }
 }
@@ -272,17 +240,10 @@ impl Conn {
         if actions.drop_unread {
             dropped = Some(core::mem::replace(&mut inner.inbox, Inbox::new()));
         }
-        let is_end = actions.are_of_an_end();
-        if is_end {
-            inner.ending = inner.ending.saturating_add(1);
-        }
+        let decided = Decided::new(self, &mut inner, actions);
         drop(inner);
         drop(dropped);
-        Decided {
-            conn: self,
-            actions,
-            is_end,
-        }
+        decided
     }
 
     /// Carries out what [`decide`](Self::decide) returned, but for what struct sock must say.

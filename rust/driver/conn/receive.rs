@@ -344,11 +344,7 @@ impl Conn {
 mod tests {
     use super::*;
     use crate::{
-        driver::conn::Connections,
-        ext::net::vsock::{
-            Addr,
-            WeakSock, //
-        },
+        ext::net::vsock::Addr,
         proto::State, //
     };
 
@@ -363,12 +359,7 @@ mod tests {
     /// connect() may take a socket to another peer after the table has led to it, and before the packet is there.
     #[test]
     fn c2_a_packet_of_the_peer_before_is_nobodys() -> Result {
-        let conn = Conn::new(
-            WeakSock::to_nothing()?,
-            SocketType::Stream,
-            1000,
-            Connections::new()?,
-        )?;
+        let conn = Conn::of_nobody()?;
         let key = |cid| Key {
             peer: Addr { cid, port: 1 },
             local_port: 2,

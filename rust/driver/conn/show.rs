@@ -103,11 +103,7 @@ impl Conn {
 mod tests {
     use super::*;
     use crate::{
-        driver::conn::Connections,
-        ext::net::vsock::{
-            Addr,
-            WeakSock, //
-        },
+        ext::net::vsock::Addr,
         wire::{
             Header,
             Op,
@@ -130,12 +126,7 @@ mod tests {
 
     #[test]
     fn t4_a_line_says_all_of_a_connection() -> Result {
-        let conn = Conn::new(
-            WeakSock::to_nothing()?,
-            SocketType::Stream,
-            1000,
-            Connections::new()?,
-        )?;
+        let conn = Conn::of_nobody()?;
         {
             let mut inner = conn.inner.lock();
             inner.local_port = 1024;
