@@ -129,17 +129,12 @@ impl Places {
                 Arch::X86_64 | Arch::Um => self.built(name),
             };
         }
-        let what = if self.guest.is_debug() && name == "vsock_test" {
-            "patient"
-        } else {
-            "selftests"
-        };
         let arch = match arch {
             Arch::Um => Arch::X86_64.name(),
             arch => arch.name(),
         };
         let source = self.guest.folder(&self.cache).join("source");
-        source.join(format!("{what}-{arch}")).join(name)
+        source.join(format!("vsock_tests-{arch}")).join(name)
     }
 
     /// A program of this workspace, for the workstation.
