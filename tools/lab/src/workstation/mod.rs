@@ -257,6 +257,8 @@ pub enum Part {
     All,
     /// The C driver and ours, on vhost-vsock
     Drivers,
+    /// The same on the vhost-vsock of User-mode Linux, where one processor does all the work: only when it is asked for
+    Work,
     /// The same on hosts of other kinds, in User-mode Linux
     Hosts,
     /// Datagrams beside UDP, and merged receive buffers beside single ones, on rvsock-device
@@ -308,8 +310,11 @@ pub fn bench(
         cells: cells.to_owned(),
     };
     let mut outcome = Ok(());
-    if matches!(part, Part::All | Part::Drivers) {
-        let mut rig = Rig::with_kvm(places.clone(), &logs, Driver::Rvsock)?;
+    if matches!(part, Part::All | Part::Drivers | Part::Work) {
+        let mut rig = match part {
+            Part::Work => Rig::without_kvm(places.clone(), &logs, Backend::Vhost),
+            _ => Rig::with_kvm(places.clone(), &logs, Driver::Rvsock)?,
+        };
         report.say(&format!("      {}", rig.describe()));
         for round in 1..=rounds {
             for start in 1..=RIG_STARTS {
