@@ -32,15 +32,19 @@ pub mod turns;
 pub mod vhost_user;
 pub mod zerocopy;
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 
 use crate::{
     config::Driver,
     images::Places,
     kernel::{Arch, Kernel},
     machine::RigDied,
+    process::allowed,
     session::Session,
 };
 
@@ -232,7 +236,43 @@ pub fn run(session: &mut Session, wanted: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// How long a peer may take to see what it must see at once, on an emulated machine.
-pub const AT_ONCE: Duration = Duration::from_secs(4);
+/// How long a peer may take to see what it must see at once, on an emulated machine: less than the eight seconds after which
+/// the driver gives up a close that nobody answers.
+pub const AT_ONCE: Duration = Duration::from_secs(7);
 /// How long a load may take.
 pub const LONG: Duration = Duration::from_secs(120);
+
+/// How often is tried what other programs of a busy workstation may spoil.
+pub const TRIES: usize = 3;
+
+/// Asks again and again until there is no error, within `time`; then the last one is the outcome.
+pub fn until<T>(time: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + allowed(time);
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Tries up to three times what gives an inner error; the last of these is the outcome, and those before it are noted. An
+/// outer one is no matter of time, and the outcome at once.
+pub fn tried<T>(
+    s: &mut Session,
+    mut test: impl FnMut(&mut Session) -> Result<Result<T>>,
+) -> Result<T> {
+    for _ in 1..TRIES {
+        match test(s)? {
+            Err(e) => s.events.note(format!("tried again: {e:#}")),
+            done => return done,
+        }
+    }
+    test(s)?
+}
+
+/// What was measured, in words: an error where it is not as it must be.
+pub fn measured(is_right: bool, text: String) -> Result<String> {
+    ensure!(is_right, "{text}");
+    Ok(text)
+}

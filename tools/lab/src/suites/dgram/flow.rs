@@ -33,25 +33,26 @@ pub fn many_from_guest(s: &mut Session) -> Result<()> {
         Side::Guest,
         &format!("dgram send --cid 2 --port {} --count {MANY}", port.number),
     )?;
-    let (mut next, mut received) = (0, 0);
-    port.while_runs(&client, |bytes, _| {
+    let mut next = 0;
+    let in_order = |bytes: &[u8], _: &str| {
         let number = check(bytes)?;
         ensure!(number >= next, "datagram {number} came after {}", next - 1);
         next = number + 1;
-        received += 1;
         Ok(())
+    };
+    let received = port.until_all(&client, in_order, |received| {
+        let now = Counters::read(s)?;
+        let (sent, there, dropped) = (
+            since.device(&now, "dgram_tx_packets")?,
+            since.device(&now, "dgram_to_host")?,
+            since.device(&now, "dgram_to_host_full")?,
+        );
+        ensure!(
+            sent == MANY && there == received && there + dropped == sent,
+            "the device took {sent} of {MANY}, gave {there} to the host's socket, where {received} came, and dropped {dropped}"
+        );
+        Ok(received)
     })?;
-    client.success(LONG)?;
-    let now = Counters::read(s)?;
-    let (sent, there, dropped) = (
-        since.device(&now, "dgram_tx_packets")?,
-        since.device(&now, "dgram_to_host")?,
-        since.device(&now, "dgram_to_host_full")?,
-    );
-    ensure!(
-        sent == MANY && there == received && there + dropped == sent,
-        "the device took {sent} of {MANY}, gave {there} to the host's socket, where {received} came, and dropped {dropped}"
-    );
     ensure!(
         received > MANY / 100 / u64::from(s.config.guest.slowness()),
         "only {received} came"
@@ -76,7 +77,7 @@ fn counted(s: &mut Session, count: u64, size: usize, options: &str) -> Result<u6
         port.send(&bytes)
             .with_context(|| format!("datagram {number}"))?;
     }
-    let lost = since.settled(s, count)?;
+    let lost = since.taken(s, count)?;
     teller.send(b"end")?;
     server.expect("DRAINED", LONG)?;
     fill(&mut bytes, count, size);
@@ -172,11 +173,12 @@ pub fn stalled(s: &mut Session) -> Result<()> {
         command(s, &format!("resume {queue}"))?;
     }
     let sender = outcome?;
-    port.while_runs(&sender, |bytes, _| check(bytes).map(drop))?;
-    sender.success(LONG)?;
-    let sent = since.device(&Counters::read(s)?, "dgram_tx_packets")?;
-    ensure!(sent == COUNT, "the device took {sent} of {COUNT} datagrams");
-    Ok(())
+    let take = |bytes: &[u8], _: &str| check(bytes).map(drop);
+    port.until_all(&sender, take, |_| {
+        let sent = since.device(&Counters::read(s)?, "dgram_tx_packets")?;
+        ensure!(sent == COUNT, "the device took {sent} of {COUNT} datagrams");
+        Ok(())
+    })
 }
 
 /// A stream to the host and one to the guest at once: how many bytes per second each carries.

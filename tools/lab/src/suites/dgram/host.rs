@@ -15,10 +15,11 @@ use serde_json::Value;
 use crate::{
     process::{allowed, Process},
     session::{Session, GUEST_CID},
+    suites::{until, LONG},
 };
 
 /// A peer that stands still for so long has failed.
-const STALL: Duration = Duration::from_secs(30);
+pub const STALL: Duration = Duration::from_secs(30);
 
 fn uds(s: &Session) -> Result<String> {
     let uds = s.config.vhost_user_uds();
@@ -104,33 +105,58 @@ impl Port {
         Ok(())
     }
 
-    /// Hands over what comes while a program runs, and is there when it ends.
+    /// Hands over what comes while a program runs, and is there when it ends; how many came. What the program has sent last
+    /// may be with the driver still.
     pub fn while_runs(
         &self,
         program: &Process,
         mut take: impl FnMut(&[u8], &str) -> Result<()>,
-    ) -> Result<()> {
-        let mut buffer = vec![0; 1 << 17];
+    ) -> Result<u64> {
+        let (mut buffer, mut came) = (vec![0; 1 << 17], 0);
         loop {
             let ended = program.ended();
             let time = Duration::from_millis(100);
             match self.receive(&mut buffer, time)? {
-                Some((len, from)) => take(&buffer[..len], &from)?,
-                None if ended => return Ok(()),
+                Some((len, from)) => {
+                    take(&buffer[..len], &from)?;
+                    came += 1;
+                }
+                None if ended => return Ok(came),
                 None => {}
+            }
+        }
+    }
+
+    /// The same of a program that must succeed, and on until `all` has no error, which is given how many came.
+    pub fn until_all<T>(
+        &self,
+        program: &Process,
+        mut take: impl FnMut(&[u8], &str) -> Result<()>,
+        mut all: impl FnMut(u64) -> Result<T>,
+    ) -> Result<T> {
+        let mut came = self.while_runs(program, &mut take)?;
+        program.success(LONG)?;
+        let deadline = Instant::now() + allowed(STALL);
+        loop {
+            match all(came) {
+                Err(_) if Instant::now() < deadline => {
+                    came += self.while_runs(program, &mut take)?;
+                }
+                outcome => return outcome,
             }
         }
     }
 
     /// Sends back what comes while a program runs; how many came.
     pub fn echo_while(&self, program: &Process) -> Result<u64> {
-        let mut count = 0;
-        self.while_runs(program, |bytes, from| {
-            count += 1;
-            self.answer(bytes, from)
-        })?;
-        Ok(count)
+        self.while_runs(program, |bytes, from| self.answer(bytes, from))
     }
+}
+
+/// Of several that may come, one is there.
+pub fn has_come(count: u64) -> Result<()> {
+    ensure!(count > 0, "no datagram comes");
+    Ok(())
 }
 
 /// Gives the device a command; what it answers.
@@ -155,10 +181,17 @@ pub struct Counters {
 
 impl Counters {
     pub fn read(s: &Session) -> Result<Self> {
+        let mut new = Self::of_device(s)?;
+        new.driver = s.guest_sh("cat /sys/kernel/debug/rvsock/stats")?;
+        Ok(new)
+    }
+
+    /// Without the driver's.
+    fn of_device(s: &Session) -> Result<Self> {
         let mut all: Value = serde_json::from_str(&command(s, "counters")?)?;
         Ok(Self {
             device: all[GUEST_CID.to_string()].take(),
-            driver: s.guest_sh("cat /sys/kernel/debug/rvsock/stats")?,
+            driver: String::new(),
         })
     }
 
@@ -202,24 +235,20 @@ impl Since {
         Ok(now.driver(name)? - self.0.driver(name)?)
     }
 
-    /// Waits until so many datagrams are in the guest or lost on the way, and says how many are lost.
-    pub fn settled(&self, s: &Session, datagrams: u64) -> Result<u64> {
-        let deadline = Instant::now() + allowed(STALL);
-        loop {
-            let now = Counters::read(s)?;
+    /// Waits until so many datagrams are in the guest or lost on the way, and says how many are lost. Asks the device alone.
+    pub fn taken(&self, s: &Session, datagrams: u64) -> Result<u64> {
+        until(STALL, || {
+            let now = Counters::of_device(s)?;
             let mut lost = 0;
             for name in ["dgram_rx_no_buffers", "dgram_rx_too_big"] {
                 lost += self.device(&now, name)?;
             }
             let done = self.device(&now, "dgram_rx_packets")?;
-            if done + lost >= datagrams {
-                return Ok(lost);
-            }
             ensure!(
-                Instant::now() < deadline,
+                done + lost >= datagrams,
                 "of {datagrams} datagrams {done} are in the guest and {lost} lost"
             );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Ok(lost)
+        })
     }
 }

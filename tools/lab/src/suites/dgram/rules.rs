@@ -11,15 +11,15 @@ use guest::{
 };
 
 use super::{
-    host::{command, Counters, Port, Since},
+    host::{command, has_come, Counters, Port, Since, STALL},
     number,
 };
 use crate::{
-    process::Process,
+    process::{allowed, Process},
     session::{Session, Side},
     suites::{
         played::{dgram_tx, shares_dgrams},
-        LONG,
+        until, LONG,
     },
 };
 
@@ -209,21 +209,18 @@ pub fn nobody(s: &mut Session) -> Result<()> {
     for _ in 0..3 {
         port.send(b"is anybody there?")?;
     }
-    let start = Instant::now();
-    loop {
+    until(STALL, || {
         let now = Counters::read(s)?;
         let (resets, refused) = (
             since.device(&now, "dgram_resets_received")?,
             since.driver(&now, "rx_refused")?,
         );
-        if resets == 3 && refused == 3 {
-            return Ok(());
-        }
         ensure!(
-            start.elapsed() < Duration::from_secs(10),
+            resets == 3 && refused == 3,
             "of 3 datagrams the driver refused {refused}, and {resets} refusals came"
         );
-    }
+        Ok(())
+    })
 }
 
 pub fn only_peer(s: &mut Session) -> Result<()> {
@@ -269,9 +266,10 @@ pub fn d8(s: &mut Session) -> Result<()> {
     s.machine()?.freeze(true)?;
     let bytes = vec![b'x'; LARGEST];
     let sent: Result<()> = (0..BURST).try_for_each(|_| port.send(&bytes));
-    std::thread::sleep(Duration::from_millis(200));
+    // Nor can it be asked for the driver's counters.
+    let taken = sent.and_then(|()| since.taken(s, BURST as u64));
     s.machine()?.freeze(false)?;
-    sent?;
+    taken?;
     let now = Counters::read(s)?;
     for (name, want) in [
         ("dgram_rx_packets", BURST as u64),
@@ -347,13 +345,12 @@ pub fn m2(s: &mut Session, merges: bool) -> Result<()> {
     for (lie, counter) in &lies {
         let since = Since::now(s)?;
         command(s, &format!("inject dgram-rx dst_port={guest} {lie}"))?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while since.driver(&Counters::read(s)?, counter)? == 0 {
-            ensure!(
-                Instant::now() < deadline,
-                "{counter} did not go up for {lie:?}"
-            );
-        }
+        until(STALL, || {
+            let count = since.driver(&Counters::read(s)?, counter)?;
+            ensure!(count > 0, "{counter} did not go up for {lie:?}");
+            Ok(())
+        })?;
+        let deadline = Instant::now() + allowed(STALL);
         // A device that was reset for it has forgotten whom its sockets are for, and may not run yet.
         let mut buffer = [0; 16];
         loop {
@@ -389,7 +386,7 @@ pub fn notify(s: &mut Session) -> Result<()> {
     let port = Port::new(s)?;
     let client = with_peer(s, "notify", &port)?;
     let mut heard = Vec::new();
-    port.while_runs(&client, |bytes, from| {
+    let hear = |bytes: &[u8], from: &str| {
         let port: Option<u32> = from.rsplit('_').next().and_then(|p| p.parse().ok());
         ensure!(
             port.is_some_and(|p| p < 1024),
@@ -397,7 +394,8 @@ pub fn notify(s: &mut Session) -> Result<()> {
         );
         heard.push(String::from_utf8_lossy(bytes).into_owned());
         Ok(())
-    })?;
+    };
+    port.until_all(&client, hear, has_come)?;
     let text = client.success(LONG)?;
     ensure!(text.trim() == "NOTIFIED Datagram", "it said {text:?}");
     ensure!(heard == ["READY=1"], "the host heard {heard:?}");

@@ -8,19 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{ensure, Result};
+use anyhow::{anyhow, ensure, Result};
 use guest::dgram::check;
 
 use super::{
     alone,
-    host::{command, Counters, Port, Since},
+    host::{command, Counters, Port, Since, STALL},
 };
 use crate::{
     process::Process,
     session::{Session, Side},
     suites::{
+        measured,
         our_device::{self, connect, control::paused, listen},
-        LONG,
+        tried, until, LONG,
     },
 };
 
@@ -126,34 +127,37 @@ pub fn pieces(s: &mut Session) -> Result<()> {
         port.number
     );
     let sender = s.rvtest(Side::Guest, &command)?;
-    port.while_runs(&sender, |bytes, _| check(bytes).map(drop))?;
-    sender.success(LONG)?;
-    let now = Counters::read(s)?;
-    let (taken, malformed) = (
-        since.device(&now, "dgram_tx_packets")?,
-        since.device(&now, "tx_malformed")?,
-    );
-    ensure!(
-        taken == COUNT && malformed == 0,
-        "of {COUNT} datagrams {taken} were taken, and {malformed} lay in several pieces"
-    );
-    Ok(())
+    let take = |bytes: &[u8], _: &str| check(bytes).map(drop);
+    port.until_all(&sender, take, |_| {
+        let now = Counters::read(s)?;
+        let (taken, malformed) = (
+            since.device(&now, "dgram_tx_packets")?,
+            since.device(&now, "tx_malformed")?,
+        );
+        ensure!(
+            taken == COUNT && malformed == 0,
+            "of {COUNT} datagrams {taken} were taken, and {malformed} lay in several pieces"
+        );
+        Ok(())
+    })
 }
 
 pub fn silence(s: &mut Session) -> Result<()> {
     let since = Since::now(s)?;
     let port = s.fresh_port();
     alone(s, &format!("unheard --cid 2 --port {port}"))?;
-    let now = Counters::read(s)?;
-    let (lost, said) = (
-        since.device(&now, "dgram_to_host_nobody")?,
-        since.device(&now, "rx_packets")?,
-    );
-    ensure!(
-        lost == 3 && said == 0,
-        "of 3 datagrams {lost} found nobody, and {said} answers came"
-    );
-    Ok(())
+    until(STALL, || {
+        let now = Counters::read(s)?;
+        let (lost, said) = (
+            since.device(&now, "dgram_to_host_nobody")?,
+            since.device(&now, "rx_packets")?,
+        );
+        ensure!(
+            lost == 3 && said == 0,
+            "of 3 datagrams {lost} found nobody, and {said} answers came"
+        );
+        Ok(())
+    })
 }
 
 pub fn nobody(s: &mut Session) -> Result<()> {
@@ -163,10 +167,11 @@ pub fn nobody(s: &mut Session) -> Result<()> {
     for _ in 0..3 {
         port.send(b"is anybody there?")?;
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while since.driver(&Counters::read(s)?, "rx_dgram_dropped")? < 3 {
-        ensure!(Instant::now() < deadline, "they are not counted");
-    }
+    until(STALL, || {
+        let dropped = since.driver(&Counters::read(s)?, "rx_dgram_dropped")?;
+        ensure!(dropped >= 3, "of 3 datagrams {dropped} are counted");
+        Ok(())
+    })?;
     thread::sleep(Duration::from_millis(100));
     let now = Counters::read(s)?;
     for name in ["tx_packets", "dgram_resets_received", "resets_received"] {
@@ -192,56 +197,62 @@ fn costs(since: &Since, now: &Counters) -> Result<[u64; 2]> {
 /// A stream has its turns as beside any connection, and all datagrams together have those of one, however many sockets send
 /// them. The device is so slow that both always wait.
 pub fn half(s: &mut Session) -> Result<()> {
-    const TIME: Duration = Duration::from_secs(4);
     for sockets in [1, 8] {
-        let outward = Port::new(s)?;
-        let (port, listener) = listen(s)?;
-        let send = format!(
-            "dgram send --cid 2 --port {} --count 1000000000 --size 1400",
-            outward.number
-        );
-        command(s, "pace tx 1")?;
-        let measured = (|| {
-            let floods = (0..sockets)
-                .map(|_| s.rvtest(Side::Guest, &send))
-                .collect::<Result<Vec<_>>>()?;
-            let source = s.rvtest(
-                Side::Guest,
-                &format!("source --cid 2 --port {port} --write-size 65536 --ms 600000"),
-            )?;
-            let (mut stream, _) = listener.accept()?;
-            thread::spawn(move || {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(1..) = stream.read(&mut buffer) {}
-            });
-            // Until all of them wait.
-            thread::sleep(Duration::from_secs(1));
-            let before = Since(Counters::read(s)?);
-            thread::sleep(TIME);
-            let now = Counters::read(s)?;
-            for flood in floods {
-                ensure!(!flood.ended(), "a flood ended: {}", flood.text());
-                flood.kill();
-            }
-            ensure!(!source.ended(), "the stream ended: {}", source.text());
-            source.kill();
-            costs(&before, &now)
-        })();
-        command(s, "pace tx 0")?;
-        let [stream, datagrams] = measured?;
-        let share = stream as f64 / (stream + datagrams).max(1) as f64;
-        let text = format!(
-            "beside {sockets} sockets that flood, a stream has {:.0} % of the way: {stream} of {} bytes with what packets cost",
-            100. * share,
-            stream + datagrams
-        );
-        ensure!(stream + datagrams > 1 << 20, "too little went: {text}");
-        // All that one socket may have waits with the device already, so that it has turns without a packet.
-        let most = if sockets == 1 { 1. } else { 0.6 };
-        ensure!((0.4..most).contains(&share), "{text}");
+        let text = tried(s, |s| beside_floods(s, sockets))?;
         s.events.note(text);
     }
     Ok(())
+}
+
+fn beside_floods(s: &mut Session, sockets: usize) -> Result<Result<String>> {
+    const TIME: Duration = Duration::from_secs(4);
+    let outward = Port::new(s)?;
+    let (port, listener) = listen(s)?;
+    let send = format!(
+        "dgram send --cid 2 --port {} --count 1000000000 --size 1400",
+        outward.number
+    );
+    command(s, "pace tx 1")?;
+    let taken = (|| {
+        let floods = (0..sockets)
+            .map(|_| s.rvtest(Side::Guest, &send))
+            .collect::<Result<Vec<_>>>()?;
+        let source = s.rvtest(
+            Side::Guest,
+            &format!("source --cid 2 --port {port} --write-size 65536 --ms 600000"),
+        )?;
+        let (mut stream, _) = listener.accept()?;
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(1..) = stream.read(&mut buffer) {}
+        });
+        // Until all of them wait.
+        thread::sleep(Duration::from_secs(1));
+        let before = Since(Counters::read(s)?);
+        thread::sleep(TIME);
+        let now = Counters::read(s)?;
+        for flood in floods {
+            ensure!(!flood.ended(), "a flood ended: {}", flood.text());
+            flood.kill();
+        }
+        ensure!(!source.ended(), "the stream ended: {}", source.text());
+        source.kill();
+        costs(&before, &now)
+    })();
+    command(s, "pace tx 0")?;
+    let [stream, datagrams] = taken?;
+    let share = stream as f64 / (stream + datagrams).max(1) as f64;
+    let text = format!(
+        "beside {sockets} sockets that flood, a stream has {:.0} % of the way: {stream} of {} bytes with what packets cost",
+        100. * share,
+        stream + datagrams
+    );
+    if stream + datagrams <= 1 << 20 {
+        return Ok(Err(anyhow!("too little went: {text}")));
+    }
+    // All that one socket may have waits with the device already, so that it has turns without a packet.
+    let most = if sockets == 1 { 1. } else { 0.6 };
+    Ok(measured((0.4..most).contains(&share), text))
 }
 
 /// Writers whose peers read nothing, on either side, and datagrams there and back meanwhile.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{ensure, Result};
 
-use super::host::Port;
+use super::host::{has_come, Port};
 use crate::{
     process::allowed,
     session::{Session, Side},
@@ -87,11 +87,11 @@ pub fn systemd(s: &mut Session) -> Result<()> {
     let words = ["systemd-notify", "--no-block", "--ready", "--status=up"];
     let client = s.spawn(Side::Guest, &[&["env", &address], &words[..]].concat())?;
     let mut heard = Vec::new();
-    port.while_runs(&client, |bytes, _| {
+    let hear = |bytes: &[u8], _: &str| {
         heard.push(String::from_utf8_lossy(bytes).into_owned());
         Ok(())
-    })?;
-    client.success(LONG)?;
+    };
+    port.until_all(&client, hear, has_come)?;
     ensure!(
         heard.len() == 1
             && ["READY=1", "STATUS=up"]
