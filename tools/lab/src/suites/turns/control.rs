@@ -2,15 +2,12 @@
 
 //! The interface in the guest, what `tc` sets up there, and what it counts.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
 use crate::{
-    process::allowed,
     session::Session,
-    suites::{programs::unpack_in_guest, LONG},
+    suites::{our_device::STALL, programs::unpack_in_guest, until, LONG},
 };
 
 /// The first socket device's.
@@ -101,18 +98,14 @@ impl Counted {
 
     /// Waits until its own has something that waits.
     pub fn until_waiting(s: &Session) -> Result<Self> {
-        let deadline = Instant::now() + allowed(Duration::from_secs(10));
-        loop {
+        until(STALL, || {
             let now = Self::now(s)?;
-            if now.waiting > 0 && now.backlog > 0 {
-                return Ok(now);
-            }
             ensure!(
-                Instant::now() < deadline,
+                now.waiting > 0 && now.backlog > 0,
                 "nothing waits in the qdisc: {now:?}"
             );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Ok(now)
+        })
     }
 }
 

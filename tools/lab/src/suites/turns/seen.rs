@@ -26,7 +26,7 @@ use crate::{
             control::{paused, stats},
             messages, streams,
         },
-        AT_ONCE, LONG,
+        until, AT_ONCE, LONG,
     },
 };
 
@@ -210,6 +210,7 @@ pub fn bql(s: &mut Session) -> Result<()> {
     const MOST: u64 = 200_000;
     // So many turns a root of two queues gives at once, whatever the limit is.
     const AT_ONCE_MOST: u64 = 8 * 33_000;
+    const MUCH: u64 = 500_000;
     scheduled(s, &["qdisc add DEV root handle 1: fq_codel"], |s| {
         s.guest_sh(&format!(
             "echo {MOST} >/sys/class/net/{INTERFACE}/{LIMITS}/limit_max"
@@ -228,9 +229,13 @@ pub fn bql(s: &mut Session) -> Result<()> {
         }
         reader.has_more_than(reader.bytes() + 1_000_000, LONG)?;
         let (limit, in_flight, waits) = paused(s, "tx", |s| {
-            let waits = Counted::until_waiting(s)?;
+            until(our_device::STALL, || {
+                let waits = Counted::now(s)?;
+                ensure!(waits.backlog > MUCH, "too little waits: {waits:?}");
+                Ok(())
+            })?;
+            // The ring may fill further.
             thread::sleep(Duration::from_millis(500));
-            let _ = waits;
             Ok((of(s, "limit")?, of(s, "inflight")?, Counted::now(s)?))
         })?;
         let text = format!(
@@ -238,7 +243,7 @@ pub fn bql(s: &mut Session) -> Result<()> {
             waits.backlog, waits.waiting
         );
         ensure!(
-            in_flight > 0 && in_flight < MOST + AT_ONCE_MOST && waits.backlog > 500_000,
+            in_flight > 0 && in_flight < MOST + AT_ONCE_MOST && waits.backlog > MUCH,
             "{text}"
         );
         s.events.note(text);

@@ -17,7 +17,7 @@ use anyhow::{bail, ensure, Result};
 use crate::{
     process::{allowed, Process},
     session::{Session, Side},
-    suites::our_device::listen,
+    suites::{our_device::listen, LONG},
 };
 
 /// A port of the host's where everything is read, counted and checked.
@@ -90,6 +90,23 @@ impl Reader {
     /// One that has no end.
     pub fn endless(&self, s: &Session, options: &str) -> Result<Process> {
         self.sender(s, 1 << 40, options)
+    }
+
+    /// Waits until nothing has come for a second; how many bytes had come by then.
+    pub fn stands_still(&self) -> Result<u64> {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let before = self.bytes();
+            thread::sleep(Duration::from_secs(1));
+            if self.bytes() == before {
+                return Ok(before);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "port {}: bytes come on and on",
+                self.port
+            );
+        }
     }
 
     /// Waits until more than so many bytes have come.
