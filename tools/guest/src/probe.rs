@@ -36,11 +36,14 @@ fn connect_patiently(cid: u32, port: u32, seconds: u64) -> io::Result<()> {
     )?)
 }
 
-/// Prints what connect() gave and after how many milliseconds.
+/// Prints what connect() gave and after how many milliseconds; with patience also when it is about to be called.
 pub fn connect(cid: u32, port: u32, patience: Option<u64>) -> Result<()> {
     let start = Instant::now();
     let outcome = match patience {
-        Some(seconds) => connect_patiently(cid, port, seconds),
+        Some(seconds) => {
+            println!("CONNECTING");
+            connect_patiently(cid, port, seconds)
+        }
         None => unix::stream(cid, port).map(drop),
     };
     let outcome = match outcome {
@@ -67,8 +70,9 @@ fn wait_end(mut stream: VsockStream) {
 }
 
 pub fn wait_end_client(cid: u32, port: u32) -> Result<()> {
-    let stream =
-        unix::stream(cid, port).with_context(|| format!("connect to CID {cid} port {port}"))?;
+    let stream = stream::connect(cid, port)?;
+    // The end may be long in coming.
+    stream.set_read_timeout(None)?;
     println!("CONNECTED");
     wait_end(stream);
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
-use super::{Test, AT_ONCE, LONG};
+use super::{our_device::STALL, seen::connections::is_connecting, Test, AT_ONCE, LONG};
 use crate::{
     config::Driver,
     process::allowed,
@@ -93,6 +93,10 @@ fn restored(s: &mut Session, new_cid: u32) -> Result<()> {
         "connecting",
         &format!("connect --cid {NOBODY} --port {unanswered} --patience 600"),
     )?;
+    said(s, "connecting", "CONNECTING", LONG)?;
+    if s.driver == Driver::Rvsock {
+        is_connecting(s, NOBODY, unanswered)?;
+    }
     thread::sleep(Duration::from_millis(300));
 
     let file = s.config.scratch.join("guest.saved");
@@ -108,13 +112,8 @@ fn restored(s: &mut Session, new_cid: u32) -> Result<()> {
         ("server", "END"),
         ("connecting", "CONNECT "),
     ] {
-        let text = said(
-            s,
-            log,
-            word,
-            allowed(AT_ONCE).saturating_sub(start.elapsed()),
-        )
-        .with_context(|| format!("the guest's {log} after it was restored"))?;
+        let text = said(s, log, word, allowed(STALL).saturating_sub(start.elapsed()))
+            .with_context(|| format!("the guest's {log} after it was restored"))?;
         ensure!(
             text.lines()
                 .any(|l| l.starts_with(word) && l.contains("ECONNRESET")),

@@ -8,12 +8,12 @@ use anyhow::{ensure, Result};
 
 use super::{
     connect,
-    control::say,
+    control::{paused, say},
     victim::{Bystander, Letterbox, Victim, SEQPACKET, STREAM},
 };
 use crate::{
-    session::{Session, Side, GUEST_CID},
-    suites::{AT_ONCE, LONG},
+    session::{Session, Side, GUEST_CID, HOST_CID},
+    suites::{seen::connections::is_connecting, AT_ONCE, LONG},
 };
 
 const OTHER_CID: u32 = 77;
@@ -69,16 +69,15 @@ fn reset(s: &mut Session, command: &str, cid: u32, datagrams: bool) -> Result<()
         letterboxes.push(Letterbox::new(s, GUEST_CID)?);
     }
     // One that is only connecting: the device does not answer.
-    say(s, "pause tx")?;
-    let connecting = s.rvtest(
-        Side::Guest,
-        &format!("connect --cid 2 --port {port} --patience 60"),
-    );
-    thread::sleep(Duration::from_millis(500));
-    let outcome = say(s, command).and(connecting);
-    let outcome = outcome.and_then(|c| c.success(AT_ONCE));
-    say(s, "resume tx")?;
-    let text = outcome?;
+    let text = paused(s, "tx", |s| {
+        let connecting = s.rvtest(
+            Side::Guest,
+            &format!("connect --cid {HOST_CID} --port {port} --patience 60"),
+        )?;
+        is_connecting(s, HOST_CID, port)?;
+        say(s, command)?;
+        connecting.success(AT_ONCE)
+    })?;
     ensure!(
         text.contains("ECONNRESET"),
         "connect() gave something else than ECONNRESET: {text}"

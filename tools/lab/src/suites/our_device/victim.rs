@@ -293,7 +293,7 @@ impl Watch {
 
     /// Since this began, so many of each were counted, neither more nor less.
     pub fn expect(&self, s: &Session, wanted: &[(&str, u64)]) -> Result<()> {
-        let deadline = Instant::now() + allowed(AT_ONCE);
+        let deadline = Instant::now() + allowed(STALL);
         for (name, count) in wanted {
             loop {
                 let moved = self.moved(s, name)?;

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
     os::unix::net::UnixStream,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,8 +22,9 @@ use crate::{
             control::{paused, say},
             messages::Messages,
             victim::{Victim, STREAM},
+            STALL,
         },
-        AT_ONCE, LONG,
+        until, LONG,
     },
 };
 
@@ -85,15 +86,17 @@ pub fn connections(s: &Session) -> Result<Vec<Line>> {
 
 /// The first for which `wanted` says so; it may take a while.
 fn soon(s: &Session, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
-    let deadline = Instant::now() + allowed(AT_ONCE);
-    loop {
+    until(STALL, || {
         let all = connections(s)?;
-        match all.iter().find(|line| wanted(line)) {
-            Some(line) => return Ok(line.clone()),
-            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
-            None => anyhow::bail!("it is not among {all:?}"),
-        }
-    }
+        let found = all.iter().find(|line| wanted(line)).cloned();
+        found.with_context(|| format!("it is not among {all:?}"))
+    })
+}
+
+/// Waits until a connection to this peer is begun, which does not answer.
+pub fn is_connecting(s: &Session, cid: u32, port: u32) -> Result<()> {
+    let peer = format!("{cid}:{port}");
+    soon(s, |l| l.is("peer", &peer) && l.is("state", "connecting")).map(drop)
 }
 
 /// The one between a port of the guest's and one of the host's, once `what` is so.
@@ -190,8 +193,7 @@ fn begin_and_end(s: &mut Session) -> Result<()> {
         let connect = format!("connect --cid {HOST_CID} --port {nobody} --patience 20");
         let _connecting = s.rvtest(Side::Guest, &connect)?;
         line_of(s, port, host_port, "closing")?;
-        let peer = format!("{HOST_CID}:{nobody}");
-        soon(s, |l| l.is("peer", &peer) && l.is("state", "connecting")).map(drop)
+        is_connecting(s, HOST_CID, nobody)
     })
 }
 
@@ -270,27 +272,36 @@ pub fn changing(s: &mut Session) -> Result<()> {
     let (_server, held) = open(s, MANY)?;
     let port = s.fresh_port();
     let _echoes = s.server(Side::Guest, &format!("echo-server --port {port}"))?;
-    let (session, over): (&Session, _) = (s, AtomicBool::new(false));
-    let over = &over;
+    let session: &Session = s;
+    let (over, count) = (&AtomicBool::new(false), &AtomicU32::new(0));
     thread::scope(|scope| {
-        let others = scope.spawn(move || -> Result<u32> {
-            let mut count = 0;
+        let others = scope.spawn(move || -> Result<()> {
             while !over.load(Ordering::Relaxed) {
                 drop(
                     (0..20)
                         .map(|_| connect(session, port))
                         .collect::<Result<Vec<_>>>()?,
                 );
-                count += 20;
+                count.fetch_add(20, Ordering::Relaxed);
             }
-            Ok(count)
+            Ok(())
         });
-        let outcome = (0..30).try_for_each(|_| are_all_there(&held, &connections(session)?));
+        let (mut looks, start) = (0, Instant::now());
+        let outcome = (|| {
+            while looks < 30 || count.load(Ordering::Relaxed) <= 100 {
+                are_all_there(&held, &connections(session)?)?;
+                looks += 1;
+                ensure!(
+                    start.elapsed() < allowed(LONG) && !others.is_finished(),
+                    "while it was looked {looks} times, {count:?} came and went"
+                );
+            }
+            Ok(())
+        })();
         over.store(true, Ordering::Relaxed);
-        let count = others
+        others
             .join()
             .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        ensure!(count > 100, "{count} came and went");
         outcome
     })
 }

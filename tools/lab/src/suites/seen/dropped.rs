@@ -16,7 +16,7 @@ use crate::{
             echoes,
             victim::{flood, Letterbox, Victim, Watch, STREAM},
         },
-        LONG,
+        until, LONG,
     },
 };
 
@@ -358,7 +358,16 @@ fn dropped_for(
 ) -> Result<()> {
     let trace = Trace::begin(s, BUFFERS)?;
     cause(s).with_context(|| reason.to_owned())?;
-    // What a closing socket has is dropped soon.
+    // What a closing socket has is dropped soon, and all of it then.
+    until(LONG, || {
+        let lines = trace.lines(s)?;
+        ensure!(
+            says(&lines, reason) > 0,
+            "no buffer was dropped for {reason}: {}",
+            lines.join("\n")
+        );
+        Ok(())
+    })?;
     thread::sleep(Duration::from_millis(300));
     let lines = trace.lines(s)?;
     let (with, without) = (says(&lines, reason), says(&lines, "NOT_SPECIFIED"));

@@ -2,7 +2,7 @@
 
 //! What can be seen of the driver from outside: its tracepoints, drops, connections and events (rules T1 to T6).
 
-mod connections;
+pub mod connections;
 mod dropped;
 mod events;
 mod traced;

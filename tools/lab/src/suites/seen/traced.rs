@@ -2,20 +2,15 @@
 
 //! T1: packets are traced.
 
-use std::{
-    io::{Read, Write},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{Read, Write};
 
 use anyhow::{bail, ensure, Result};
 
 use crate::{
-    process::allowed,
     session::{Session, Side, GUEST_CID, HOST_CID},
     suites::{
-        our_device::{connect, messages::Messages, victim::Letterbox},
-        AT_ONCE,
+        our_device::{connect, messages::Messages, victim::Letterbox, STALL},
+        until,
     },
 };
 
@@ -53,20 +48,17 @@ impl<'a> Trace<'a> {
 
     /// Each of these is traced, soon.
     pub fn expect(&self, s: &Session, wanted: &[String]) -> Result<()> {
-        let deadline = Instant::now() + allowed(AT_ONCE);
-        for line in wanted {
-            loop {
+        wanted.iter().try_for_each(|line| {
+            until(STALL, || {
                 let lines = self.lines(s)?;
-                if lines.iter().any(|l| l.starts_with(line.as_str())) {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    bail!("not traced: {line:?}; but:\n{}", lines.join("\n"));
-                }
-                thread::sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(())
+                ensure!(
+                    lines.iter().any(|l| l.starts_with(line.as_str())),
+                    "not traced: {line:?}; but:\n{}",
+                    lines.join("\n")
+                );
+                Ok(())
+            })
+        })
     }
 
     /// Nothing is traced any more.
