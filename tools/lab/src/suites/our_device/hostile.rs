@@ -13,8 +13,12 @@ use super::{
     connect,
     control::{counters, say, stats},
     victim::{flood, Bystander, Letterbox, Victim, Watch, SEQPACKET, STREAM},
+    STALL,
 };
-use crate::session::{Session, Side, GUEST_CID};
+use crate::{
+    process::allowed,
+    session::{Session, Side, GUEST_CID},
+};
 
 /// Packets that mean nothing are counted, and nothing else comes of them.
 pub fn unknown_ops(s: &mut Session) -> Result<()> {
@@ -339,7 +343,7 @@ pub fn deaf(s: &mut Session) -> Result<()> {
     bystander.is_well()?;
     bystander.takes_new(s)?;
     ensure!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < allowed(STALL),
         "it took {:?} to go on",
         start.elapsed()
     );

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     process::allowed,
     session::{Session, Side},
-    suites::{AT_ONCE, LONG},
+    suites::{until, AT_ONCE, LONG},
 };
 
 /// A unix socket that keeps messages.
@@ -171,11 +171,20 @@ pub fn whole_behind(s: &mut Session) -> Result<()> {
     control.set_read_timeout(Some(allowed(STALL)))?;
     use std::io::{Read, Write};
     say(s, "pause tx")?;
-    let mut count = 0;
+    // Each is a packet that was given to the device, or waits.
+    let sent = |s: &Session| -> Result<u64> {
+        let stats = stats(s)?;
+        Ok(stats["tx_packets"] + stats["tx_waiting"])
+    };
+    let (before, mut count) = (sent(s)?, 0);
     let waiting = loop {
         control.write_all(b"more    ")?;
         count += u64::from(guest::messages::BATCH);
-        thread::sleep(allowed(Duration::from_millis(50)));
+        until(STALL, || {
+            let now = sent(s)?.saturating_sub(before);
+            ensure!(now >= count, "of {count} messages {now} were sent");
+            Ok(())
+        })?;
         let waiting = stats(s)?["tx_waiting_bytes"];
         if waiting >= NEARLY_ALL.start || count > 1000 {
             break waiting;
@@ -230,12 +239,19 @@ fn thousands(s: &mut Session, behind: bool) -> Result<()> {
     }
     control.write_all(b"go      ")?;
     if behind {
-        thread::sleep(Duration::from_millis(500));
+        let much = until(LONG, || {
+            let waiting = stats(s)?["tx_waiting_bytes"];
+            ensure!(waiting > 256 << 10, "{waiting} bytes of memory wait");
+            Ok(())
+        });
+        // The writer may go on for a while.
+        thread::sleep(allowed(Duration::from_millis(500)));
         let waiting = stats(s)?["tx_waiting_bytes"];
         say(s, "resume tx")?;
+        much?;
         // Twice the buffer, and a packet.
         ensure!(
-            waiting < (512 << 10) + 8192 && waiting > 256 << 10,
+            waiting < (512 << 10) + 8192,
             "{waiting} bytes of memory wait"
         );
     }

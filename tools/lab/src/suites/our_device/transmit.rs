@@ -13,11 +13,12 @@ use super::{
     control::{say, stats},
     listen,
     victim::Bystander,
+    STALL,
 };
 use crate::{
     process::{allowed, Process},
     session::{Session, Side},
-    suites::LONG,
+    suites::{until, LONG},
 };
 
 /// A program in the guest that has written so many pieces to one on the host, and holds the connection.
@@ -36,20 +37,16 @@ fn holder(s: &mut Session, pieces: u32, size: u32) -> Result<Process> {
 }
 
 /// Waits until the driver has nothing under way.
-fn nothing_under_way(s: &Session, within: Duration) -> Result<()> {
-    let deadline = Instant::now() + within;
-    loop {
+fn nothing_under_way(s: &Session) -> Result<()> {
+    until(STALL, || {
         let stats = stats(s)?;
         let left = stats["tx_in_flight"] + stats["tx_waiting"];
-        if left == 0 {
-            return Ok(());
-        }
         ensure!(
-            Instant::now() < deadline,
+            left == 0,
             "{left} packets are under way, which the device has used"
         );
-        thread::sleep(Duration::from_millis(50));
-    }
+        Ok(())
+    })
 }
 
 /// Packets that are used one by one, each after the driver has looked for the last time, are taken back though nobody
@@ -61,7 +58,7 @@ pub fn reclaimed(s: &mut Session) -> Result<()> {
         let program = holder(s, PIECES, 100)?;
         program.expect("FILLED", LONG)?;
         thread::sleep(Duration::from_millis(30 * u64::from(PIECES)));
-        nothing_under_way(s, Duration::from_secs(1))?;
+        nothing_under_way(s)?;
         program.kill();
         Ok(())
     })(s);
