@@ -335,7 +335,7 @@ fn late_answer(peer: Peer) -> Result<()> {
         "connect() was to time out, and gave {error:?}"
     );
     // The peer's answer and its greeting come, and the time of both is over.
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(9));
     ensure!(socket.unread()? == 0, "{} bytes to read", socket.unread()?);
     socket.listen(4)?;
     let events = socket.poll(PollFlags::POLLIN, Duration::from_millis(500))?;
@@ -360,7 +360,7 @@ fn came_and_went(peer: Peer, greeting: &[u8]) -> Result<()> {
         let socket = Socket::plain(Kind::Stream)?;
         let returned = AtomicBool::new(false);
         let (tell, who) = mpsc::channel();
-        let outcome = thread::scope(|scope| -> Result<_> {
+        let (gone, outcome) = thread::scope(|scope| -> Result<_> {
             let caller = scope.spawn(|| {
                 let told = tell.send(pthread_self());
                 let outcome = socket.try_connect(peer);
@@ -378,9 +378,14 @@ fn came_and_went(peer: Peer, greeting: &[u8]) -> Result<()> {
             unseen += usize::from(gone && !returned.load(Ordering::SeqCst));
             signals::interrupt(who)?;
             goes_first(false)?;
-            caller.join().map_err(|_| anyhow!("the caller panicked"))
+            let outcome = caller.join().map_err(|_| anyhow!("the caller panicked"))?;
+            Ok((gone, outcome?))
         })?;
-        outcome?.context("connect(), and the peer had accepted")?;
+        match outcome {
+            // The peer was too late.
+            Err(e) if !gone && e.raw_os_error() == Some(libc::EINTR) => continue,
+            outcome => outcome.context("connect(), and the peer had accepted")?,
+        }
         let mut buffer = vec![0; greeting.len() + 1];
         let got = socket.receive(&mut buffer, MsgFlags::MSG_WAITALL)?.len;
         ensure!(

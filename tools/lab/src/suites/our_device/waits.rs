@@ -24,7 +24,7 @@ use super::{
 use crate::{
     process::{allowed, Process},
     session::{Session, Side, GUEST_CID},
-    suites::{AT_ONCE, LONG},
+    suites::{measured, tried, AT_ONCE, LONG, TRIES},
 };
 
 /// Longer than a program in the guest waits before it gives up.
@@ -167,7 +167,7 @@ pub fn late_answer(s: &mut Session) -> Result<()> {
         let _ = stream.read(&mut [0; 16]);
         Ok(())
     });
-    say(s, "delay rx 1400")?;
+    say(s, "delay rx 5000")?;
     let program = s.rvtest(
         Side::Guest,
         &format!("waits late-answer --cid 2 --port {port}"),
@@ -192,7 +192,8 @@ pub fn came_and_went(s: &mut Session) -> Result<()> {
                     if over.load(Ordering::SeqCst) {
                         return Ok(());
                     }
-                    stream.write_all(greeting.as_bytes())?;
+                    // The caller may have given up by now.
+                    let _ = stream.write_all(greeting.as_bytes());
                 }
             }
         });
@@ -257,37 +258,52 @@ fn unbind(s: &Session) -> Result<(Process, String)> {
     Ok((process, format!("echo {device} > {path}/bind")))
 }
 
-/// What a program has written when the device is unbound, though the device is slow to take it.
+/// What a program has written when the device is unbound, though the device is slow to take it. The driver gives it less
+/// than a second: what is lost counts if the device went on in time.
 fn last_words(s: &mut Session, how: &str) -> Result<()> {
     const PIECES: u64 = 350;
+    const IN_TIME: Duration = Duration::from_millis(500);
+    for attempt in 1.. {
+        let (all, took) = last_words_once(s, how, PIECES)?;
+        if all == PIECES * 8 {
+            break;
+        }
+        let text = format!(
+            "the host got {all} of {} bytes, where the device went on {took:?} after the unbind",
+            PIECES * 8
+        );
+        ensure!(took > IN_TIME && attempt < TRIES, "{text}");
+        s.events.note(text);
+    }
+    Ok(())
+}
+
+/// How many bytes the host got, and when the device went on after the unbind.
+fn last_words_once(s: &mut Session, how: &str, pieces: u64) -> Result<(u64, Duration)> {
     let (port, listener) = listen(s)?;
     let signal = Signal::new(s);
     let reader = reader(listener, Duration::ZERO);
     let program = s.rvtest(
         Side::Guest,
-        &format!("waits last-words --cid 2 --port {port} --pieces {PIECES} --when {signal} {how}"),
+        &format!("waits last-words --cid 2 --port {port} --pieces {pieces} --when {signal} {how}"),
     )?;
-    let (unbinding, bind) = writes_unseen(s, &program, &signal, |s| {
+    let (start, unbinding, bind) = writes_unseen(s, &program, &signal, |s| {
         // The C driver, and an older one of ours, do not say.
         let waiting = stats(s)?.get("tx_waiting").copied();
         ensure!(
             waiting != Some(0) || how.contains("--together"),
             "nothing waits"
         );
-        let unbinding = unbind(s)?;
+        let start = Instant::now();
+        let (unbinding, bind) = unbind(s)?;
         thread::sleep(Duration::from_millis(200));
-        Ok(unbinding)
+        Ok((start, unbinding, bind))
     })?;
+    let took = start.elapsed();
     unbinding.success(LONG)?;
     s.guest_sh(&bind)?;
     program.wait(LONG)?;
-    let all = joined(reader)?;
-    ensure!(
-        all == PIECES * 8,
-        "the host got {all} of {} bytes",
-        PIECES * 8
-    );
-    Ok(())
+    Ok((joined(reader)?, took))
 }
 
 pub fn last_words_of_a_connection(s: &mut Session) -> Result<()> {
@@ -297,6 +313,11 @@ pub fn last_words_of_a_connection(s: &mut Session) -> Result<()> {
 /// What is written while the device is behind goes as few packets; a lone write, and what is before a look for an answer,
 /// waits for nothing; and what its user says more of follows.
 pub fn cork(s: &mut Session) -> Result<()> {
+    // A writer that stands still between two writes makes them two packets.
+    tried(s, cork_once).map(drop)
+}
+
+fn cork_once(s: &mut Session) -> Result<Result<String>> {
     const BYTES: u64 = 100;
     let (port, listener) = listen(s)?;
     let signals = [(); 3].map(|()| Signal::new(s));
@@ -337,13 +358,10 @@ pub fn cork(s: &mut Session) -> Result<()> {
     program.expect("MORE", LONG)?;
     read(4 * BYTES)?;
     let sent = packets(s)? - before;
-    ensure!(
-        sent == 2,
-        "four writes, the third one without MSG_MORE, were {sent} packets"
-    );
     drop(stream);
     program.wait(LONG)?;
-    Ok(())
+    let text = format!("four writes, the third one without MSG_MORE, were {sent} packets");
+    Ok(measured(sent == 2, text))
 }
 
 /// Nine small writes of a program that then looks for nothing.
@@ -400,7 +418,7 @@ pub fn turns(s: &mut Session) -> Result<()> {
             }
         }));
     }
-    writes_unseen(s, &program, &signal, |s| say(s, "pace tx 10").map(drop))?;
+    writes_unseen(s, &program, &signal, |s| say(s, "pace tx 100").map(drop))?;
     lone.read_exact(&mut [0])?;
     let before = bytes.load(Ordering::Relaxed);
     say(s, "pace tx 0")?;
@@ -438,6 +456,10 @@ pub fn last_words_of_a_closed_socket(s: &mut Session) -> Result<()> {
 /// What many sockets have written, some of them closed since, is more than a slow device takes until it is unbound: the
 /// connections that are left are ended all the same.
 pub fn farewell(s: &mut Session) -> Result<()> {
+    tried(s, farewell_once).map(drop)
+}
+
+fn farewell_once(s: &mut Session) -> Result<Result<String>> {
     const WRITERS: u64 = 6;
     const CLOSED: u64 = 3;
     let (port, listener) = listen(s)?;
@@ -475,16 +497,14 @@ pub fn farewell(s: &mut Session) -> Result<()> {
     );
     s.guest_sh(&bind)?;
     program.wait(LONG)?;
-    ensure!(
-        taken < waiting,
-        "the device was not slow: it took {taken} packets, and {waiting} waited"
-    );
+    if taken >= waiting {
+        return Ok(Err(anyhow!(
+            "the device was not slow: it took {taken} packets, and {waiting} waited"
+        )));
+    }
     // What the host tells those that were closed is answered by RST, too.
-    ensure!(
-        resets > WRITERS - CLOSED,
-        "the device got {resets} RST, and {taken} packets in all"
-    );
-    Ok(())
+    let text = format!("the device got {resets} RST, and {taken} packets in all");
+    Ok(measured(resets > WRITERS - CLOSED, text))
 }
 
 /// On a queue of a single descriptor no packet with payload can ever be sent, as that has a piece for the header.
@@ -529,12 +549,18 @@ pub fn quiet(s: &mut Session) -> Result<()> {
 
 /// A listener whose owner sits in a page fault has as many wait for it as its backlog is long.
 pub fn stuck_listener(s: &mut Session) -> Result<()> {
+    tried(s, beside_stuck_listener)
+}
+
+fn beside_stuck_listener(s: &mut Session) -> Result<Result<()>> {
     const BACKLOG: usize = 20;
+    // The device refuses who waits for ten seconds.
+    const HELD_MS: u64 = 6000;
     const CALLERS: usize = 60;
     let (port, other) = (s.fresh_port(), s.fresh_port());
     let stuck = s.server(
         Side::Guest,
-        &format!("stuck-listener --port {port} --backlog {BACKLOG} --hold-ms 6000"),
+        &format!("stuck-listener --port {port} --backlog {BACKLOG} --hold-ms {HELD_MS}"),
     )?;
     let _echo = s.server(Side::Guest, &format!("echo-server --port {other}"))?;
     stuck.expect("STUCK", LONG)?;
@@ -561,10 +587,11 @@ pub fn stuck_listener(s: &mut Session) -> Result<()> {
     // And none after these.
     thread::sleep(Duration::from_millis(300));
     let refused = refused();
-    ensure!(
-        !stuck.text().contains("RELEASED"),
-        "too late: the listener was released, when {refused} callers had been refused"
-    );
+    if stuck.text().contains("RELEASED") {
+        return Ok(Err(anyhow!(
+            "too late: the listener was released, when {refused} callers had been refused"
+        )));
+    }
     ensure!(
         refused == expected,
         "of {CALLERS} callers {refused} were refused, with a backlog of {BACKLOG}"
@@ -585,7 +612,7 @@ pub fn stuck_listener(s: &mut Session) -> Result<()> {
         accepted == CALLERS - refused,
         "{accepted} callers were accepted"
     );
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// A host that restores the guest under another CID may say nothing: listeners hear what comes for the new one.
