@@ -47,7 +47,7 @@ const QUEUE_MEMORY: u64 = 8 << 20;
 const SLOTS: u64 = 1 << 20;
 const SLOT: u64 = 72 << 10;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running device, in a folder of its own.
 pub struct Device {

@@ -25,8 +25,8 @@ const FIRST_PORT: u32 = 1 << 31;
 const MAX_PEERS: usize = 4096;
 /// Resets that wait for datagram rx.
 const MAX_RESETS: usize = 256;
-/// So long a datagram waits for buffers that it fits.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// So long a datagram waits for buffers that it fits: longer than a busy host has a guest stand still.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A port of the guest's as the host's programs see it.
 struct Port {
