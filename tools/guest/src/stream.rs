@@ -320,8 +320,9 @@ pub fn send(peer: Peer, bytes: u64, write_size: usize, counted: bool, class: Cla
     Ok(())
 }
 
-/// In traffic a connection whose device went away must end sooner than this; EAGAIN says that it did not.
-const TRAFFIC_STALL: Duration = Duration::from_secs(5);
+/// In traffic a connection whose device went away must end sooner than this; EAGAIN says that it did not. The driver would
+/// give up a close after eight seconds.
+const TRAFFIC_STALL: Duration = Duration::from_secs(7);
 
 /// Connects and echoes, again and again, through whatever happens to the device; every error is counted by its name.
 pub fn traffic(cid: u32, port: u32, flows: u64, duration: Duration) -> Result<()> {
@@ -351,8 +352,12 @@ fn traffic_one(cid: u32, port: u32, seed: u64, until: Instant) -> (u64, Vec<Stri
     let (mut echoes, mut errors) = (0, Vec::new());
     while Instant::now() < until {
         let outcome = (|| -> io::Result<()> {
-            let mut stream = VsockStream::connect_with_cid_port(cid, port)
+            let socket = Socket::plain(Kind::Stream)
+                .map_err(|e| io::Error::other(format!("socket:{:?}", e.root_cause())))?;
+            socket
+                .try_connect(Peer { cid, port })
                 .map_err(|e| io::Error::new(e.kind(), format!("connect:{}", errno_name(&e))))?;
+            let mut stream = VsockStream::from(OwnedFd::from(socket));
             stream.set_read_timeout(Some(TRAFFIC_STALL))?;
             stream.set_write_timeout(Some(TRAFFIC_STALL))?;
             let (mut message, mut back) = ([0; 4096], [0; 4096]);

@@ -304,7 +304,12 @@ fn client(peer: Peer, load: &Load, expect: Expect, until: Until, exact: bool) ->
         }
         let at = (calls % distinct) as usize * load.size;
         match send_all(&socket, &memory[at..at + load.size], &mut notes) {
-            Ok(_) => calls += 1,
+            Ok(_) => {
+                calls += 1;
+                if calls == 1 {
+                    println!("BEGUN");
+                }
+            }
             Err(e) if until == Until::Error && e.raw_os_error().is_some() => {
                 println!("ERROR {}", crate::errno::errno_name(&e));
                 break;

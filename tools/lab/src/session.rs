@@ -434,9 +434,10 @@ impl Session {
         Ok(())
     }
 
-    /// rmmod works as soon as the last closing socket is gone, which may take the eight seconds of an unanswered close.
+    /// rmmod works as soon as the last closing socket is gone, which may take the eight seconds of an unanswered close, and
+    /// more where much else runs.
     pub fn unload_when_free(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(12);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match self.unload() {
                 Err(_) if Instant::now() < deadline => {

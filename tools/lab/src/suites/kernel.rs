@@ -39,7 +39,7 @@ const DIAG: &str = "vsock_diag_test";
 const SILENCE: Duration = Duration::from_secs(90);
 
 /// So long one side goes on after the other has ended.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const LAST_WORDS: Duration = Duration::from_secs(15);
 
 /// Where a part of a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +225,7 @@ pub fn start(
 pub fn both(server: &Process, client: &Process, timeout: Duration) -> Result<()> {
     for (side, other) in [(client, server), (server, client)] {
         if let Err(error) = side.success(timeout) {
-            let _ = other.wait(allowed(LAST_WORDS));
+            let _ = other.wait(LAST_WORDS);
             bail!("{error:#} || the other side: {}", tail(&other.text()));
         }
     }

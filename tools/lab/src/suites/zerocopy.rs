@@ -166,6 +166,7 @@ fn unbound_first(s: &mut Session) -> Result<()> {
             ),
         )?;
         server.expect("ACCEPTED", LONG)?;
+        client.expect("BEGUN", LONG)?;
         std::thread::sleep(Duration::from_millis(500));
         s.guest_sh(&format!(
             "echo {device} > /sys/bus/virtio/drivers/{driver}/unbind"

@@ -91,9 +91,11 @@ pub fn unpack_in_guest(s: &Session) -> Result<()> {
         copy(&mut file, &mut listener.accept()?.0)?;
         Ok(())
     });
-    s.guest_sh(&format!(
-        "cd / && nc 10.0.2.2 {port} < /dev/null | cpio -id"
-    ))
+    sh(
+        s,
+        Side::Guest,
+        &format!("cd / && nc 10.0.2.2 {port} < /dev/null | cpio -id"),
+    )
     .context("unpacking programs in the guest")?;
     Ok(())
 }
