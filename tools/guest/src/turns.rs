@@ -5,7 +5,10 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixDatagram,
+    },
     time::{Duration, Instant},
 };
 
@@ -22,6 +25,9 @@ use nix::{
 /// Of the packet for which a turn is, without merging receive buffers and with them.
 const HEADERS: [usize; 2] = [44, 46];
 const PAYLOAD_LENGTH: usize = 24;
+
+nix::ioctl_readwrite_bad!(interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
+nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
 #[derive(Subcommand)]
 pub enum Task {
@@ -46,6 +52,11 @@ pub enum Task {
         #[arg(long)]
         size: usize,
     },
+    /// Set an interface up, where the kernel has not the sockets that ip(8) needs for it
+    Up {
+        #[arg(long)]
+        interface: String,
+    },
 }
 
 impl Task {
@@ -62,8 +73,33 @@ impl Task {
                 count,
                 size,
             } => inject(&interface, count, size),
+            Task::Up { interface } => up(&interface),
         }
     }
+}
+
+/// Any socket will do.
+fn up(interface: &str) -> Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // SAFETY: A structure of numbers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    ensure!(
+        interface.len() < request.ifr_name.len(),
+        "{interface:?} is no name of an interface"
+    );
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: The request lives through the call, and names an interface; then the kernel has filled in the flags.
+    unsafe {
+        interface_flags(socket.as_raw_fd(), &raw mut request)
+            .with_context(|| format!("the flags of {interface}"))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        set_interface_flags(socket.as_raw_fd(), &raw const request)
+            .with_context(|| format!("set {interface} up"))?;
+    }
+    Ok(())
 }
 
 /// A socket for everything that passes this interface.
