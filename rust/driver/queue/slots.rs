@@ -287,7 +287,7 @@ mod tests {
         for value in 0..10 {
             insert(&mut slots, value)?;
         }
-        let mut seen = |slots: &mut Slots<u64>, count| {
+        let seen = |slots: &mut Slots<u64>, count| {
             let mut seen = 0;
             slots.extract(count, |value| {
                 seen = seen * 10 + *value;
