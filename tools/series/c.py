@@ -37,15 +37,20 @@ def name(block):
 
 
 def align(signature):
-    """Puts continued parameters below the first one, as checkpatch wants it."""
+    """Puts continued parameters below the first one, as checkpatch wants it; below what is returned where they are long."""
     text = re.sub(r"\s*\n\s*", " ", signature)
     if len(text.expandtabs(8)) <= 80:
         return text
     head, _, parameters = text.partition("(")
+    parameters = re.split(r"(?<=,) (?![^(]*\)[^)]*\))", parameters)
+    lines = []
+    if len(head) + 1 + max(map(len, parameters)) > 100:
+        returned, head = re.fullmatch(r"(.*[ *])(\w+)", head).groups()
+        lines.append(returned.rstrip())
     column = len(head) + 1
-    lines, line = [], head + "("
-    for parameter in re.split(r"(?<=,) (?![^(]*\)[^)]*\))", parameters):
-        if len(line) + len(parameter) + 1 > 100 and not line.endswith("("):
+    line = head + "("
+    for parameter in parameters:
+        if len(line.expandtabs(8)) + len(parameter) + 1 > 100 and not line.endswith("("):
             lines.append(line.rstrip())
             line = "\t" * (column // 8) + " " * (column % 8)
         elif not line.endswith("(") and line.strip():

@@ -9,7 +9,7 @@
 //! that [nothing is out](Token::is_out) any more, and takes another turn.
 //!
 //! ```text
-//!   Token::turn() -> NetDevice::submit() -> qdisc -> Interface::transmit() -> Token::matches(): the packet goes
+//!   Token::turn() -> NetDevice::submit() -> qdisc -> Interface::transmit() -> Token::matches()
 //!        ^                                    |
 //!        +--- Token::is_out() says no <--- dropped
 //! ```

@@ -182,7 +182,7 @@ impl Drop for Token {
 ///
 /// # Invariants
 ///
-/// `skb` is a valid `struct sk_buff` that is ours, and what [`is_one`](Self::is_one) says is one. Its data may be
+/// `skb` is a valid `struct sk_buff` that is ours, and what `is_one()` says is one. Its data may be
 /// anybody's, too.
 pub(crate) struct Turn {
     skb: NonNull<bindings::sk_buff>,

@@ -399,19 +399,16 @@ pub(super) extern "C" fn has_remote_cid<T: Serves>(
 pub(super) type ReadActor =
     unsafe extern "C" fn(*mut bindings::sock, *mut bindings::sk_buff) -> c_int;
 
+/// A function that calls it.
+type Reader = extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int;
+
 /// The form in which a table has it.
 type ReadSkb = unsafe extern "C" fn(*mut bindings::vsock_sock, bindings::skb_read_actor_t) -> c_int;
 
 /// `f` in that form.
-pub(super) const fn reads_skb(
-    f: extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int,
-) -> Option<ReadSkb> {
+pub(super) const fn reads_skb(f: Reader) -> Option<ReadSkb> {
     // SAFETY: A pointer to a function and an `Option` of one are passed alike, and sockmap, which alone calls it, passes one.
-    Some(unsafe {
-        core::mem::transmute::<extern "C" fn(*mut bindings::vsock_sock, ReadActor) -> c_int, ReadSkb>(
-            f,
-        )
-    })
+    Some(unsafe { core::mem::transmute::<Reader, ReadSkb>(f) })
 }
 
 extern "C" fn read_skb<T: Transport>(vsk: *mut bindings::vsock_sock, actor: ReadActor) -> c_int {
